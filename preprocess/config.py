@@ -1,0 +1,57 @@
+"""Settings of preprocessing: table [preprocess] of config.toml and the flags of ``python -m preprocess``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shared.config_io import PositiveInt, SharedConfig
+
+
+@dataclass(frozen=True)
+class PreprocessConfig(SharedConfig):
+    """Turn NPZ pairs into padded HDF5 shards with edge lists, for train to stream."""
+
+    train_efd: tuple[str, ...] = ()
+    """Training split: NPZ files with energies, forces, dipoles (several in order; globs are expanded)."""
+
+    train_esp: tuple[str, ...] = ()
+    """Training split: NPZ files with ESP grids, in the order of --train-efd."""
+
+    valid_efd: tuple[str, ...] = ()
+    """Validation split: NPZ files with energies, forces, dipoles."""
+
+    valid_esp: tuple[str, ...] = ()
+    """Validation split: NPZ files with ESP grids."""
+
+    test_efd: tuple[str, ...] = ()
+    """Test split (optional): NPZ files with energies, forces, dipoles."""
+
+    test_esp: tuple[str, ...] = ()
+    """Test split (optional): NPZ files with ESP grids."""
+
+    grid_unit: Literal["angstrom", "bohr"] = "angstrom"
+    """Unit of vdw_surface."""
+
+    energy_unit: Literal["ev", "hartree", "kcal/mol"] = "ev"
+    """Unit of E."""
+
+    force_unit: Literal["ev/angstrom", "hartree/bohr", "kcal/mol/angstrom"] = "ev/angstrom"
+    """Unit of F."""
+
+    dipole_unit: Literal["debye", "e-angstrom", "au"] = "debye"
+    """Unit of Dxyz (or D)."""
+
+    max_buckets: PositiveInt = 3
+    """Most shapes that molecules are padded to; each one is compiled once in training."""
+
+    min_bucket_size: PositiveInt = 256
+    """Fewest molecules for a bucket of its own."""
+
+    force: bool = False
+    """Rebuild everything, even what is up to date."""
+
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Threads for the edge lists (0 = all cores)."""

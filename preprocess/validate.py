@@ -1,0 +1,140 @@
+"""Checks of loaded molecules and grids. Only real atoms and grid points count: padding may hold anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.load import Grids, Molecules
+from shared.elements import MAX_ATOMIC_NUMBER, symbol
+from shared.errors import UserError
+
+PAIRING_TOLERANCE_ANGSTROM = 1e-3
+"""Largest difference between the two files' positions of one atom: float32 text and unit round trips pass."""
+
+
+def check_molecules(molecules: Molecules) -> None:
+    """Counts, elements, finite values, and the pairing of the two files.
+
+    Raises:
+        UserError: naming file, key, row and value.
+    """
+    efd, esp = molecules.pair.efd, molecules.pair.esp
+    _check_counts(efd, molecules.atomic_numbers, molecules.n_atoms)
+    _check_counts(esp, molecules.esp_atomic_numbers, molecules.esp_n_atoms)
+    _check_range(esp, "n_grid", molecules.n_grid, 0, molecules.grid_width, "grid points")
+    real = atom_mask(molecules.n_atoms, molecules.atomic_numbers.shape[1])
+    for key, values, mask in (
+        ("R", molecules.positions, real[..., None]),
+        ("F", molecules.forces, real[..., None]),
+        ("E", molecules.energy, None),
+        ("Dxyz", molecules.dipole, None),
+        ("Q", molecules.total_charge, None),
+    ):
+        _check_finite(efd, key, values, mask)
+    esp_real = atom_mask(molecules.esp_n_atoms, molecules.esp_atomic_numbers.shape[1])
+    _check_finite(esp, "R", molecules.esp_positions, esp_real[..., None])
+    _check_pairing(molecules, real)
+
+
+def check_grids(molecules: Molecules, grids: Grids) -> None:
+    """Finite values at every real grid point.
+
+    Raises:
+        UserError: naming file, key, row and value.
+    """
+    real = atom_mask(molecules.n_grid, molecules.grid_width)
+    _check_finite(molecules.pair.esp, "esp", grids.esp, real)
+    _check_finite(molecules.pair.esp, "vdw_surface", grids.points, real[..., None])
+
+
+def check_elements_known(molecules: Molecules, trained: set[int]) -> None:
+    """Every element of a validation or test molecule occurs in the training split, which alone gives it parameters.
+
+    Raises:
+        UserError: naming file, row and element.
+    """
+    unknown = ~np.isin(molecules.atomic_numbers, [0, *trained])
+    if unknown.any():
+        row, column = np.argwhere(unknown)[0]
+        number = int(molecules.atomic_numbers[row, column])
+        raise UserError(
+            f"{molecules.pair.efd}: row {row} of 'Z' holds {symbol(number)} (Z = {number}), which no training molecule "
+            f"has; add such molecules to the training split or leave these out of {molecules.pair.split}"
+        )
+
+
+def atom_mask(counts: np.ndarray, width: int) -> np.ndarray:
+    """(n, width) bool: the first ``counts[i]`` entries of row i."""
+    return np.arange(width) < counts[:, None]
+
+
+def _check_counts(path: Path, numbers: np.ndarray, n_atoms: np.ndarray) -> None:
+    width = numbers.shape[1]
+    _check_range(path, "N", n_atoms, 1, width, "atoms")
+    real = atom_mask(n_atoms, width)
+    bad = np.where(real, (numbers < 1) | (numbers > MAX_ATOMIC_NUMBER), numbers != 0)
+    if not bad.any():
+        return
+    row, column = np.argwhere(bad)[0]
+    value, count = int(numbers[row, column]), int(n_atoms[row])
+    if column >= count:
+        raise UserError(f"{path}: row {row} of 'Z' holds {value} at atom {column}, but 'N' counts {count} atoms there")
+    raise UserError(
+        f"{path}: row {row} of 'Z' holds {value} at atom {column}; atomic numbers are 1 to {MAX_ATOMIC_NUMBER}, "
+        "with real atoms first and 0 as padding"
+    )
+
+
+def _check_range(path: Path, key: str, values: np.ndarray, low: int, high: int, what: str) -> None:
+    bad = (values < low) | (values > high)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise UserError(f"{path}: row {row} of {key!r} is {values[row]}; the arrays have room for {low} to {high} {what}")
+
+
+def _check_finite(path: Path, key: str, values: np.ndarray, mask: np.ndarray | None) -> None:
+    bad = ~np.isfinite(values)
+    if mask is not None:
+        bad &= mask
+    if bad.any():
+        where = np.argwhere(bad)[0]
+        raise UserError(
+            f"{path}: {key!r} is {values[tuple(where)]} in row {where[0]} (index {tuple(int(i) for i in where)}); "
+            "remove the molecule from both files or mend the value"
+        )
+
+
+def _check_pairing(molecules: Molecules, real: np.ndarray) -> None:
+    pair = molecules.pair
+    differs = molecules.n_atoms != molecules.esp_n_atoms
+    if differs.any():
+        row = int(np.argmax(differs))
+        raise UserError(
+            f"{pair.esp}: row {row} has {molecules.esp_n_atoms[row]} atoms, but {pair.efd} has {molecules.n_atoms[row]} "
+            "there; rows are paired by index, so sort both files alike"
+        )
+    width = min(real.shape[1], molecules.esp_atomic_numbers.shape[1])
+    real = real[:, :width]
+    numbers, esp_numbers = molecules.atomic_numbers[:, :width], molecules.esp_atomic_numbers[:, :width]
+    differs = ((numbers != esp_numbers) & real).any(axis=1)
+    if differs.any():
+        row = int(np.argmax(differs))
+        raise UserError(
+            f"{pair.esp}: row {row} has atomic numbers {_listed(esp_numbers[row])}, but {pair.efd} has "
+            f"{_listed(numbers[row])} there; rows are paired by index, so sort both files alike"
+        )
+    shift = np.where(real[..., None], molecules.positions[:, :width] - molecules.esp_positions[:, :width], 0.0)
+    distance = np.sqrt((shift**2).sum(-1)).max(axis=1, initial=0.0)
+    differs = distance > PAIRING_TOLERANCE_ANGSTROM
+    if differs.any():
+        row = int(np.argmax(differs))
+        raise UserError(
+            f"{pair.esp}: row {row}'s positions differ from those of {pair.efd} by up to {distance[row]:.3g} Å "
+            f"({int(differs.sum())} of {len(differs)} rows differ); pair the rows, and give both files' R in Å"
+        )
+
+
+def _listed(numbers: np.ndarray) -> str:
+    return "[" + ", ".join(str(int(z)) for z in numbers if z) + "]"

@@ -1,0 +1,1 @@
+"""What preprocessing and training agree on: units, array tables, shards, configuration. No JAX here."""

@@ -1,0 +1,51 @@
+"""A batch: B molecules of one bucket, padded to its shape. The only thing that training's jitted functions take in."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from shared.buckets import BucketShape, array_shape
+from shared.schema import EDGE_ARRAYS, FRAME_ARRAYS
+
+Array = Any  # numpy on the host, JAX on the device
+
+
+class Batch(NamedTuple):
+    """B molecules of A atoms and G grid points, padding included. Units and padding: :mod:`shared.schema`.
+
+    Rows past the end of the data (the last batch of an epoch) are molecules without atoms: ``molecule_mask`` is False.
+    """
+
+    molecule_mask: Array  # (B,) bool
+    atomic_numbers: Array  # (B, A) int32, 0 = padding
+    positions: Array  # (B, A, 3) Å
+    total_charge: Array  # (B,) e
+    energy: Array  # (B,) eV, reference energies subtracted
+    forces: Array  # (B, A, 3) eV/Å
+    dipole: Array  # (B, 3) e·Å, about the centre of mass
+    grid: Array  # (B, G, 3) Å
+    esp: Array  # (B, G) Hartree/e
+    esp_mask: Array  # (B, G) bool, grid points that count
+    physnet_dst: Array  # (B, Ep) int32
+    physnet_src: Array  # (B, Ep) int32
+    physnet_n_edges: Array  # (B,) int32
+    dcmnet_dst: Array  # (B, Ed) int32
+    dcmnet_src: Array  # (B, Ed) int32
+    dcmnet_n_edges: Array  # (B,) int32
+
+
+def empty_batch(shape: BucketShape, batch_size: int) -> Batch:
+    """A batch of this shape without molecules, for tracing and initialisation."""
+    sizes = shape.sizes()
+    arrays = {
+        name: np.zeros((batch_size, *array_shape(spec, sizes)), spec.dtype)
+        for name, spec in {**FRAME_ARRAYS, **EDGE_ARRAYS}.items()
+        if name in Batch._fields
+    }
+    return Batch(
+        molecule_mask=np.zeros(batch_size, bool),
+        esp_mask=np.zeros((batch_size, shape.frame.grid), bool),
+        **arrays,
+    )

@@ -1,0 +1,213 @@
+"""The cache folder: stages, their manifests, and which stages are current.
+
+``data_cache/``::
+
+    current.json            the frames that training uses: those of the latest preprocessing
+    digests.json            remembered file digests
+    frames-<digest>/        manifest.json and one shard for each (split, bucket): independent of the cutoffs
+    edges-<digest>/         the same for the edge lists: one folder for each (frames, cutoffs)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.buckets import BucketShape, EdgeShape, FrameShape
+from shared.digests import DigestCache, settings_digest, write_atomically
+from shared.errors import UserError
+from shared.schema import SCHEMA_VERSION, Split
+from shared.shards import REBUILD_COMMAND, ShardEntry, map_shard, verify_shard
+
+MANIFEST = "manifest.json"
+CURRENT = "current.json"
+_DIGEST_CHARACTERS = 16
+
+
+def stage_folder(cache_dir: Path, stage: str, digest: str) -> Path:
+    """Folder of a stage's output."""
+    return cache_dir / f"{stage}-{digest[:_DIGEST_CHARACTERS]}"
+
+
+def edges_digest(frames_digest: str, physnet_cutoff: float, dcmnet_cutoff: float) -> str:
+    """Digest of all that determines the edge shards."""
+    return settings_digest(
+        {
+            "schema": SCHEMA_VERSION,
+            "frames": frames_digest,
+            "physnet_cutoff": float(physnet_cutoff),
+            "dcmnet_cutoff": float(dcmnet_cutoff),
+        }
+    )
+
+
+def digest_cache(cache_dir: Path) -> DigestCache:
+    """The cache folder's memory of file digests."""
+    return DigestCache(cache_dir / "digests.json")
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """A stage's manifest, or None if the stage is absent.
+
+    Raises:
+        UserError: the manifest is not JSON of this schema.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); `{REBUILD_COMMAND}` rebuilds it") from error
+    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path}: not a manifest of schema {SCHEMA_VERSION}; `{REBUILD_COMMAND}` rebuilds it")
+    return manifest
+
+
+def shard_entries(manifest: dict[str, Any]) -> list[ShardEntry]:
+    """The shards that a manifest lists."""
+    return [ShardEntry(**entry) for entry in manifest["shards"]]
+
+
+def is_intact(folder: Path, digests: DigestCache) -> bool:
+    """Whether a stage is complete and every shard is what its manifest says."""
+    try:
+        manifest = read_manifest(folder)
+        if manifest is None:
+            return False
+        for entry in shard_entries(manifest):
+            verify_shard(folder, entry, digests)
+    except UserError:
+        return False
+    return True
+
+
+@contextmanager
+def build_stage(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill; it becomes ``folder`` when the block ends, and vanishes if the block fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():  # damaged, or being rebuilt on request
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a stage's manifest: the last file of the stage."""
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+
+
+def write_current(cache_dir: Path, frames_digest: str) -> None:
+    """Make these frames the ones that training uses."""
+    content = json.dumps({"frames": frames_digest}).encode()
+    path = cache_dir / CURRENT
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)
+
+
+@dataclass(frozen=True)
+class BucketArrays:
+    """One bucket of one split: its shape and its arrays (named as in :mod:`shared.schema`), mapped from the shards."""
+
+    shape: BucketShape
+    arrays: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.arrays["energy"])
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Opened and verified frames and edges for one pair of cutoffs."""
+
+    frames_manifest: dict[str, Any]
+    edges_manifest: dict[str, Any]
+    frames_folder: Path
+    edges_folder: Path
+
+    @property
+    def bucket_shapes(self) -> list[BucketShape]:
+        """Shape of every bucket."""
+        return [
+            BucketShape(FrameShape(**frame), EdgeShape(**edge))
+            for frame, edge in zip(self.frames_manifest["buckets"], self.edges_manifest["buckets"], strict=True)
+        ]
+
+    @property
+    def reference_energies_ev(self) -> dict[int, float]:
+        """Fitted energy of each element, eV, that preprocessing subtracted."""
+        return {int(z): float(e) for z, e in self.frames_manifest["reference_energies_ev"].items()}
+
+    def has_split(self, split: Split) -> bool:
+        """Whether the split was preprocessed."""
+        return any(entry["split"] == split for entry in self.frames_manifest["shards"])
+
+    def load_split(self, split: Split) -> list[BucketArrays]:
+        """The split's buckets that hold any molecule."""
+        shapes = self.bucket_shapes
+        edge_files = {(e.split, e.bucket): e.file for e in shard_entries(self.edges_manifest)}
+        return [
+            BucketArrays(
+                shapes[entry.bucket],
+                {
+                    **map_shard(self.frames_folder / entry.file),
+                    **map_shard(self.edges_folder / edge_files[entry.split, entry.bucket]),
+                },
+            )
+            for entry in shard_entries(self.frames_manifest)
+            if entry.split == split
+        ]
+
+
+def open_cache(
+    cache_dir: Path, physnet_cutoff: float, dcmnet_cutoff: float, frames_digest: str | None = None
+) -> Cache:
+    """Open the current frames (or those of ``frames_digest``) and their edges at these cutoffs (Å), every shard verified.
+
+    Raises:
+        UserError: nothing is preprocessed, or not at these cutoffs, or a shard is missing, truncated or altered.
+    """
+    if frames_digest is None:
+        frames_digest = _current_frames(cache_dir)
+    frames_folder = stage_folder(cache_dir, "frames", frames_digest)
+    frames = read_manifest(frames_folder)
+    if frames is None:
+        raise UserError(f"{frames_folder}: no such preprocessed data; `{REBUILD_COMMAND}` makes it")
+    edges_folder = stage_folder(
+        cache_dir, "edges", edges_digest(frames["digest"], physnet_cutoff, dcmnet_cutoff)
+    )
+    edges = read_manifest(edges_folder)
+    if edges is None:
+        raise UserError(
+            f"{cache_dir}: no edges at cutoffs {physnet_cutoff:g} Å (PhysNet) and {dcmnet_cutoff:g} Å (DCMNet); run "
+            f"`{REBUILD_COMMAND} PHYSNET_CUTOFF={physnet_cutoff:g} DCMNET_CUTOFF={dcmnet_cutoff:g}`"
+        )
+    digests = digest_cache(cache_dir)
+    for folder, manifest in ((frames_folder, frames), (edges_folder, edges)):
+        for entry in shard_entries(manifest):
+            verify_shard(folder, entry, digests)
+    digests.save()
+    return Cache(frames, edges, frames_folder, edges_folder)
+
+
+def _current_frames(cache_dir: Path) -> str:
+    path = cache_dir / CURRENT
+    try:
+        return str(json.loads(path.read_text())["frames"])
+    except FileNotFoundError as error:
+        raise UserError(f"{cache_dir}: no preprocessed data here; run `{REBUILD_COMMAND}` first") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged; `{REBUILD_COMMAND}` writes it again") from error

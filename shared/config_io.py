@@ -1,0 +1,148 @@
+"""Command line and config.toml from one frozen dataclass: tyro makes the flags, pydantic checks the values."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tomli_w
+import tyro
+from pydantic import Field, TypeAdapter, ValidationError
+
+from shared.errors import UserError
+
+DEFAULT_CONFIG_FILE = Path("config.toml")
+TABLES = ("shared", "preprocess", "train")
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+@dataclass(frozen=True)
+class SharedConfig:
+    """Settings that preprocessing and training must agree on (table [shared] of config.toml)."""
+
+    config: str = str(DEFAULT_CONFIG_FILE)
+    """TOML file with settings; a flag beats the file."""
+
+    cache_dir: str = "data_cache"
+    """Folder of the preprocessed shards."""
+
+    physnet_cutoff: Positive = 6.0
+    """Cutoff of PhysNet's messages, Å."""
+
+    dcmnet_cutoff: Positive = 10.0
+    """Cutoff of DCMNet's messages, Å."""
+
+
+ConfigT = TypeVar("ConfigT", bound=SharedConfig)
+
+
+def parse(config_class: type[ConfigT], table: str, argv: Sequence[str] | None = None, prog: str | None = None) -> ConfigT:
+    """Settings from defaults, then config.toml's [shared] and [``table``], then the flags.
+
+    Raises:
+        UserError: an unknown table or key, a value of the wrong type or out of range, a file that cannot be read.
+        SystemExit: with code 2 for an unknown flag (tyro prints the nearest one), with 0 after --help.
+    """
+    argv = _merge_repeated(config_class, list(sys.argv[1:] if argv is None else argv))
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    asked = finder.parse_known_args(argv)[0].config
+    path = Path(asked or DEFAULT_CONFIG_FILE)
+    from_file: dict[str, Any] = {}
+    if asked or path.exists():
+        from_file = _read_tables(config_class, table, path)
+    default = checked(config_class, from_file, f"{path}: ")
+    parsed = tyro.cli(config_class, prog=prog, args=argv, default=default, description=config_class.__doc__)
+    return checked(config_class, asdict(parsed), "", as_flag=True)
+
+
+def checked(config_class: type[ConfigT], values: dict[str, Any], where: str, as_flag: bool = False) -> ConfigT:
+    """An instance of ``config_class`` from plain values, types and ranges checked by pydantic."""
+    try:
+        return TypeAdapter(config_class).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        shown = "--" + key.replace("_", "-") if as_flag else key
+        raise UserError(f"{where}{shown} = {first['input']!r}: {first['msg'].lower()}") from error
+
+
+def save(path: Path, tables: dict[str, dict[str, Any]]) -> None:
+    """Write settings as TOML tables."""
+    path.write_text(tomli_w.dumps(tables))
+
+
+def as_tables(config: SharedConfig, table: str) -> dict[str, dict[str, Any]]:
+    """The settings as config.toml's tables, so that the written file can be given back with --config."""
+    shared_keys = {field.name for field in fields(SharedConfig)}
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    values.pop("config")
+    return {
+        "shared": {key: value for key, value in values.items() if key in shared_keys},
+        table: {key: value for key, value in values.items() if key not in shared_keys},
+    }
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file; a UserError names the file and the line."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; --config names a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+
+
+def _read_tables(config_class: type[ConfigT], table: str, path: Path) -> dict[str, Any]:
+    content = read_toml(path)
+    values: dict[str, Any] = {}
+    for name, entries in content.items():
+        if name not in TABLES or not isinstance(entries, dict):
+            raise UserError(f"{path}: unknown table [{name}]{_nearest(name, TABLES)}; the tables are {', '.join(TABLES)}")
+    shared_keys = [field.name for field in fields(SharedConfig) if field.name != "config"]
+    own_keys = [field.name for field in fields(config_class) if field.name != "config"]
+    for name, allowed in (("shared", shared_keys), (table, own_keys)):
+        for key, value in content.get(name, {}).items():
+            if key not in allowed:
+                raise UserError(f"{path}: unknown key {key!r} in [{name}]{_nearest(key, allowed)}")
+            values[key] = value
+    return values
+
+
+def _nearest(word: str, candidates: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(word, candidates, n=1, cutoff=0.0)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _merge_repeated(config_class: type[SharedConfig], argv: list[str]) -> list[str]:
+    """``--train-efd a --train-efd b`` means ``--train-efd a b``: the parser alone would keep only the last."""
+    flags = {
+        "--" + field.name.replace("_", "-") for field in fields(config_class) if str(field.type).startswith("tuple[")
+    }
+    merged: list[str] = []
+    gathered: dict[str, list[str]] = {}
+    target = merged
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if flag in flags:
+            target = gathered.setdefault(flag, [])
+            target.extend([value] if equals else [])
+        elif word.startswith("--"):
+            target = merged
+            merged.append(word)
+        else:
+            target.append(word)
+    for flag, values in gathered.items():
+        merged.extend([flag, *values])
+    return merged

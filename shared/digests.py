@@ -1,0 +1,92 @@
+"""Content digests: of files, of arrays, and of settings."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_CHUNK_BYTES = 1 << 20
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2b digest (hex) of a file's bytes, read in chunks."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def array_digest(*arrays: np.ndarray) -> str:
+    """BLAKE2b digest (hex) of arrays: their dtypes, shapes and bytes, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """BLAKE2b digest (hex) of JSON-serialisable settings, independent of key order."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class DigestCache:
+    """File digests remembered by (size, modification time, change time), so that an unchanged file is not read again.
+
+    The change time is set by the kernel and not by the file's owner, so an edit that restores the modification
+    time is still seen. The memory is a JSON file; losing it costs only time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, dict[str, Any]] = {}
+        self._dirty = False
+        try:
+            loaded = json.loads(path.read_text())
+        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+            return
+        if isinstance(loaded, dict):
+            self._known = loaded
+
+    def digest(self, path: Path) -> str:
+        """Digest of a file's bytes."""
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        key = str(path.resolve())
+        entry = self._known.get(key)
+        if isinstance(entry, dict) and entry.get("stamp") == stamp and isinstance(entry.get("digest"), str):
+            return entry["digest"]
+        digest = file_digest(path)
+        self._known[key] = {"stamp": stamp, "digest": digest}
+        self._dirty = True
+        return digest
+
+    def save(self) -> None:
+        """Write the memory, if it changed and the folder can be written (a shared cache may be read-only)."""
+        if not self._dirty:
+            return
+        known = {key: entry for key, entry in self._known.items() if Path(key).exists()}
+        with contextlib.suppress(PermissionError):
+            write_atomically(self._path, json.dumps(known, indent=1).encode())
+            self._dirty = False
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader sees the old content or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

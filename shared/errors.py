@@ -1,0 +1,40 @@
+"""The one exception for a user's mistake, and the entry-point wrapper that prints it as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Bad input or settings. The message says what is wrong, where, and what to do about it."""
+
+
+def run_program(main: Callable[[], None]) -> int:
+    """Run ``main`` and return the exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+
+    Errors of the operating system (no space left, permission denied) are the user's to mend too,
+    so they get one line rather than a traceback. Anything else is a bug of ours and is raised.
+    """
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except BrokenPipeError:
+        # The reader of our output went away (`… | head`). Nothing more can be written, and the
+        # interpreter must not try to flush the closed pipe on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0

@@ -1,0 +1,28 @@
+"""Units and constants. Inside the project: Å, eV, e, e·Å; the electrostatic potential in Hartree/e.
+
+All numbers come from :mod:`ase.units` (CODATA 2014), so that predictions agree with ASE's to the last digit.
+"""
+
+from __future__ import annotations
+
+from ase import units as _ase
+
+BOHR_IN_ANGSTROM: float = _ase.Bohr
+ANGSTROM_IN_BOHR: float = 1.0 / _ase.Bohr
+HARTREE_IN_EV: float = _ase.Hartree
+DEBYE_IN_E_ANGSTROM: float = _ase.Debye
+E_BOHR_IN_E_ANGSTROM: float = _ase.Bohr
+HARTREE_IN_KCAL_PER_MOL: float = _ase.Hartree / (_ase.kcal / _ase.mol)
+KCAL_PER_MOL_IN_EV: float = _ase.kcal / _ase.mol
+
+COULOMB_CONSTANT_EV_ANGSTROM: float = _ase.Hartree * _ase.Bohr
+"""k_e in eV·Å/e²: the energy of two unit charges 1 Å apart (14.399645 eV)."""
+
+LENGTH_UNITS_IN_ANGSTROM = {"angstrom": 1.0, "bohr": BOHR_IN_ANGSTROM}
+ENERGY_UNITS_IN_EV = {"ev": 1.0, "hartree": HARTREE_IN_EV, "kcal/mol": KCAL_PER_MOL_IN_EV}
+DIPOLE_UNITS_IN_E_ANGSTROM = {"debye": DEBYE_IN_E_ANGSTROM, "e-angstrom": 1.0, "au": E_BOHR_IN_E_ANGSTROM}
+FORCE_UNITS_IN_EV_PER_ANGSTROM = {
+    "ev/angstrom": 1.0,
+    "hartree/bohr": HARTREE_IN_EV / BOHR_IN_ANGSTROM,
+    "kcal/mol/angstrom": KCAL_PER_MOL_IN_EV,
+}

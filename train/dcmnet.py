@@ -1,0 +1,98 @@
+"""DCMNet: distributed charges per atom, equivariant (Boittier & Meuwly, arXiv 2602.07234), on e3x features."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import e3x
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from shared.elements import MAX_ATOMIC_NUMBER
+from train.graph import Edges
+
+Array = jax.Array
+
+DISPLACEMENT_SCALE_ANGSTROM = 0.175
+
+
+class DistributedCharges(NamedTuple):
+    """Point charges of a batch; those of padding are zero."""
+
+    charges: Array  # (B, A, n_dcm) e
+    displacements: Array  # (B, A, n_dcm, 3) Å, from the atom
+
+
+class DCMNet(nn.Module):
+    """n_dcm charges per atom and their displacements.
+
+    Features have shape (N, 1, (L+1)², F): one parity channel, so they are proper tensors, and displacements are true
+    vectors under rotation and reflection.
+
+    Attributes:
+        features: F, channels.
+        iterations: message passes.
+        basis: radial basis functions.
+        cutoff: Å.
+        max_degree: L.
+        n_dcm: charges per atom.
+        exact_monopoles: shift each atom's charges so that they sum to the monopole that came in.
+    """
+
+    features: int
+    iterations: int
+    basis: int
+    cutoff: float
+    n_dcm: int
+    max_degree: int = 2
+    exact_monopoles: bool = False
+
+    @nn.compact
+    def __call__(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> DistributedCharges:
+        """Run the network.
+
+        Args:
+            atomic_numbers: (B, A), 0 = padding.
+            monopoles: (B, A) charges of the atoms in e, from PhysNet.
+            edges: edges within ``cutoff`` of this batch.
+        """
+        shape = atomic_numbers.shape
+        flat_numbers = atomic_numbers.reshape(-1)
+        x = self._features(flat_numbers, monopoles.reshape(-1), edges)
+        x = e3x.nn.TensorDense(self.n_dcm, max_degree=1, include_pseudotensors=False, name="head")(x)
+        scalars, vectors = x[:, 0, 0, :], e3x.nn.hard_tanh(x)[:, 0, 1:4, :]
+        bias = self.param("element_bias", nn.initializers.zeros, (MAX_ATOMIC_NUMBER + 1, self.n_dcm))
+        charges = nn.Dense(self.n_dcm, use_bias=False, name="charges")(scalars) + bias[flat_numbers]
+        # (N, xyz, n_dcm) to (N, n_dcm, xyz): a transposition, never a reshape, which would mix the charges' x, y, z.
+        displacements = DISPLACEMENT_SCALE_ANGSTROM * jnp.swapaxes(vectors, 1, 2)
+        charges = charges.reshape(*shape, self.n_dcm)
+        if self.exact_monopoles:
+            charges = charges + ((monopoles - charges.sum(axis=-1)) / self.n_dcm)[..., None]
+        atom_mask = atomic_numbers > 0
+        return DistributedCharges(
+            charges=jnp.where(atom_mask[..., None], charges, 0.0),
+            displacements=jnp.where(atom_mask[..., None, None], displacements.reshape(*shape, self.n_dcm, 3), 0.0),
+        )
+
+    def _features(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> Array:
+        """Message passing: (N, 1, (max_degree+1)², features)."""
+        basis = e3x.nn.basis(
+            edges.displacements,
+            max_degree=self.max_degree,
+            num=self.basis,
+            radial_fn=e3x.nn.reciprocal_bernstein,
+            cutoff_fn=functools.partial(e3x.nn.smooth_cutoff, cutoff=self.cutoff),
+        )
+        x = e3x.nn.Embed(MAX_ATOMIC_NUMBER + 1, self.features, name="embedding")(atomic_numbers)
+        x = x + e3x.nn.Dense(self.features, use_bias=False, name="monopole")(monopoles[:, None, None, None])
+        for i in range(self.iterations):
+            y = e3x.nn.MessagePass(max_degree=self.max_degree, include_pseudotensors=False, name=f"message_{i}")(
+                x, basis, dst_idx=edges.dst_idx, src_idx=edges.src_idx, indices_are_sorted=True
+            )
+            x = e3x.nn.add(x, y)
+            y = e3x.nn.Dense(self.features, name=f"mlp_{i}_0")(x)
+            y = e3x.nn.Dense(self.features, name=f"mlp_{i}_1")(e3x.nn.silu(y))
+            x = e3x.nn.add(x, y)
+        return x

@@ -1,0 +1,63 @@
+"""Edges of a batch on the device: flat indices, displacement vectors, and a mask for the padding."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import e3x
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class Edges(NamedTuple):
+    """P = B·E directed edges of a batch over its N = B·A atoms, sorted by dst."""
+
+    dst_idx: Array  # (P,) int32
+    src_idx: Array  # (P,) int32
+    mask: Array  # (P,) bool, False for padding
+    displacements: Array  # (P, 3) Å, r_src - r_dst; a constant beyond the cutoff for padding
+
+
+def batch_edges(positions: Array, dst: Array, src: Array, n_edges: Array, cutoff: float) -> Edges:
+    """Edges of a batch from its molecules' local edge lists.
+
+    Padding gets a constant displacement beyond the cutoff before any norm is taken: its messages vanish with the
+    cutoff function, and no gradient of a norm at zero is hidden behind a mask.
+
+    Args:
+        positions: (B, A, 3) in Å.
+        dst: (B, E) local index of the receiving atom; whatever stands in the padding is ignored.
+        src: (B, E) local index of the sending atom.
+        n_edges: (B,) real edges.
+        cutoff: Å.
+    """
+    batch_size, atoms, _ = positions.shape
+    real = jnp.arange(dst.shape[1])[None, :] < n_edges[:, None]
+    first_atom = jnp.arange(batch_size, dtype=jnp.int32)[:, None] * atoms
+    # Padding points to the molecule's last place, so that dst stays sorted over the whole batch.
+    dst_idx = (jnp.where(real, dst, atoms - 1) + first_atom).reshape(-1)
+    src_idx = (jnp.where(real, src, atoms - 1) + first_atom).reshape(-1)
+    mask = real.reshape(-1)
+    flat = positions.reshape(-1, 3)
+    beyond = jnp.asarray([2.0 * cutoff, 0.0, 0.0], positions.dtype)
+    displacements = jnp.where(mask[:, None], flat[src_idx] - flat[dst_idx], beyond[None, :])
+    return Edges(dst_idx, src_idx, mask, displacements)
+
+
+def pair_distances(positions: Array, atom_mask: Array) -> tuple[Array, Array]:
+    """All pairs of distinct real atoms of each molecule.
+
+    Args:
+        positions: (B, A, 3) in Å.
+        atom_mask: (B, A) bool.
+
+    Returns:
+        Distances (B, A, A) in Å, 1 where there is no pair, and the mask (B, A, A) of the pairs, each in both orders.
+    """
+    atoms = positions.shape[1]
+    mask = atom_mask[:, :, None] & atom_mask[:, None, :] & ~jnp.eye(atoms, dtype=bool)[None]
+    difference = positions[:, :, None, :] - positions[:, None, :, :]
+    safe = jnp.asarray([1.0, 0.0, 0.0], positions.dtype)
+    return e3x.ops.norm(jnp.where(mask[..., None], difference, safe[None, None, None]), axis=-1), mask

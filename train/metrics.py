@@ -1,0 +1,117 @@
+"""Errors as sums on the device, turned into named numbers once an epoch. Names carry their unit."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from shared.batch import Batch
+from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.electrostatics import electrostatic_potential
+from train.joint import Prediction
+from train.losses import Losses, esp_mean_square
+
+Array = jax.Array
+
+
+class MetricSums(NamedTuple):
+    """Sums over real molecules, atoms and grid points, and their counts; scalars."""
+
+    molecules: Array
+    atoms: Array
+    esp_molecules: Array
+    loss: Array
+    energy: Array
+    forces: Array
+    dipole: Array
+    dipole_dcm: Array
+    esp: Array
+    esp_point_charges: Array
+    monopole: Array
+
+
+METRIC_NAMES = (
+    "loss",
+    "energy_mae_ev",
+    "forces_mae_ev_per_angstrom",
+    "dipole_mae_debye",
+    "dipole_dcm_mae_debye",
+    "esp_rmse_kcal_per_mol_e",
+    "esp_rmse_point_charges_kcal_per_mol_e",
+    "monopole_mae_e",
+)
+
+
+def zero_sums() -> MetricSums:
+    """Sums over nothing."""
+    return MetricSums(*(jnp.zeros(()) for _ in MetricSums._fields))
+
+
+def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, point_charges: bool) -> MetricSums:
+    """Sums over one cleaned batch.
+
+    Args:
+        prediction: of this batch.
+        batch: the references.
+        losses: of this batch.
+        point_charges: also evaluate the ESP of PhysNet's own charges (a third more work on the grid).
+    """
+    molecules = batch.molecule_mask
+    atoms = batch.atomic_numbers > 0
+    count = molecules.sum()
+
+    def over_molecules(error: Array) -> Array:
+        error = jnp.abs(error).reshape(error.shape[0], -1).mean(axis=1)
+        return jnp.where(molecules, error, 0.0).sum()
+
+    mean_square, has_points = esp_mean_square(prediction.esp - batch.esp, batch)
+    if point_charges:
+        esp = electrostatic_potential(prediction.charges, batch.positions, batch.grid)
+        point_square = esp_mean_square(esp - batch.esp, batch)[0].sum()
+    else:
+        point_square = jnp.full((), jnp.nan)
+    monopole = jnp.abs(prediction.dcm_charges.sum(axis=-1) - prediction.charges)
+    return MetricSums(
+        molecules=count.astype(jnp.float32),
+        atoms=atoms.sum().astype(jnp.float32),
+        esp_molecules=has_points.sum().astype(jnp.float32),
+        loss=losses.total * count,
+        energy=over_molecules(prediction.energy - batch.energy),
+        forces=jnp.where(atoms[..., None], jnp.abs(prediction.forces - batch.forces), 0.0).sum() / 3.0,
+        dipole=over_molecules(prediction.dipole - batch.dipole),
+        dipole_dcm=over_molecules(prediction.dipole_dcm - batch.dipole),
+        esp=jnp.where(has_points, mean_square, 0.0).sum(),
+        esp_point_charges=point_square,
+        monopole=jnp.where(atoms, monopole, 0.0).sum(),
+    )
+
+
+def add_sums(first: MetricSums, second: MetricSums) -> MetricSums:
+    """Sums over both."""
+    return MetricSums(*(a + b for a, b in zip(first, second, strict=True)))
+
+
+def named_metrics(sums: MetricSums) -> dict[str, float]:
+    """Mean errors under the names of METRIC_NAMES; this is where the device is waited for.
+
+    Metrics that were not summed (NaN) are left out.
+    """
+    s = MetricSums(*(float(value) for value in jax.device_get(sums)))
+    molecules, atoms, with_points = max(s.molecules, 1.0), max(s.atoms, 1.0), max(s.esp_molecules, 1.0)
+    values = (
+        s.loss / molecules,
+        s.energy / molecules,
+        s.forces / atoms,
+        s.dipole / molecules / DEBYE_IN_E_ANGSTROM,
+        s.dipole_dcm / molecules / DEBYE_IN_E_ANGSTROM,
+        np.sqrt(s.esp / with_points) * HARTREE_IN_KCAL_PER_MOL,
+        np.sqrt(s.esp_point_charges / with_points) * HARTREE_IN_KCAL_PER_MOL,
+        s.monopole / atoms,
+    )
+    named = dict(zip(METRIC_NAMES, map(float, values), strict=True))
+    if np.isnan(s.esp_point_charges) and not np.isnan(s.loss):
+        del named["esp_rmse_point_charges_kcal_per_mol_e"]
+    return named
