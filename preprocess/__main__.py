@@ -62,7 +62,9 @@ def preprocess(config: PreprocessConfig) -> None:
         samples = sum(split["samples"] for split in frames["splits"].values())
         print(f"preprocess: up to date, {samples:,} samples in {frames_folder} and {edges_folder}")
         return
-    print(f"preprocess: frames {'unchanged' if frames_done else 'built'}, edges {'unchanged' if edges_done else 'built'}")
+    print(
+        f"preprocess: frames {'unchanged' if frames_done else 'built'}, edges {'unchanged' if edges_done else 'built'}"
+    )
     print(describe(frames, edges, (frames_folder, edges_folder), time.perf_counter() - start))
 
 

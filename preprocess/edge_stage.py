@@ -35,7 +35,7 @@ def build_edge_shards(
         workers: threads (0 = all cores); the result does not depend on it.
     """
     if workers:
-        numba.set_num_threads(min(workers, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(workers, numba.get_num_threads()))
     cutoffs = {"physnet": physnet_cutoff, "dcmnet": dcmnet_cutoff}
     sources = shard_entries(frames)
     # Every list of a bucket gets the length of its longest, over all splits: one shape, one compilation.
@@ -95,5 +95,3 @@ def _write_shard(
         for name, values in arrays.items():
             shard[name][...] = values
     return describe_shard(path, entry.split, entry.bucket, entry.samples)
-
-

@@ -42,9 +42,7 @@ class FramesRecipe:
 
 def frames_recipe(pairs: list[Pair], config: PreprocessConfig, digests: DigestCache) -> FramesRecipe:
     """What the frames of these files with these settings would be made from."""
-    inputs = [
-        {"split": pair.split, "efd": digests.digest(pair.efd), "esp": digests.digest(pair.esp)} for pair in pairs
-    ]
+    inputs = [{"split": pair.split, "efd": digests.digest(pair.efd), "esp": digests.digest(pair.esp)} for pair in pairs]
     names = ("grid_unit", "energy_unit", "force_unit", "dipole_unit", "max_buckets", "min_bucket_size")
     return FramesRecipe(inputs, {name: getattr(config, name) for name in names})
 
@@ -80,7 +78,9 @@ def build_frames(folder: Path, pairs: list[Pair], recipe: FramesRecipe, config: 
 
 def _fit_over_files(parts: list[Molecules]) -> dict[int, float]:
     width = max(part.atomic_numbers.shape[1] for part in parts)
-    numbers = np.concatenate([np.pad(p.atomic_numbers, ((0, 0), (0, width - p.atomic_numbers.shape[1]))) for p in parts])
+    numbers = np.concatenate(
+        [np.pad(p.atomic_numbers, ((0, 0), (0, width - p.atomic_numbers.shape[1]))) for p in parts]
+    )
     return fit_reference_energies(np.concatenate([part.energy for part in parts]), numbers)
 
 

@@ -142,7 +142,9 @@ def load_grids(molecules: Molecules) -> Grids:
     """
     file = NpzFile(molecules.pair.esp)
     rows, width = len(molecules), molecules.grid_width
-    return Grids(points=file.read("vdw_surface", (rows, width, 3), "float"), esp=file.read("esp", (rows, width), "float"))
+    return Grids(
+        points=file.read("vdw_surface", (rows, width, 3), "float"), esp=file.read("esp", (rows, width), "float")
+    )
 
 
 def _read_geometry(file: NpzFile) -> dict[str, Any]:
@@ -161,7 +163,9 @@ def _read_geometry(file: NpzFile) -> dict[str, Any]:
 def _grid_shape(file: NpzFile) -> tuple[int, int]:
     shape, points = file.shape("esp"), file.shape("vdw_surface")
     if len(shape) != 2 or points != (*shape, 3):
-        raise UserError(f"{file.path}: 'esp' has shape {shape} and 'vdw_surface' {points}, expected (n, G) and (n, G, 3)")
+        raise UserError(
+            f"{file.path}: 'esp' has shape {shape} and 'vdw_surface' {points}, expected (n, G) and (n, G, 3)"
+        )
     return shape[0], shape[1]
 
 

@@ -35,7 +35,7 @@ class NpzFile:
                 self._headers = {name[: -len(".npy")]: self._header(archive, name) for name in names}
         except _DAMAGED as error:
             raise UserError(
-                f"{path}: not a readable NPZ file ({error}); it may be truncated: copy or write it again with numpy.savez"
+                f"{path}: not a readable NPZ file ({error}); if it is truncated, copy or write it again"
             ) from error
         if not self._headers:
             raise UserError(f"{path}: the archive holds no array; write it with numpy.savez(path, R=..., Z=..., N=...)")
@@ -102,5 +102,7 @@ class NpzFile:
             with np.load(self.path, allow_pickle=False) as archive:
                 array = archive[key]
         except _DAMAGED as error:
-            raise UserError(f"{self.path}: {key!r} cannot be read ({error}); the file is damaged: copy or write it again") from error
+            raise UserError(
+                f"{self.path}: {key!r} cannot be read ({error}); the file is damaged: copy or write it again"
+            ) from error
         return array.reshape(stored)

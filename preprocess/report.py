@@ -21,7 +21,9 @@ def describe(frames: dict[str, Any], edges: dict[str, Any], folders: tuple[Path,
             f"{edge_counts['physnet_edges']:>14,} {edge_counts['dcmnet_edges']:>13,}"
         )
     lines.append("")
-    lines.append(f"{'bucket':<6} {'samples':>9} {'atoms':>10} {'grid points':>12} {'PhysNet edges':>14} {'DCMNet edges':>13}")
+    lines.append(
+        f"{'bucket':<6} {'samples':>9} {'atoms':>10} {'grid points':>12} {'PhysNet edges':>14} {'DCMNet edges':>13}"
+    )
     samples = _samples_per_bucket(frames)
     for index, (frame, edge) in enumerate(zip(frames["buckets"], edges["buckets"], strict=True)):
         lines.append(

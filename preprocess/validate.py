@@ -91,7 +91,9 @@ def _check_range(path: Path, key: str, values: np.ndarray, low: int, high: int, 
     bad = (values < low) | (values > high)
     if bad.any():
         row = int(np.argmax(bad))
-        raise UserError(f"{path}: row {row} of {key!r} is {values[row]}; the arrays have room for {low} to {high} {what}")
+        raise UserError(
+            f"{path}: row {row} of {key!r} is {values[row]}; the arrays have room for {low} to {high} {what}"
+        )
 
 
 def _check_finite(path: Path, key: str, values: np.ndarray, mask: np.ndarray | None) -> None:
@@ -112,8 +114,8 @@ def _check_pairing(molecules: Molecules, real: np.ndarray) -> None:
     if differs.any():
         row = int(np.argmax(differs))
         raise UserError(
-            f"{pair.esp}: row {row} has {molecules.esp_n_atoms[row]} atoms, but {pair.efd} has {molecules.n_atoms[row]} "
-            "there; rows are paired by index, so sort both files alike"
+            f"{pair.esp}: row {row} has {molecules.esp_n_atoms[row]} atoms, but {pair.efd} has "
+            f"{molecules.n_atoms[row]} there; rows are paired by index, so sort both files alike"
         )
     width = min(real.shape[1], molecules.esp_atomic_numbers.shape[1])
     real = real[:, :width]

@@ -172,10 +172,8 @@ class Cache:
         ]
 
 
-def open_cache(
-    cache_dir: Path, physnet_cutoff: float, dcmnet_cutoff: float, frames_digest: str | None = None
-) -> Cache:
-    """Open the current frames (or those of ``frames_digest``) and their edges at these cutoffs (Å), every shard verified.
+def open_cache(cache_dir: Path, physnet_cutoff: float, dcmnet_cutoff: float, frames_digest: str | None = None) -> Cache:
+    """Open the current frames, or those of ``frames_digest``, and their edges at these cutoffs (Å); verify every shard.
 
     Raises:
         UserError: nothing is preprocessed, or not at these cutoffs, or a shard is missing, truncated or altered.
@@ -186,9 +184,7 @@ def open_cache(
     frames = read_manifest(frames_folder)
     if frames is None:
         raise UserError(f"{frames_folder}: no such preprocessed data; `{REBUILD_COMMAND}` makes it")
-    edges_folder = stage_folder(
-        cache_dir, "edges", edges_digest(frames["digest"], physnet_cutoff, dcmnet_cutoff)
-    )
+    edges_folder = stage_folder(cache_dir, "edges", edges_digest(frames["digest"], physnet_cutoff, dcmnet_cutoff))
     edges = read_manifest(edges_folder)
     if edges is None:
         raise UserError(

@@ -47,7 +47,9 @@ class SharedConfig:
 ConfigT = TypeVar("ConfigT", bound=SharedConfig)
 
 
-def parse(config_class: type[ConfigT], table: str, argv: Sequence[str] | None = None, prog: str | None = None) -> ConfigT:
+def parse(
+    config_class: type[ConfigT], table: str, argv: Sequence[str] | None = None, prog: str | None = None
+) -> ConfigT:
     """Settings from defaults, then config.toml's [shared] and [``table``], then the flags.
 
     Raises:
@@ -109,7 +111,9 @@ def _read_tables(config_class: type[ConfigT], table: str, path: Path) -> dict[st
     values: dict[str, Any] = {}
     for name, entries in content.items():
         if name not in TABLES or not isinstance(entries, dict):
-            raise UserError(f"{path}: unknown table [{name}]{_nearest(name, TABLES)}; the tables are {', '.join(TABLES)}")
+            raise UserError(
+                f"{path}: unknown table [{name}]{_nearest(name, TABLES)}; the tables are {', '.join(TABLES)}"
+            )
     shared_keys = [field.name for field in fields(SharedConfig) if field.name != "config"]
     own_keys = [field.name for field in fields(config_class) if field.name != "config"]
     for name, allowed in (("shared", shared_keys), (table, own_keys)):

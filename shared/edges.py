@@ -70,7 +70,7 @@ def _check(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float) -> None:
 
 
 @numba.njit(cache=True, inline="always")
-def _squared_distance(positions, molecule, i, j):
+def _squared_distance(positions: np.ndarray, molecule: int, i: int, j: int) -> float:
     # In float64 whatever the input: the comparison with the cutoff must not depend on the storage type.
     dx = np.float64(positions[molecule, i, 0]) - np.float64(positions[molecule, j, 0])
     dy = np.float64(positions[molecule, i, 1]) - np.float64(positions[molecule, j, 1])
@@ -79,7 +79,7 @@ def _squared_distance(positions, molecule, i, j):
 
 
 @numba.njit(cache=True, parallel=True)
-def _count(positions, n_atoms, squared_cutoff):
+def _count(positions: np.ndarray, n_atoms: np.ndarray, squared_cutoff: float) -> np.ndarray:
     counts = np.zeros(positions.shape[0], dtype=np.int32)
     for molecule in numba.prange(positions.shape[0]):
         count = 0
@@ -92,7 +92,7 @@ def _count(positions, n_atoms, squared_cutoff):
 
 
 @numba.njit(cache=True, parallel=True)
-def _fill(positions, n_atoms, squared_cutoff, dst, src):
+def _fill(positions: np.ndarray, n_atoms: np.ndarray, squared_cutoff: float, dst: np.ndarray, src: np.ndarray) -> None:
     for molecule in numba.prange(positions.shape[0]):
         edge = 0
         for i in range(n_atoms[molecule]):

@@ -51,7 +51,7 @@ def esp_mask(
 
 
 @numba.njit(cache=True, nogil=True)
-def _drop_near(mask, positions, squared_reach, grid):
+def _drop_near(mask: np.ndarray, positions: np.ndarray, squared_reach: np.ndarray, grid: np.ndarray) -> None:
     for molecule in range(mask.shape[0]):
         for point in range(mask.shape[1]):
             if not mask[molecule, point]:

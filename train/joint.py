@@ -75,11 +75,13 @@ class JointModel:
         physnet_key, dcmnet_key = jax.random.split(key)
         batch = clean(batch)
         physnet_edges, dcmnet_edges = self._edges(batch, batch.positions)
-        params = {
+        params: dict[str, Any] = {
             "physnet": self.physnet.init(
                 physnet_key, batch.atomic_numbers, batch.positions, physnet_edges, batch.total_charge
             ),
-            "dcmnet": self.dcmnet.init(dcmnet_key, batch.atomic_numbers, batch.total_charge[:, None] + jnp.zeros_like(batch.positions[..., 0]), dcmnet_edges),
+            "dcmnet": self.dcmnet.init(
+                dcmnet_key, batch.atomic_numbers, jnp.zeros_like(batch.positions[..., 0]), dcmnet_edges
+            ),
         }
         if self.mix_coulomb_energy:
             params["coulomb_scale"] = jnp.zeros(())
@@ -110,15 +112,16 @@ class JointModel:
 
     def _networks(self, params: Params, batch: Batch, positions: Array) -> _State:
         physnet_edges, dcmnet_edges = self._edges(batch, positions)
-        energy, charges = self.physnet.apply(
+        physnet: Any = self.physnet.apply(
             params["physnet"], batch.atomic_numbers, positions, physnet_edges, batch.total_charge
         )
-        distributed = self.dcmnet.apply(params["dcmnet"], batch.atomic_numbers, charges, dcmnet_edges)
+        distributed: Any = self.dcmnet.apply(params["dcmnet"], batch.atomic_numbers, physnet.charges, dcmnet_edges)
         sites = positions[:, :, None, :] + distributed.displacements
+        energy = physnet.energy
         if self.mix_coulomb_energy:
             coulomb = distributed_coulomb_energy(distributed.charges, sites, batch.atomic_numbers > 0)
             energy = energy + params["coulomb_scale"] * coulomb
-        return _State(energy, charges, distributed.charges, sites)
+        return _State(energy, physnet.charges, distributed.charges, sites)
 
     def _edges(self, batch: Batch, positions: Array) -> tuple[Any, Any]:
         return (

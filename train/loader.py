@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,11 +50,12 @@ class Loader:
             epoch: which pass.
         """
         generator = None if seed is None else np.random.default_rng([seed, epoch])
-        batches = []
+        batches: list[BatchPlan] = []
         for index, bucket in enumerate(self.buckets):
             rows = np.arange(len(bucket)) if generator is None else generator.permutation(len(bucket))
             batches.extend(
-                BatchPlan(index, rows[start : start + self.batch_size]) for start in range(0, len(rows), self.batch_size)
+                BatchPlan(index, rows[start : start + self.batch_size])
+                for start in range(0, len(rows), self.batch_size)
             )
         if generator is not None:
             batches = [batches[i] for i in generator.permutation(len(batches))]
@@ -83,37 +84,18 @@ class Loader:
 
     def stream(self, plans: Sequence[BatchPlan]) -> Iterator[tuple[BatchPlan, Batch]]:
         """The planned batches, gathered by a thread a few batches ahead. An error there is raised here."""
-        done = object()
-        items: queue.Queue = queue.Queue(maxsize=_READ_AHEAD)
-        stop = threading.Event()
-
-        def put(item: object) -> None:
-            while not stop.is_set():
-                try:
-                    return items.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
-
-        def work() -> None:
-            try:
-                for plan in plans:
-                    if stop.is_set():
-                        return
-                    put((plan, self.read(plan)))
-                put(done)
-            except BaseException as error:  # handed to the consumer, which raises it
-                put(error)
-
-        thread = threading.Thread(target=work, name="loader", daemon=True)
-        thread.start()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        pending: deque[tuple[BatchPlan, Future[Batch]]] = deque()
         try:
-            while (item := items.get()) is not done:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            for plan in plans:
+                pending.append((plan, pool.submit(self.read, plan)))
+                if len(pending) > _READ_AHEAD:
+                    first, batch = pending.popleft()
+                    yield first, batch.result()
+            for first, batch in pending:
+                yield first, batch.result()
         finally:
-            stop.set()
-            thread.join()
+            pool.shutdown(cancel_futures=True)
 
 
 _GATHERED = tuple(name for name in Batch._fields if name not in ("molecule_mask", "esp_mask"))

@@ -99,19 +99,19 @@ def named_metrics(sums: MetricSums) -> dict[str, float]:
 
     Metrics that were not summed (NaN) are left out.
     """
-    s = MetricSums(*(float(value) for value in jax.device_get(sums)))
-    molecules, atoms, with_points = max(s.molecules, 1.0), max(s.atoms, 1.0), max(s.esp_molecules, 1.0)
+    s = {name: float(value) for name, value in jax.device_get(sums)._asdict().items()}
+    molecules, atoms, with_points = max(s["molecules"], 1.0), max(s["atoms"], 1.0), max(s["esp_molecules"], 1.0)
     values = (
-        s.loss / molecules,
-        s.energy / molecules,
-        s.forces / atoms,
-        s.dipole / molecules / DEBYE_IN_E_ANGSTROM,
-        s.dipole_dcm / molecules / DEBYE_IN_E_ANGSTROM,
-        np.sqrt(s.esp / with_points) * HARTREE_IN_KCAL_PER_MOL,
-        np.sqrt(s.esp_point_charges / with_points) * HARTREE_IN_KCAL_PER_MOL,
-        s.monopole / atoms,
+        s["loss"] / molecules,
+        s["energy"] / molecules,
+        s["forces"] / atoms,
+        s["dipole"] / molecules / DEBYE_IN_E_ANGSTROM,
+        s["dipole_dcm"] / molecules / DEBYE_IN_E_ANGSTROM,
+        np.sqrt(s["esp"] / with_points) * HARTREE_IN_KCAL_PER_MOL,
+        np.sqrt(s["esp_point_charges"] / with_points) * HARTREE_IN_KCAL_PER_MOL,
+        s["monopole"] / atoms,
     )
     named = dict(zip(METRIC_NAMES, map(float, values), strict=True))
-    if np.isnan(s.esp_point_charges) and not np.isnan(s.loss):
+    if np.isnan(s["esp_point_charges"]) and not np.isnan(s["loss"]):
         del named["esp_rmse_point_charges_kcal_per_mol_e"]
     return named

@@ -128,7 +128,9 @@ class PhysNet(nn.Module):
         atom_mask = atomic_numbers > 0
         elements = MAX_ATOMIC_NUMBER + 1
         basis = radial_basis(e3x.ops.norm(edges.displacements, axis=-1), self.basis, self.cutoff)
-        x = nn.Embed(elements, self.features, embedding_init=nn.initializers.normal(1.0), name="embedding")(flat_numbers)
+        x = nn.Embed(elements, self.features, embedding_init=nn.initializers.normal(1.0), name="embedding")(
+            flat_numbers
+        )
         outputs = jnp.zeros((x.shape[0], 2), x.dtype)
         for i in range(self.iterations):
             x = Interaction(self.residual_interaction, name=f"interaction_{i}")(x, basis, edges)

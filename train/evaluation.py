@@ -1,0 +1,142 @@
+"""Errors of a model on a split, with the predictions that the pictures need."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from shared.batch import Batch
+from shared.digests import write_atomically
+from shared.schema import NAME_ARRAY
+from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.joint import Params
+from train.loader import BatchPlan, Loader
+from train.metrics import named_metrics, zero_sums
+from train.run_folder import RunFolder
+from train.state import state_sharding
+from train.step import Steps
+from train.weights import load_weights
+
+_MOLECULES_DRAWN = 3
+_ESP_POINTS_KEPT = 64
+
+
+@dataclass(frozen=True)
+class MoleculeEsp:
+    """One molecule's ESP on its grid, for a picture."""
+
+    name: str
+    atomic_numbers: np.ndarray  # (N,)
+    positions: np.ndarray  # (N, 3) Å
+    grid: np.ndarray  # (G, 3) Å
+    reference: np.ndarray  # (G,) kcal/mol/e
+    predicted: np.ndarray  # (G,) kcal/mol/e
+    dcm_charges: np.ndarray  # (N, n_dcm) e
+    dcm_sites: np.ndarray  # (N, n_dcm, 3) Å
+
+
+@dataclass
+class Targets:
+    """References and predictions of a split's real entries, flat, as lists of arrays under a target's name."""
+
+    reference: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    molecules: list[MoleculeEsp] = field(default_factory=list)
+
+    def add(self, name: str, reference: np.ndarray, predicted: np.ndarray) -> None:
+        """Append values."""
+        self.reference.setdefault(name, []).append(np.ravel(reference))
+        self.predicted.setdefault(name, []).append(np.ravel(predicted))
+
+    def arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """All references and predictions of a target."""
+        return np.concatenate(self.reference[name]), np.concatenate(self.predicted[name])
+
+
+def evaluate_split(steps: Steps, params: Params, loader: Loader, targets: Targets | None = None) -> dict[str, float]:
+    """Every metric on a split; ``targets`` collects references and predictions if given."""
+    sums = jax.device_put(zero_sums(), state_sharding())
+    with tqdm(total=len(loader), desc="evaluate", unit="mol", leave=False, disable=None) as bar:
+        for plan, batch in loader.stream(loader.plan()):
+            sums, prediction = steps.evaluate(params, sums, batch)
+            if targets is not None:
+                names = loader.buckets[plan.bucket].arrays[NAME_ARRAY]
+                _collect(targets, plan, batch, jax.device_get(prediction), names)
+            bar.update(len(plan.rows))
+    return named_metrics(sums)
+
+
+def finish_run(
+    folder: RunFolder, steps: Steps, loader: Loader, split: str, plots: bool, quiet: bool = False
+) -> dict[str, float]:
+    """Evaluate a run's best weights, write evaluation-SPLIT.json and the pictures, and print the errors."""
+    trained = load_weights(folder.best)
+    targets = Targets()
+    params = jax.device_put(trained.params, state_sharding())
+    metrics = evaluate_split(steps, params, loader, targets)
+    record: dict[str, Any] = {"split": split, "molecules": len(loader), "metrics": metrics}
+    write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())
+    if plots:
+        # Imported here: matplotlib is slow to import and not needed while training.
+        from train.plots import draw_all
+
+        draw_all(folder, targets, split)
+    if not quiet:
+        print(describe_metrics(metrics, split, len(loader)))
+        print(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
+    return metrics
+
+
+def describe_metrics(metrics: dict[str, float], split: str, molecules: int) -> str:
+    """A table of errors for people."""
+    rows = (
+        ("energy, MAE", "energy_mae_ev", 1000.0, "meV"),
+        ("forces, MAE", "forces_mae_ev_per_angstrom", 1000.0, "meV/Å"),
+        ("dipole of PhysNet's charges, MAE", "dipole_mae_debye", 1.0, "D"),
+        ("dipole of the distributed charges, MAE", "dipole_dcm_mae_debye", 1.0, "D"),
+        ("ESP of the distributed charges, RMSE", "esp_rmse_kcal_per_mol_e", 1.0, "kcal/mol/e"),
+        ("ESP of PhysNet's charges, RMSE", "esp_rmse_point_charges_kcal_per_mol_e", 1.0, "kcal/mol/e"),
+        ("monopole difference, MAE", "monopole_mae_e", 1.0, "e"),
+    )
+    lines = [f"{split} errors of the best weights ({molecules:,} molecules)"]
+    lines += [f"  {label:<40}{metrics[name] * factor:>10.4g} {unit}" for label, name, factor, unit in rows]
+    return "\n".join(lines)
+
+
+def _collect(targets: Targets, plan: BatchPlan, batch: Batch, prediction: Any, names: np.ndarray) -> None:
+    real = batch.molecule_mask
+    atoms = batch.atomic_numbers > 0
+    targets.add("energy", batch.energy[real], prediction.energy[real])
+    targets.add("forces", batch.forces[atoms], prediction.forces[atoms])
+    debye = 1.0 / DEBYE_IN_E_ANGSTROM
+    targets.add("dipole", batch.dipole[real] * debye, prediction.dipole[real] * debye)
+    targets.add("dipole_dcm", batch.dipole[real] * debye, prediction.dipole_dcm[real] * debye)
+    targets.add("monopole", prediction.charges[atoms], prediction.dcm_charges.sum(axis=-1)[atoms])
+    for i in range(len(plan.rows)):
+        kept = batch.esp_mask[i]
+        reference = batch.esp[i][kept] * HARTREE_IN_KCAL_PER_MOL
+        predicted = prediction.esp[i][kept] * HARTREE_IN_KCAL_PER_MOL
+        stride = max(1, len(reference) // _ESP_POINTS_KEPT)
+        targets.add("esp", reference[::stride], predicted[::stride])
+        if len(targets.molecules) < _MOLECULES_DRAWN and len(reference):
+            name = bytes(names[np.sort(plan.rows)[i]]).decode("utf-8", "replace")
+            if name in {molecule.name for molecule in targets.molecules} and name:
+                continue
+            own = atoms[i]
+            targets.molecules.append(
+                MoleculeEsp(
+                    name or f"molecule {len(targets.molecules)}",
+                    batch.atomic_numbers[i][own],
+                    batch.positions[i][own],
+                    batch.grid[i][kept],
+                    reference,
+                    predicted,
+                    prediction.dcm_charges[i][own],
+                    prediction.dcm_sites[i][own],
+                )
+            )

@@ -1,0 +1,163 @@
+"""The folder of one run, ``runs/NAME``: its files, and whether it may be continued."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from shared import config_io
+from shared.cache import Cache
+from shared.digests import write_atomically
+from shared.errors import UserError
+from train.config import TrainConfig
+
+_RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
+_MAY_CHANGE = ("config", "cache_dir", "runs_dir", "epochs", "plot_results", "plot_freq")
+"""Settings that a continued run may change: none of them touches the steps already taken."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run's files."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.toml"
+
+    @property
+    def record_file(self) -> Path:
+        """Versions, hardware and data of the run."""
+        return self.path / "run.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object for each epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Full checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """Portable weights of the best epoch."""
+        return self.path / "best"
+
+    @property
+    def plots(self) -> Path:
+        """Pictures."""
+        return self.path / "plots"
+
+    def evaluation_file(self, split: str) -> Path:
+        """Errors of the best weights on a split."""
+        return self.path / f"evaluation-{split}.json"
+
+
+def prepare_run(config: TrainConfig, cache: Cache) -> RunFolder:
+    """Create the run's folder, or check that the run in it is the same one.
+
+    Raises:
+        UserError: the folder holds a run with other settings or other data.
+    """
+    folder = RunFolder(Path(config.runs_dir) / config.name)
+    data = {"frames": cache.frames_manifest["digest"], "edges": cache.edges_manifest["digest"]}
+    if folder.config_file.exists():
+        _check_same(folder, config, data)
+    elif folder.path.exists() and any(folder.path.iterdir()):
+        raise UserError(f"{folder.path}: exists but holds no config.toml, so it is not a run; choose another --name")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    record = {"data": data, "versions": _versions(), "device": _device()}
+    write_atomically(folder.record_file, json.dumps(record, indent=1).encode())
+    # Last: a folder with config.toml is a run.
+    config_io.save(folder.config_file, config_io.as_tables(config, "train"))
+    return folder
+
+
+def load_config(folder: RunFolder) -> TrainConfig:
+    """The settings of a run.
+
+    Raises:
+        UserError: there is no such run, or its file is damaged.
+    """
+    if not folder.config_file.exists():
+        raise UserError(
+            f"{folder.path}: not a run (it holds no config.toml); `python -m train --name NAME` makes runs/NAME"
+        )
+    tables = config_io.read_toml(folder.config_file)
+    values = {**tables.get("shared", {}), **tables.get("train", {})}
+    return config_io.checked(TrainConfig, values, f"{folder.config_file}: ")
+
+
+def load_data_digests(folder: RunFolder) -> dict[str, str]:
+    """Digests of the frames and edges that the run was trained on.
+
+    Raises:
+        UserError: the run's record is missing or damaged.
+    """
+    try:
+        return dict(json.loads(folder.record_file.read_text())["data"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{folder.record_file}: missing or damaged, so the run's data are unknown") from error
+
+
+def read_metrics(folder: RunFolder, epochs: int) -> list[dict[str, Any]]:
+    """The metrics of the first ``epochs`` epochs, as far as they were written."""
+    if not folder.metrics_file.exists():
+        return []
+    records = []
+    for line in folder.metrics_file.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # the line that a killed run was writing
+            break
+        if record["epoch"] <= epochs:
+            records.append(record)
+    return records
+
+
+def rewrite_metrics(folder: RunFolder, records: list[dict[str, Any]]) -> None:
+    """Replace metrics.jsonl: a continued run repeats the epochs after its checkpoint."""
+    write_atomically(folder.metrics_file, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+
+def append_metrics(folder: RunFolder, record: dict[str, Any]) -> None:
+    """Add one epoch."""
+    with folder.metrics_file.open("a") as stream:
+        stream.write(json.dumps(record) + "\n")
+
+
+def _check_same(folder: RunFolder, config: TrainConfig, data: dict[str, str]) -> None:
+    saved = load_config(folder)
+    names = [field.name for field in fields(TrainConfig) if field.name not in _MAY_CHANGE]
+    changed = [name for name in names if getattr(saved, name) != getattr(config, name)]
+    if changed:
+        shown = ", ".join(f"{name} {getattr(saved, name)} → {getattr(config, name)}" for name in changed)
+        raise UserError(
+            f"{folder.path}: holds a run with other settings ({shown}); choose another name (--name, or make's NAME=), "
+            "or delete the folder"
+        )
+    if load_data_digests(folder) != data:
+        raise UserError(
+            f"{folder.path}: holds a run on other data; choose another name (--name, or make's NAME=), "
+            "or delete the folder"
+        )
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: metadata.version(name) for name in _RECORDED_PACKAGES}
+    return {"python": platform.python_version(), **packages}
+
+
+def _device() -> dict[str, Any]:
+    devices = jax.local_devices()
+    return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
