@@ -1,0 +1,142 @@
+"""What several tests need: small NPZ pairs in the input format, small models, batches without padding."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.__main__ import preprocess
+from preprocess.config import PreprocessConfig
+from shared.batch import Batch
+from train.config import TrainConfig
+
+SAMPLE = Path(__file__).parents[1] / "shared" / "sample"
+
+SMALL_MODEL: dict[str, Any] = {
+    "physnet_features": 8,
+    "physnet_iterations": 2,
+    "physnet_basis": 8,
+    "dcmnet_features": 4,
+    "dcmnet_iterations": 2,
+    "dcmnet_basis": 6,
+    "n_dcm": 2,
+}
+
+
+def small_config(**changes: Any) -> TrainConfig:
+    """Settings of a model that compiles in seconds."""
+    return dataclasses.replace(TrainConfig(), **{**SMALL_MODEL, "batch_size": 4, **changes})
+
+
+def read_sample(kind: str, split: str, rows: slice | np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Some rows of the carried sample: the arrays of its EFD and ESP files."""
+    return tuple(
+        {key: values[rows] for key, values in np.load(SAMPLE / f"{kind}-{file}-{split}.npz", allow_pickle=False).items()}
+        for file in ("efd", "esp")
+    )  # type: ignore[return-value]
+
+
+def write_pair(folder: Path, stem: str, efd: dict[str, np.ndarray], esp: dict[str, np.ndarray]) -> tuple[Path, Path]:
+    """Write an NPZ pair and return its paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / f"{stem}-efd.npz", folder / f"{stem}-esp.npz"
+    np.savez(paths[0], **efd)
+    np.savez(paths[1], **esp)
+    return paths
+
+
+def write_splits(folder: Path, train: int = 10, valid: int = 5) -> dict[str, tuple[str, ...]]:
+    """CO2 and mixed rows as files of every split; returns the settings that name them."""
+    settings: dict[str, tuple[str, ...]] = {}
+    for split, count in (("train", train), ("valid", valid), ("test", valid)):
+        pairs = []
+        for kind in ("co2", "mixed"):
+            # The mixed rows are grouped by molecule: every second row keeps small and large ones.
+            rows = np.arange(count) if kind == "co2" else np.arange(0, 2 * count, 2)
+            pairs.append(write_pair(folder, f"{kind}-{split}", *read_sample(kind, split if kind == "co2" else "train", rows)))
+        settings[f"{split}_efd"] = tuple(str(efd) for efd, _ in pairs)
+        settings[f"{split}_esp"] = tuple(str(esp) for _, esp in pairs)
+    return settings
+
+
+def run_preprocess(settings: dict[str, Any], cache_dir: Path, **changes: Any) -> PreprocessConfig:
+    """Preprocess with small buckets; returns the settings."""
+    config = PreprocessConfig(**{"cache_dir": str(cache_dir), "min_bucket_size": 4, **settings, **changes})
+    preprocess(config)
+    return config
+
+
+def random_batch(
+    rng: np.random.Generator,
+    molecules: list[list[int]],
+    atoms: int | None = None,
+    grid: int = 20,
+    padded_grid: int | None = None,
+    extra_molecules: int = 0,
+    cutoffs: tuple[float, float] = (6.0, 10.0),
+    total_charge: list[float] | None = None,
+    dtype: str = "float64",
+    poison: float = 0.0,
+    extra_edges: int = 0,
+) -> Batch:
+    """Molecules of these elements at random positions about 1.2 Å apart, padded as asked.
+
+    Args:
+        rng: source of positions, targets and grid points; the same generator state gives the same molecules whatever
+            the padding.
+        molecules: atomic numbers of each molecule.
+        atoms: padded atoms (default: the largest molecule).
+        grid: real grid points of each molecule.
+        padded_grid: padded grid points (default: ``grid``).
+        extra_molecules: empty molecules appended.
+        cutoffs: PhysNet's and DCMNet's, Å.
+        total_charge: of each molecule, e (default 0).
+        dtype: of all floating-point arrays.
+        poison: what stands in all padding.
+        extra_edges: padded edges beyond the longest list.
+    """
+    from shared.edges import build_edges
+
+    size = len(molecules) + extra_molecules
+    atoms = atoms or max(len(m) for m in molecules)
+    padded_grid = padded_grid or grid
+    values: dict[str, np.ndarray] = {
+        "atomic_numbers": np.zeros((size, atoms), np.int32),
+        "positions": np.full((size, atoms, 3), poison),
+        "total_charge": np.full(size, poison),
+        "energy": np.full(size, poison),
+        "forces": np.full((size, atoms, 3), poison),
+        "dipole": np.full((size, 3), poison),
+        "grid": np.full((size, padded_grid, 3), poison),
+        "esp": np.full((size, padded_grid), poison),
+        "esp_mask": np.zeros((size, padded_grid), bool),
+    }
+    for i, numbers in enumerate(molecules):
+        n = len(numbers)
+        # A random walk with steps of 1.2 Å or a little more: close, but never on top of each other.
+        steps = rng.normal(size=(n, 3))
+        steps *= (1.2 + 0.2 * rng.random((n, 1))) / np.linalg.norm(steps, axis=1, keepdims=True)
+        positions = np.cumsum(np.abs(steps) * [1.0, 1.0, -1.0], axis=0)
+        directions = rng.normal(size=(grid, 3))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        values["atomic_numbers"][i, :n] = numbers
+        values["positions"][i, :n] = positions
+        values["total_charge"][i] = total_charge[i] if total_charge else 0.0
+        values["energy"][i] = rng.normal()
+        values["forces"][i, :n] = rng.normal(size=(n, 3))
+        values["dipole"][i] = rng.normal(size=3)
+        values["grid"][i, :grid] = positions.mean(axis=0) + directions * (1.5 * n + 2.0 + rng.random((grid, 1)))
+        values["esp"][i, :grid] = 0.01 * rng.normal(size=grid)
+        values["esp_mask"][i, :grid] = True
+    n_atoms = np.array([len(m) for m in molecules] + [0] * extra_molecules)
+    edges = {}
+    for network, cutoff in zip(("physnet", "dcmnet"), cutoffs, strict=True):
+        safe = np.where(np.isfinite(values["positions"]), values["positions"], 0.0)
+        lists = build_edges(safe, n_atoms, cutoff)
+        lists = build_edges(safe, n_atoms, cutoff, capacity=lists.dst.shape[1] + extra_edges)
+        edges |= {f"{network}_{name}": array for name, array in lists._asdict().items()}
+    floats = {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in values.items()}
+    return Batch(molecule_mask=np.arange(size) < len(molecules), **floats, **edges)
