@@ -34,7 +34,10 @@ def small_config(**changes: Any) -> TrainConfig:
 def read_sample(kind: str, split: str, rows: slice | np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Some rows of the carried sample: the arrays of its EFD and ESP files."""
     return tuple(
-        {key: values[rows] for key, values in np.load(SAMPLE / f"{kind}-{file}-{split}.npz", allow_pickle=False).items()}
+        {
+            key: values[rows]
+            for key, values in np.load(SAMPLE / f"{kind}-{file}-{split}.npz", allow_pickle=False).items()
+        }
         for file in ("efd", "esp")
     )  # type: ignore[return-value]
 
@@ -56,7 +59,9 @@ def write_splits(folder: Path, train: int = 10, valid: int = 5) -> dict[str, tup
         for kind in ("co2", "mixed"):
             # The mixed rows are grouped by molecule: every second row keeps small and large ones.
             rows = np.arange(count) if kind == "co2" else np.arange(0, 2 * count, 2)
-            pairs.append(write_pair(folder, f"{kind}-{split}", *read_sample(kind, split if kind == "co2" else "train", rows)))
+            pairs.append(
+                write_pair(folder, f"{kind}-{split}", *read_sample(kind, split if kind == "co2" else "train", rows))
+            )
         settings[f"{split}_efd"] = tuple(str(efd) for efd, _ in pairs)
         settings[f"{split}_esp"] = tuple(str(esp) for _, esp in pairs)
     return settings

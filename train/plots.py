@@ -118,6 +118,7 @@ def draw_esp(molecules: list[MoleculeEsp]) -> Figure:
         axes[1].scatter(
             sites[:, 0], sites[:, 1], c=np.where(charges > 0, "crimson", "royalblue"), s=18, marker="x", zorder=4
         )
+    figure.suptitle("ESP on the half of the grid towards the viewer; crosses: distributed charges (red +, blue -)")
     return figure
 
 

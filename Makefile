@@ -1,0 +1,76 @@
+# Everything runs from a fresh clone with Python 3.11 or later, make and git: `make train`, `make test`, `make help`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The user's files, or the carried sample. Naming TRAIN_EFD replaces all of the sample: no split is mixed with it.
+ifeq ($(origin TRAIN_EFD),undefined)
+TRAIN_EFD := $(wildcard shared/sample/*-efd-train.npz)
+TRAIN_ESP := $(wildcard shared/sample/*-esp-train.npz)
+VALID_EFD := $(wildcard shared/sample/*-efd-valid.npz)
+VALID_ESP := $(wildcard shared/sample/*-esp-valid.npz)
+TEST_EFD := $(wildcard shared/sample/*-efd-test.npz)
+TEST_ESP := $(wildcard shared/sample/*-esp-test.npz)
+endif
+
+FILES = --train-efd $(TRAIN_EFD) --train-esp $(TRAIN_ESP) --valid-efd $(VALID_EFD) --valid-esp $(VALID_ESP) \
+	--test-efd $(TEST_EFD) --test-esp $(TEST_ESP)
+SHARED_FLAGS = $(if $(CACHE_DIR),--cache-dir $(CACHE_DIR)) $(if $(PHYSNET_CUTOFF),--physnet-cutoff $(PHYSNET_CUTOFF)) \
+	$(if $(DCMNET_CUTOFF),--dcmnet-cutoff $(DCMNET_CUTOFF)) $(if $(CONFIG),--config $(CONFIG))
+TRAIN_FLAGS = $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	$(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
+
+.DEFAULT_GOAL := help
+.PHONY: help install preprocess train evaluate test test-slow lint bench clean
+
+help:  ## This list
+	@echo "Targets:"
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
+	@echo "Variables (make train EPOCHS=20 BATCH_SIZE=64 NAME=mine):"
+	@echo "  NAME EPOCHS BATCH_SIZE LEARNING_RATE     of the run; the others are flags: ARGS=\"--n-dcm 4 --seed 1\""
+	@echo "  PHYSNET_CUTOFF DCMNET_CUTOFF             in Angstrom, of preprocessing and training alike"
+	@echo "  TRAIN_EFD TRAIN_ESP VALID_EFD VALID_ESP  your NPZ files instead of the carried sample"
+	@echo "  TEST_EFD TEST_ESP                        (optional; several files: \"a.npz b.npz\")"
+	@echo "  PREPROCESS_ARGS                          flags of preprocessing alone: \"--grid-unit bohr\""
+	@echo "  CACHE_DIR CONFIG PYTHON                  shards' folder, settings file, interpreter of the new environment"
+	@echo "  RUN SPLIT                                of make evaluate (default: runs/NAME and test)"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+install: $(VENV)/.installed  ## Create .venv and install what training needs
+
+preprocess: $(VENV)/.installed  ## NPZ files to padded HDF5 shards; a no-op when nothing changed
+	@$(BIN)/python -m preprocess $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS)
+
+train: preprocess  ## Preprocess, then train (or continue) runs/NAME
+	@$(BIN)/python -m train $(SHARED_FLAGS) $(TRAIN_FLAGS) $(ARGS)
+
+evaluate: $(VENV)/.installed  ## Errors and pictures of a trained run on one split
+	@$(BIN)/python -m train.evaluate --run $(or $(RUN),runs/$(or $(NAME),joint)) --split $(or $(SPLIT),test) $(ARGS)
+
+test: $(VENV)/.installed-dev  ## The tests (a few minutes)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/.installed-dev  ## The long checks as well
+	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: preprocess  ## Batched training against batch size 1 with Python edge loops
+	$(BIN)/python -m tests.benchmarks.step_rate $(ARGS)
+
+clean:  ## Remove the environment and what tools left (never data_cache or runs)
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
