@@ -47,7 +47,7 @@ class PreprocessConfig(SharedConfig):
     max_buckets: PositiveInt = 3
     """Most shapes that molecules are padded to; each one is compiled once in training."""
 
-    min_bucket_size: PositiveInt = 256
+    min_bucket_size: PositiveInt = 128
     """Fewest molecules for a bucket of its own."""
 
     force: bool = False

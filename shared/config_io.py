@@ -139,6 +139,7 @@ def _merge_repeated(config_class: type[SharedConfig], argv: list[str]) -> list[s
     target = merged
     for word in argv:
         flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")  # the parser takes both spellings
         if flag in flags:
             target = gathered.setdefault(flag, [])
             target.extend([value] if equals else [])

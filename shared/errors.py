@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,9 @@ def run_program(main: Callable[[], None]) -> int:
     Errors of the operating system (no space left, permission denied) are the user's to mend too,
     so they get one line rather than a traceback. Anything else is a bug of ours and is raised.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Line by line into a queue's log file too, so that it shows where a run stands.
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         main()
     except UserError as error:

@@ -34,6 +34,9 @@ def batch_edges(positions: Array, dst: Array, src: Array, n_edges: Array, cutoff
         cutoff: Å.
     """
     batch_size, atoms, _ = positions.shape
+    if dst.shape[1] == 0:
+        # No molecule of the bucket has an edge: one place of padding, because e3x cannot reduce over no edges.
+        dst = src = jnp.zeros((batch_size, 1), jnp.int32)
     real = jnp.arange(dst.shape[1])[None, :] < n_edges[:, None]
     first_atom = jnp.arange(batch_size, dtype=jnp.int32)[:, None] * atoms
     # Padding points to the molecule's last place, so that dst stays sorted over the whole batch.

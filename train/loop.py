@@ -88,7 +88,10 @@ def _resume(session: Session, checkpoints: Checkpoints, state: TrainState) -> tu
         return state, Progress()
     state, progress = restored
     run_folder.rewrite_metrics(session.folder, run_folder.read_metrics(session.folder, progress.epoch))
-    print(f"continuing after epoch {progress.epoch} of {session.config.epochs}")
+    if progress.epoch >= session.config.epochs:
+        print(f"this run has finished its {progress.epoch} epochs; more --epochs (make's EPOCHS=) continue it")
+    else:
+        print(f"continuing after epoch {progress.epoch} of {session.config.epochs}")
     return state, progress
 
 
