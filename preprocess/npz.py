@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 
 from shared.errors import UserError
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError)
+# RuntimeError: a member marked as encrypted, or (NotImplementedError) as compressed in an unknown way.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, OSError, RuntimeError)
 
 
 class NpzFile:

@@ -1,0 +1,177 @@
+"""Settings: defaults, then the file, then the flags; every mistake told in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from preprocess.config import PreprocessConfig
+from shared import config_io
+from shared.config_io import SharedConfig
+from shared.errors import UserError
+from train.config import TrainConfig
+
+REPOSITORY_CONFIG = Path(__file__).parents[2] / "config.toml"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No config.toml in the working folder but those that a test writes."""
+    monkeypatch.chdir(tmp_path)
+
+
+def parse_preprocess(*argv: str) -> PreprocessConfig:
+    """Settings of preprocessing from these flags."""
+    return config_io.parse(PreprocessConfig, "preprocess", argv)
+
+
+def test_defaults_without_file_or_flags() -> None:
+    """No file is needed."""
+    assert parse_preprocess() == PreprocessConfig()
+
+
+def test_flag_beats_file_and_file_beats_default() -> None:
+    """One setting of each origin."""
+    Path("config.toml").write_text("[shared]\nphysnet_cutoff = 5.0\ndcmnet_cutoff = 9\n[preprocess]\nmax_buckets = 7\n")
+    config = parse_preprocess("--physnet-cutoff", "4.5")
+    assert (config.physnet_cutoff, config.dcmnet_cutoff, config.max_buckets) == (4.5, 9.0, 7)
+    assert config.min_bucket_size == PreprocessConfig().min_bucket_size
+
+
+def test_named_file_takes_the_place_of_the_default_one() -> None:
+    """--config FILE and --config=FILE."""
+    Path("config.toml").write_text("[preprocess]\nmax_buckets = 7\n")
+    Path("other.toml").write_text("[preprocess]\nmin_bucket_size = 9\n")
+    for argv in (["--config", "other.toml"], ["--config=other.toml"]):
+        config = parse_preprocess(*argv)
+        assert (config.max_buckets, config.min_bucket_size) == (PreprocessConfig().max_buckets, 9)
+
+
+def test_tables_of_the_other_program_do_not_matter() -> None:
+    """One file serves both programs."""
+    Path("config.toml").write_text("[train]\nepochs = 3\n[preprocess]\nmax_buckets = 2\n")
+    assert parse_preprocess().max_buckets == 2
+    assert config_io.parse(TrainConfig, "train", []).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[preprocess]\nmax_bucket = 2\n", ["'max_bucket'", "[preprocess]", "'max_buckets'"]),
+        ("[shared]\nphysnet_cutof = 2.0\n", ["'physnet_cutof'", "[shared]", "'physnet_cutoff'"]),
+        ("[shared]\nmax_buckets = 2\n", ["'max_buckets'", "[shared]"]),
+        ("[preproces]\nmax_buckets = 2\n", ["[preproces]", "'preprocess'", "shared, preprocess, train"]),
+        ("max_buckets = 2\n", ["max_buckets", "shared, preprocess, train"]),
+        ("[preprocess]\nmax_buckets = 'many'\n", ["max_buckets", "'many'", "integer"]),
+        ("[preprocess]\nmax_buckets = 0\n", ["max_buckets", "0", "greater than or equal to 1"]),
+        ("[shared]\nphysnet_cutoff = -1.0\n", ["physnet_cutoff", "-1.0", "greater than 0"]),
+        ("[shared]\nphysnet_cutoff = nan\n", ["physnet_cutoff", "nan"]),
+        ("[shared]\nphysnet_cutoff = inf\n", ["physnet_cutoff", "inf"]),
+        ("[preprocess]\ngrid_unit = 'feet'\n", ["grid_unit", "'feet'", "angstrom", "bohr"]),
+        ("[preprocess]\ntrain_efd = 'a.npz'\n", ["train_efd", "'a.npz'"]),
+        ("[preprocess]\nmax_buckets = \n", ["not valid TOML", "line 2"]),
+    ],
+)
+def test_mistake_in_the_file_names_file_key_and_remedy(content: str, words: list[str]) -> None:
+    """One line with the file's name and all that is needed to mend it."""
+    Path("bad.toml").write_text(content)
+    with pytest.raises(UserError) as caught:
+        parse_preprocess("--config", "bad.toml")
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in ["bad.toml", *words]:
+        assert word in message
+
+
+def test_absent_named_file_is_an_error() -> None:
+    """Only the default file may be absent."""
+    with pytest.raises(UserError, match=r"nowhere\.toml: no such file"):
+        parse_preprocess("--config", "nowhere.toml")
+
+
+@pytest.mark.parametrize("argv", [["--max-buckets", "0"], ["--workers", "-1"], ["--dcmnet-cutoff", "nan"]])
+def test_flag_out_of_range_names_the_flag(argv: list[str]) -> None:
+    """The flag as it was typed, and its value."""
+    with pytest.raises(UserError) as caught:
+        parse_preprocess(*argv)
+    assert str(caught.value).startswith(f"{argv[0]} = {argv[1]}")
+
+
+@pytest.mark.parametrize("argv", [["--max-bucketz", "2"], ["--max-buckets", "many"], ["--grid-unit", "feet"]])
+def test_unusable_flag_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown flag or a value of the wrong type; nothing on standard output."""
+    with pytest.raises(SystemExit) as caught:
+        parse_preprocess(*argv)
+    assert caught.value.code == 2
+    assert "--max-buckets" in capsys.readouterr().err or argv[0] == "--grid-unit"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--train-efd", "a", "b", "c"],
+        ["--train-efd", "a", "--train-efd", "b", "c"],
+        ["--train-efd=a", "--max-buckets", "3", "--train-efd=b", "--train-efd", "c"],
+        ["--train_efd", "a", "--train_efd", "b", "--train-efd", "c"],
+    ],
+)
+def test_repeated_lists_are_merged_in_order(argv: list[str]) -> None:
+    """No file is dropped in silence, however the flag is spelt."""
+    config = parse_preprocess(*argv, "--train-esp", "x", "--train-esp", "y", "z")
+    assert config.train_efd == ("a", "b", "c")
+    assert config.train_esp == ("x", "y", "z")
+
+
+def _changed(config: SharedConfig) -> SharedConfig:
+    """Every number doubled or shifted, every switch turned, every list and text filled, where the ranges allow it."""
+    changes: dict[str, object] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, bool):
+            changes[field.name] = not value
+        elif isinstance(value, int):
+            changes[field.name] = value + 1
+        elif isinstance(value, float):
+            changes[field.name] = value / 2 + 0.1
+        elif isinstance(value, tuple):
+            changes[field.name] = (f"{field.name} ä.npz", 'quote".npz')
+    return dataclasses.replace(config, cache_dir="some where", **changes)
+
+
+@pytest.mark.parametrize(("config_class", "table"), [(PreprocessConfig, "preprocess"), (TrainConfig, "train")])
+@pytest.mark.parametrize("change", [False, True])
+def test_saved_settings_read_back_the_same(config_class: type[SharedConfig], table: str, change: bool) -> None:
+    """What is written can be given back with --config, for defaults and for settings that differ in every field."""
+    config = _changed(config_class()) if change else config_class()
+    config_io.save(Path("saved.toml"), config_io.as_tables(config, table))
+    again = config_io.parse(config_class, table, ["--config", "saved.toml"])
+    assert dataclasses.replace(again, config=config.config) == config
+    assert not change or again.physnet_cutoff == 3.1
+
+
+def test_every_setting_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help exits with 0 and lists every flag."""
+    with pytest.raises(SystemExit) as caught:
+        parse_preprocess("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(PreprocessConfig):
+        assert "--" + field.name.replace("_", "-") in shown
+
+
+def test_repository_config_holds_every_setting_at_its_default_and_explains_it() -> None:
+    """Both programs read the defaults from it; each key has a comment on its line or above; none is missing."""
+    lines = REPOSITORY_CONFIG.read_text().splitlines()
+    keys = [(number, found[1]) for number, line in enumerate(lines) if (found := re.match(r"(\w+) *=", line))]
+    for number, key in keys:
+        assert "#" in lines[number] or lines[number - 1].startswith("#"), f"line {number + 1}: {key}"
+    expected = set()
+    programs: tuple[tuple[type[SharedConfig], str], ...] = ((PreprocessConfig, "preprocess"), (TrainConfig, "train"))
+    for config_class, table in programs:
+        config = config_io.parse(config_class, table, ["--config", str(REPOSITORY_CONFIG)])
+        assert dataclasses.replace(config, config="config.toml") == config_class()
+        expected |= {field.name for field in dataclasses.fields(config_class)} - {"config"}
+    assert {key for _, key in keys} == expected
