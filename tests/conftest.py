@@ -11,8 +11,8 @@ from tests import support
 
 @pytest.fixture(scope="session")
 def small_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of 20 training, 10 validation and 10 test molecules (CO2 and mixed) in two or more buckets. Read only."""
+    """A cache of 20 training, 10 validation and 10 test molecules (CO2 and mixed) in two buckets. Read only."""
     folder = tmp_path_factory.mktemp("small")
     settings = support.write_splits(folder / "input")
-    support.run_preprocess(settings, folder / "cache")
+    support.run_preprocess(settings, folder / "cache", max_buckets=2)
     return folder / "cache"

@@ -1,0 +1,115 @@
+"""The two networks are one model: errors of the ESP reach PhysNet, and nothing is dead at the start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from shared.batch import Batch
+from tests import support
+from tests.properties.helpers import build
+from train.config import TrainConfig
+from train.joint import build_model, clean
+from train.losses import LossWeights
+from train.step import loss_and_prediction
+
+ESP_ONLY = LossWeights(energy=0.0, forces=0.0, dipole=0.0, esp=1.0, mono=0.0, dipole_source="physnet")
+DIPOLE_ONLY = LossWeights(energy=0.0, forces=0.0, dipole=1.0, esp=0.0, mono=0.0, dipole_source="physnet")
+CHARGES = [0.0, 1.0, -2.0]
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    rng = np.random.default_rng(2)
+    return support.random_batch(rng, [[6, 8, 8], [7, 1, 1, 1], [8, 1]], atoms=5, total_charge=CHARGES)
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["penalised", "exact"])
+@pytest.mark.parametrize("scale", [0.0, 0.1], ids=["initial", "random"])
+def test_esp_alone_trains_both_networks(batch: Batch, exact: bool, scale: float) -> None:
+    model, params, predict = build(batch, exact_monopoles=exact, scale=scale)
+    gradient_of = jax.jit(
+        jax.grad(lambda params, weights_batch: loss_and_prediction(params, clean(weights_batch), model, ESP_ONLY)[0])
+    )
+    gradient = jax.device_get(gradient_of(params, batch))
+    physnet = gradient["physnet"]["params"]
+    for i in range(2):
+        kernel = physnet[f"output_{i}"]["linear"]["kernel"]
+        assert np.abs(kernel[:, 1]).max() > 1e-12, "the charge head gets no gradient"
+        assert np.abs(kernel[:, 0]).max() == 0.0, "energies have nothing to do with the ESP"
+    assert np.abs(physnet["embedding"]["embedding"]).max() > 1e-12
+    assert np.abs(physnet["interaction_0"]["others"]["kernel"]).max() > 1e-12
+    assert np.abs(gradient["dcmnet"]["params"]["charges"]["kernel"]).max() > 1e-12
+    prediction = jax.device_get(predict(params, batch))
+    atoms = batch.atomic_numbers > 0
+    assert np.abs(prediction.charges[atoms]).min() > 1e-9
+    assert np.abs(prediction.dipole).max() > 1e-6
+    assert np.abs(prediction.dipole_dcm).max() > 1e-6
+    assert np.abs(prediction.esp).max() > 1e-9
+
+
+def test_the_dipole_alone_trains_a_new_charge_head(batch: Batch) -> None:
+    model, params, _ = build(batch, scale=0.0)
+    gradient = jax.jit(jax.grad(lambda p: loss_and_prediction(p, clean(batch), model, DIPOLE_ONLY)[0]))(params)
+    assert np.abs(gradient["physnet"]["params"]["output_1"]["linear"]["kernel"][:, 1]).max() > 1e-6
+    assert np.abs(gradient["physnet"]["params"]["embedding"]["embedding"]).max() > 1e-9
+    # This dipole is PhysNet's own.
+    assert all(np.abs(leaf).max() == 0.0 for leaf in jax.tree.leaves(gradient["dcmnet"]))
+
+
+@pytest.mark.parametrize(("exact", "n_dcm"), [(True, 1), (True, 3), (False, 3)])
+def test_charges_are_conserved(batch: Batch, exact: bool, n_dcm: int) -> None:
+    model, params, _ = build(batch, scale=0.3, exact_monopoles=exact, n_dcm=n_dcm)
+    _, (losses, prediction) = jax.jit(lambda p: loss_and_prediction(p, clean(batch), model, ESP_ONLY))(params)
+    np.testing.assert_allclose(np.asarray(prediction.charges).sum(axis=1), CHARGES, atol=1e-13)
+    assert np.abs(np.asarray(prediction.charges)[0]).max() > 0.01
+    monopoles = np.asarray(prediction.dcm_charges).sum(axis=-1)
+    assert prediction.dcm_charges.shape == (*batch.atomic_numbers.shape, n_dcm)
+    if exact:
+        np.testing.assert_allclose(monopoles, np.asarray(prediction.charges), atol=1e-13)
+        assert float(losses.mono) < 1e-26
+    else:
+        assert float(losses.mono) > 1e-6
+    if n_dcm > 1:  # the charges of one atom are not all the same
+        assert np.ptp(np.asarray(prediction.dcm_charges)[0, 0]) > 1e-3
+
+
+def test_each_network_uses_its_own_edges(batch: Batch) -> None:
+    _, params, predict = build(batch)
+    before = jax.device_get(predict(params, batch))
+    none = np.zeros_like(batch.physnet_n_edges)
+    no_dcmnet = jax.device_get(predict(params, batch._replace(dcmnet_n_edges=none)))
+    no_physnet = jax.device_get(predict(params, batch._replace(physnet_n_edges=none)))
+    np.testing.assert_array_equal(no_dcmnet.energy, before.energy)
+    np.testing.assert_array_equal(no_dcmnet.charges, before.charges)
+    assert np.abs(no_dcmnet.dcm_charges - before.dcm_charges).max() > 1e-3
+    assert np.abs(no_physnet.energy - before.energy).max() > 1e-3
+
+
+def test_pairs_between_the_cutoffs_reach_dcmnet_only() -> None:
+    """Two atoms 8 Å apart: outside PhysNet's 6 Å, inside DCMNet's 10 Å."""
+
+    def pair(distance: float) -> Batch:
+        one = support.random_batch(np.random.default_rng(0), [[6, 8]], cutoffs=(6.0, 10.0))
+        near = np.asarray([[[0.0, 0.0, 0.0], [distance, 0.0, 0.0]]])
+        edge = {f"physnet_{k}": np.zeros((1, 2), np.int32) for k in ("dst", "src")}
+        return one._replace(positions=near, physnet_n_edges=np.zeros(1, np.int32), **edge)
+
+    _, params, predict = build(pair(8.0))
+    first, second = (jax.device_get(predict(params, pair(distance))) for distance in (8.0, 9.0))
+    np.testing.assert_allclose(first.charges, second.charges, rtol=1e-12)
+    assert np.abs(first.dcm_charges - second.dcm_charges).max() > 1e-8
+
+
+def test_new_forces_are_of_the_order_of_the_data() -> None:
+    """Default hyperparameters, bonded distances, no training: nothing explodes."""
+    config: Any = TrainConfig()
+    rng = np.random.default_rng(4)
+    batch = support.random_batch(rng, [[6, 8, 8], [7, 1, 1, 1], [6, 6, 8, 1, 1, 1, 1]])
+    model = build_model(config)
+    params = jax.jit(model.init)(jax.random.key(0), batch)
+    forces = np.asarray(jax.jit(lambda p: model.apply(p, clean(batch)).forces)(params))
+    assert 0.0 < np.abs(forces).max() < 10.0

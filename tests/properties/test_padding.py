@@ -1,0 +1,118 @@
+"""Padding changes nothing: neither the loss, nor the gradients, nor the metrics, whatever stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shared.batch import Batch
+from tests import support
+from tests.properties.helpers import build
+from train.joint import JointModel, Params, clean
+from train.losses import loss_weights
+from train.metrics import METRIC_NAMES, batch_sums, named_metrics
+from train.step import loss_and_prediction
+
+MOLECULES = [[6, 8, 8], [7, 1, 1]]
+CHARGES = [0.0, 1.0]
+# Cutoffs that leave out some pairs.
+CUTOFFS = (2.0, 2.3)
+CONFIG: dict[str, Any] = {"physnet_cutoff": CUTOFFS[0], "dcmnet_cutoff": CUTOFFS[1], "mix_coulomb_energy": True}
+
+
+def make(molecules: list[list[int]] = MOLECULES, **padding: Any) -> Batch:
+    """Always the same molecules, padded as asked."""
+    rng = np.random.default_rng(3)
+    return support.random_batch(rng, molecules, cutoffs=CUTOFFS, total_charge=CHARGES[: len(molecules)], **padding)
+
+
+class Evaluated:
+    """A model with weights, and its jitted loss, gradient and metric sums."""
+
+    def __init__(self) -> None:
+        batch = make()
+        self.model: JointModel
+        self.params: Params
+        self.model, self.params, self.predict = build(batch, **CONFIG)
+        weights = loss_weights(support.small_config(**CONFIG))
+
+        def evaluate(params: Params, batch: Batch) -> Any:
+            batch = clean(batch)
+            gradient_of = jax.value_and_grad(loss_and_prediction, has_aux=True)
+            (loss, (losses, prediction)), gradient = gradient_of(params, batch, self.model, weights)
+            return loss, losses, gradient, batch_sums(prediction, batch, losses, point_charges=True)
+
+        self.evaluate: Callable[[Params, Batch], Any] = jax.jit(evaluate)
+        self.plain = jax.device_get(self.evaluate(self.params, batch))
+
+
+@pytest.fixture(scope="module")
+def evaluated() -> Evaluated:
+    return Evaluated()
+
+
+def poisoned(value: float) -> Batch:
+    """60-atom padding, and garbage in every place that does not count."""
+    batch = make(atoms=60, padded_grid=50, extra_molecules=2, extra_edges=7, poison=value)
+    real = np.arange(batch.physnet_dst.shape[1]) < batch.physnet_n_edges[:, None]
+    real_dcm = np.arange(batch.dcmnet_dst.shape[1]) < batch.dcmnet_n_edges[:, None]
+    assert not real.all(axis=1).any()
+    numbers, n_edges = batch.atomic_numbers.copy(), batch.physnet_n_edges.copy()
+    numbers[2:], n_edges[2:] = 6, 5  # molecules that are masked
+    return batch._replace(
+        atomic_numbers=numbers,
+        physnet_dst=np.where(real, batch.physnet_dst, 1_000_000).astype(np.int32),
+        physnet_src=np.where(real, batch.physnet_src, -9).astype(np.int32),
+        dcmnet_src=np.where(real_dcm, batch.dcmnet_src, 1_000_000).astype(np.int32),
+        physnet_n_edges=n_edges,
+    )
+
+
+@pytest.mark.parametrize("poison", [1e30, np.nan, np.inf])
+def test_padding_changes_neither_loss_nor_gradients_nor_metrics(evaluated: Evaluated, poison: float) -> None:
+    loss, losses, gradient, sums = evaluated.plain
+    other_loss, other_losses, other_gradient, other_sums = evaluated.evaluate(evaluated.params, poisoned(poison))
+    assert loss > 0.01
+    np.testing.assert_allclose(other_loss, loss, rtol=1e-10)
+    for name, term in losses._asdict().items():
+        assert term > 0, name
+        np.testing.assert_allclose(getattr(other_losses, name), term, rtol=1e-10, err_msg=name)
+    flat, other_flat = jax.tree.leaves_with_path(gradient), jax.tree.leaves(other_gradient)
+    largest = max(np.abs(leaf).max() for _, leaf in flat)
+    assert largest > 0
+    for (path, leaf), other in zip(flat, other_flat, strict=True):
+        np.testing.assert_allclose(other, leaf, rtol=1e-8, atol=1e-10 * largest, err_msg=str(path))
+    metrics, other_metrics = named_metrics(sums), named_metrics(other_sums)
+    assert set(metrics) == set(METRIC_NAMES)
+    for name, value in metrics.items():
+        assert value > 0, name
+        assert other_metrics[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_a_molecule_in_a_batch_is_predicted_as_alone(evaluated: Evaluated) -> None:
+    together = jax.device_get(evaluated.predict(evaluated.params, make(atoms=5)))
+    # The same random numbers give the first molecule again.
+    alone = jax.device_get(evaluated.predict(evaluated.params, make(MOLECULES[:1])))
+    n = len(MOLECULES[0])
+    for name in ("energy", "dipole", "dipole_dcm", "esp"):
+        np.testing.assert_allclose(getattr(together, name)[0], getattr(alone, name)[0], rtol=1e-10, err_msg=name)
+    for name in ("forces", "charges", "dcm_charges", "dcm_sites"):
+        first = getattr(together, name)[0]
+        np.testing.assert_allclose(first[:n], getattr(alone, name)[0], rtol=1e-10, atol=1e-12, err_msg=name)
+        np.testing.assert_array_equal(first[n:], 0.0, err_msg=name)
+
+
+def test_molecules_do_not_interact(evaluated: Evaluated) -> None:
+    batch = clean(make())
+
+    def first_energy(positions: jax.Array) -> jax.Array:
+        return evaluated.model.apply(evaluated.params, batch._replace(positions=positions)).energy[0]
+
+    gradient = np.asarray(jax.jit(jax.grad(first_energy))(jnp.asarray(batch.positions)))
+    assert np.abs(gradient[0]).max() > 1e-3
+    np.testing.assert_array_equal(gradient[1], 0.0)

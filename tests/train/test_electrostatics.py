@@ -1,0 +1,193 @@
+"""Coulomb's law, dipoles, cutoffs and the radial basis against plain numpy in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import ase
+import ase.units
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import support
+from train.electrostatics import (
+    centers_of_mass,
+    damped_coulomb_energy,
+    damped_inverse_distance,
+    dipole,
+    distributed_coulomb_energy,
+    electrostatic_potential,
+    polynomial_cutoff,
+)
+from train.joint import build_model, clean
+from train.physnet import radial_basis
+
+K_E = 14.399645  # eV·Å, typed from the literature
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def test_potential_of_a_unit_charge_one_bohr_away_is_one_hartree() -> None:
+    charge, site = jnp.ones((1, 1)), jnp.zeros((1, 1, 3))
+    grid = jnp.asarray([[[ase.units.Bohr, 0.0, 0.0], [0.0, 0.0, 1.0]]])
+    np.testing.assert_allclose(electrostatic_potential(charge, site, grid)[0], [1.0, 0.529177], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_potential_is_the_direct_sum(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    charges, sites = rng.normal(size=(2, 5)), rng.normal(size=(2, 5, 3))
+    grid = 5.0 + rng.normal(size=(2, 7, 3))
+    expected = np.zeros((2, 7))
+    for b, g, k in np.ndindex(2, 7, 5):
+        expected[b, g] += charges[b, k] / (np.linalg.norm(grid[b, g] - sites[b, k]) / ase.units.Bohr)
+    result = electrostatic_potential(*(jnp.asarray(x, dtype) for x in (charges, sites, grid)))
+    np.testing.assert_allclose(result, expected, rtol=1e-4 if dtype == "float32" else 1e-12)
+
+
+def test_potential_and_gradient_on_top_of_a_charge_are_finite() -> None:
+    def potential(sites: jax.Array) -> jax.Array:
+        return electrostatic_potential(jnp.ones((1, 1)), sites, jnp.zeros((1, 1, 3))).sum()
+
+    value, gradient = jax.value_and_grad(potential)(jnp.zeros((1, 1, 3)))
+    assert value > 100.0
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+def test_dipole_of_a_neutral_molecule_does_not_depend_on_the_origin() -> None:
+    rng = np.random.default_rng(1)
+    charges, sites = rng.normal(size=(1, 4)), rng.normal(size=(1, 4, 3))
+    charges -= charges.mean()
+    first = dipole(jnp.asarray(charges), jnp.asarray(sites), jnp.zeros((1, 3)))
+    second = dipole(jnp.asarray(charges), jnp.asarray(sites), jnp.full((1, 3), 9.0))
+    np.testing.assert_allclose(first, (charges[0, :, None] * sites[0]).sum(axis=0)[None], rtol=1e-12)
+    np.testing.assert_allclose(second, first, atol=1e-12)
+
+
+def test_both_dipoles_of_an_ion_are_about_the_centre_of_mass() -> None:
+    rng = np.random.default_rng(2)
+    molecules = [[8, 1], [7, 1, 1, 1, 1]]
+    batch = support.random_batch(rng, molecules, atoms=6, total_charge=[-1.0, 1.0])
+    batch = batch._replace(positions=batch.positions + 4.0)  # padding too: it must not count
+    centers = np.stack(
+        [
+            ase.Atoms(numbers, positions=positions[: len(numbers)]).get_center_of_mass()
+            for numbers, positions in zip(molecules, batch.positions, strict=True)
+        ]
+    )
+    np.testing.assert_allclose(centers_of_mass(jnp.asarray(batch.positions), batch.atomic_numbers), centers, rtol=1e-12)
+    model = build_model(support.small_config())
+    params = jax.jit(model.init)(jax.random.key(0), batch)
+    prediction = jax.device_get(jax.jit(lambda p, b: model.apply(p, clean(b)))(params, batch))
+    for i, numbers in enumerate(molecules):
+        n = len(numbers)
+        arms = batch.positions[i, :n] - centers[i]
+        expected = (prediction.charges[i, :n, None] * arms).sum(axis=0)
+        np.testing.assert_allclose(prediction.dipole[i], expected, rtol=1e-6, atol=1e-6)
+        arms = prediction.dcm_sites[i, :n] - centers[i]
+        expected = (prediction.dcm_charges[i, :n, :, None] * arms).sum(axis=(0, 1))
+        np.testing.assert_allclose(prediction.dipole_dcm[i], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_polynomial_cutoff_ends_smoothly() -> None:
+    def phi(r: jax.Array) -> jax.Array:
+        return polynomial_cutoff(r, 6.0)
+
+    assert phi(jnp.asarray(0.0)) == 1.0
+    np.testing.assert_allclose(phi(jnp.asarray(3.0)), 0.5, rtol=1e-12)
+    r = jnp.asarray(6.0 - 1e-7)
+    for function in (phi, jax.grad(phi), jax.grad(jax.grad(phi))):
+        assert abs(function(r)) < 1e-6
+        assert function(jnp.asarray(6.5)) == 0.0
+    distances = np.linspace(0.0, 6.0, 50)
+    assert (np.diff(phi(jnp.asarray(distances))) <= 0.0).all()
+
+
+def test_damped_kernel_is_coulombs_law_beyond_half_the_cutoff() -> None:
+    far = np.linspace(3.0, 12.0, 20)
+    np.testing.assert_allclose(damped_inverse_distance(jnp.asarray(far), 6.0), 1.0 / far, rtol=1e-12)
+    near = np.asarray(damped_inverse_distance(jnp.asarray([1e-4, 0.3, 1.0]), 6.0))
+    assert (near < 1.0 / np.array([1e-4, 0.3, 1.0])).all()
+    np.testing.assert_allclose(near[0], 1.0, rtol=1e-3)  # 1/√(r² + 1) at 0
+
+
+def damped(r: float, cutoff: float) -> float:
+    x = min(2.0 * r / cutoff, 1.0)
+    switch = 1.0 - 6.0 * x**5 + 15.0 * x**4 - 10.0 * x**3
+    return switch / math.sqrt(r * r + 1.0) + (1.0 - switch) / r
+
+
+def test_damped_coulomb_energy_is_the_sum_over_pairs() -> None:
+    rng = np.random.default_rng(3)
+    counts, cutoff = [4, 2, 1, 0], 3.0
+    charges, positions = rng.normal(size=(4, 5)), 1.5 * rng.normal(size=(4, 5, 3))
+    mask = np.arange(5) < np.array(counts)[:, None]
+    expected = np.zeros(4)
+    for b, n in enumerate(counts):
+        for i in range(n):
+            for j in range(i):
+                r = np.linalg.norm(positions[b, i] - positions[b, j])
+                expected[b] += K_E * charges[b, i] * charges[b, j] * damped(r, cutoff)
+    result = damped_coulomb_energy(jnp.asarray(charges), jnp.asarray(positions), jnp.asarray(mask), cutoff)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+def test_distributed_coulomb_energy_leaves_out_charges_of_the_same_atom() -> None:
+    rng = np.random.default_rng(4)
+    counts = [4, 1, 2]
+    charges, sites = rng.normal(size=(3, 4, 3)), 2.0 * rng.normal(size=(3, 4, 3, 3))
+    mask = np.arange(4) < np.array(counts)[:, None]
+    expected = np.zeros(3)
+    for b, n in enumerate(counts):
+        for i in range(n):
+            for j in range(i):
+                for k, m in np.ndindex(3, 3):
+                    r = np.linalg.norm(sites[b, i, k] - sites[b, j, m])
+                    expected[b] += K_E * charges[b, i, k] * charges[b, j, m] / r
+    result = distributed_coulomb_energy(jnp.asarray(charges), jnp.asarray(sites), jnp.asarray(mask))
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+def test_radial_basis_is_the_published_one() -> None:
+    cutoff, num = 6.0, 5
+    distances = np.array([0.4, 1.1, 2.0, 5.9, 6.0, 8.0])
+    expected = np.zeros((len(distances), num))
+    start = math.exp(-cutoff)
+    for p, r in enumerate(distances):
+        x = min(r / cutoff, 1.0)
+        phi = 1.0 - 6.0 * x**5 + 15.0 * x**4 - 10.0 * x**3
+        for k in range(num):
+            center = start + k * (1.0 - start) / (num - 1)
+            expected[p, k] = phi * math.exp(-((2.0 / num * (1.0 - start)) ** -2) * (math.exp(-r) - center) ** 2)
+    np.testing.assert_allclose(radial_basis(jnp.asarray(distances), num, cutoff), expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("n_dcm", [1, 2, 3, 4])
+def test_x_y_z_of_different_charges_do_not_mix(n_dcm: int) -> None:
+    """Every single charge of a molecule in a plane has a displacement in that plane, and turns with the molecule.
+
+    Mixed components of different charges would leave the plane: z of each displacement vanishes by symmetry.
+    """
+    rng = np.random.default_rng(5)
+    batch = support.random_batch(rng, [[6, 8, 1, 7]])
+    flat = batch.positions * [1.0, 1.0, 0.0]
+    model = build_model(support.small_config(physnet_iterations=1, dcmnet_iterations=1, n_dcm=n_dcm))
+    params = jax.jit(model.init)(jax.random.key(1), batch)
+    params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), params)
+    sites_of = jax.jit(lambda positions: model.apply(params, clean(batch._replace(positions=positions))).dcm_sites)
+    offsets = np.asarray(sites_of(flat))[0] - flat[0][:, None]
+    assert np.linalg.norm(offsets, axis=-1).min() > 1e-6
+    np.testing.assert_allclose(offsets[..., 2], 0.0, atol=1e-12)
+    # x → y → z → x is a rotation: the same numbers, moved one place within each charge.
+    turned = np.roll(flat, 1, axis=-1)
+    np.testing.assert_allclose(
+        np.asarray(sites_of(turned))[0] - turned[0][:, None], np.roll(offsets, 1, axis=-1), atol=1e-10
+    )

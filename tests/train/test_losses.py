@@ -1,0 +1,148 @@
+"""Losses and metrics against loops over the real entries."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import ase.units
+import jax
+import numpy as np
+import pytest
+
+from shared.batch import Batch
+from tests import support
+from train.joint import Prediction, clean
+from train.losses import LossWeights, joint_loss
+from train.metrics import METRIC_NAMES, add_sums, batch_sums, named_metrics, zero_sums
+
+WEIGHTS = LossWeights(energy=2.0, forces=3.0, dipole=5.0, esp=7.0, mono=11.0, dipole_source="physnet")
+MOLECULES = [[6, 8, 8], [8, 1], [2]]
+DEBYE = 0.20819434  # e·Å
+KCAL_PER_MOL = 627.5095  # in one Hartree
+BOHR = 0.529177210
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    rng = np.random.default_rng(0)
+    made = support.random_batch(
+        rng, MOLECULES, atoms=5, grid=9, padded_grid=12, extra_molecules=2, dtype="float32", poison=np.nan
+    )
+    mask = made.esp_mask.copy()
+    mask[0, 2:5] = False  # different numbers of points, and a molecule without any
+    mask[2] = False
+    return made._replace(esp_mask=mask)
+
+
+@pytest.fixture(scope="module")
+def prediction(batch: Batch) -> Prediction:
+    """Random, but in the padding too: what a model says of padding must not count."""
+    rng = np.random.default_rng(1)
+    size, atoms, grid = *batch.atomic_numbers.shape, batch.grid.shape[1]
+    shapes = {
+        "energy": (size,),
+        "forces": (size, atoms, 3),
+        "charges": (size, atoms),
+        "dcm_charges": (size, atoms, 2),
+        "dcm_sites": (size, atoms, 2, 3),
+        "dipole": (size, 3),
+        "dipole_dcm": (size, 3),
+        "esp": (size, grid),
+    }
+    values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    # Charges of padding are zero by contract: their potential is summed over all places.
+    values["charges"] = np.where(batch.atomic_numbers > 0, values["charges"], 0.0).astype(np.float32)
+    return Prediction(**values)
+
+
+def expected_terms(prediction: Prediction, batch: Batch, source: str) -> dict[str, float]:
+    energy, forces, dipole, esp, mono = [], [], [], [], []
+    for b, numbers in enumerate(MOLECULES):
+        energy.append(float(prediction.energy[b] - batch.energy[b]) ** 2)
+        fitted = prediction.dipole if source == "physnet" else prediction.dipole_dcm
+        dipole += [float(fitted[b, x] - batch.dipole[b, x]) ** 2 for x in range(3)]
+        for i in range(len(numbers)):
+            forces += [float(prediction.forces[b, i, x] - batch.forces[b, i, x]) ** 2 for x in range(3)]
+            mono.append(float(prediction.dcm_charges[b, i].sum() - prediction.charges[b, i]) ** 2)
+        points = [float(prediction.esp[b, g] - batch.esp[b, g]) ** 2 for g in range(9) if batch.esp_mask[b, g]]
+        if points:
+            esp.append(np.mean(points))
+    terms = {"energy": energy, "forces": forces, "dipole": dipole, "esp": esp, "mono": mono}
+    return {name: 0.5 * float(np.mean(values)) for name, values in terms.items()}
+
+
+@pytest.mark.parametrize("source", ["physnet", "dcmnet"])
+def test_joint_loss(batch: Batch, prediction: Prediction, source: Literal["physnet", "dcmnet"]) -> None:
+    weights = dataclasses.replace(WEIGHTS, dipole_source=source)
+    with jax.numpy_rank_promotion("raise"):
+        losses = joint_loss(prediction, clean(batch), weights)
+    expected = expected_terms(prediction, batch, source)
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(losses, name), value, rtol=1e-5, err_msg=name)
+    total = 2 * expected["energy"] + 3 * expected["forces"] + 5 * expected["dipole"] + 7 * expected["esp"]
+    np.testing.assert_allclose(losses.total, total + 11 * expected["mono"], rtol=1e-5)
+
+
+def test_perfect_prediction_has_no_loss(batch: Batch, prediction: Prediction) -> None:
+    cleaned = clean(batch)
+    perfect = prediction._replace(
+        energy=cleaned.energy,
+        forces=cleaned.forces,
+        dipole=cleaned.dipole,
+        dipole_dcm=cleaned.dipole,
+        esp=cleaned.esp,
+        charges=prediction.dcm_charges.sum(axis=-1),
+    )
+    assert float(joint_loss(perfect, cleaned, WEIGHTS).total) == 0.0
+
+
+def test_a_batch_without_molecules_has_no_loss(batch: Batch, prediction: Prediction) -> None:
+    empty = clean(batch._replace(molecule_mask=np.zeros_like(batch.molecule_mask)))
+    assert float(joint_loss(prediction, empty, WEIGHTS).total) == 0.0
+
+
+def test_metrics_in_their_units(batch: Batch, prediction: Prediction) -> None:
+    with jax.numpy_rank_promotion("raise"):
+        cleaned = clean(batch)
+        losses = joint_loss(prediction, cleaned, WEIGHTS)
+        sums = batch_sums(prediction, cleaned, losses, point_charges=True)
+        named = named_metrics(add_sums(zero_sums(), sums))
+    lists: dict[str, list[Any]] = {name: [] for name in METRIC_NAMES}
+    for b, numbers in enumerate(MOLECULES):
+        lists["energy_mae_ev"].append(abs(prediction.energy[b] - batch.energy[b]))
+        lists["dipole_mae_debye"] += list(np.abs(prediction.dipole[b] - batch.dipole[b]) / DEBYE)
+        lists["dipole_dcm_mae_debye"] += list(np.abs(prediction.dipole_dcm[b] - batch.dipole[b]) / DEBYE)
+        for i in range(len(numbers)):
+            lists["forces_mae_ev_per_angstrom"] += list(np.abs(prediction.forces[b, i] - batch.forces[b, i]))
+            lists["monopole_mae_e"].append(abs(prediction.dcm_charges[b, i].sum() - prediction.charges[b, i]))
+        squares, point_squares = [], []
+        for g in np.flatnonzero(batch.esp_mask[b]):
+            squares.append((prediction.esp[b, g] - batch.esp[b, g]) ** 2)
+            potential = sum(
+                prediction.charges[b, i] * BOHR / np.linalg.norm(batch.grid[b, g] - batch.positions[b, i])
+                for i in range(len(numbers))
+            )
+            point_squares.append((potential - batch.esp[b, g]) ** 2)
+        if squares:
+            lists["esp_rmse_kcal_per_mol_e"].append(np.mean(squares))
+            lists["esp_rmse_point_charges_kcal_per_mol_e"].append(np.mean(point_squares))
+    expected = {name: float(np.mean(values)) for name, values in lists.items() if values}
+    for name in ("esp_rmse_kcal_per_mol_e", "esp_rmse_point_charges_kcal_per_mol_e"):
+        expected[name] = KCAL_PER_MOL * np.sqrt(expected[name])
+    expected["loss"] = float(losses.total)
+    assert set(named) == set(METRIC_NAMES)
+    for name, value in named.items():
+        assert value == pytest.approx(expected[name], rel=1e-5), name
+    assert pytest.approx(ase.units.Debye, rel=1e-6) == DEBYE
+
+
+def test_metrics_average_over_molecules_not_batches(batch: Batch, prediction: Prediction) -> None:
+    """A batch of three and a batch of one weigh three to one."""
+    cleaned = clean(batch)
+    one = clean(batch._replace(molecule_mask=np.arange(5) == 1))
+    sums = [batch_sums(prediction, b, joint_loss(prediction, b, WEIGHTS), point_charges=False) for b in (cleaned, one)]
+    named = named_metrics(add_sums(*sums))
+    errors = np.abs(prediction.energy - batch.energy)
+    assert named["energy_mae_ev"] == pytest.approx((errors[:3].sum() + errors[1]) / 4, rel=1e-5)
+    assert "esp_rmse_point_charges_kcal_per_mol_e" not in named
