@@ -159,6 +159,7 @@ CASES: dict[str, tuple[Edit, list[str]]] = {
     "R NaN": (put(0, "R", (3, 1, 2), np.nan), [EFD, "'R'", "nan", "row 3", "(3, 1, 2)"]),
     "F infinite": (put(0, "F", (4, 0, 0), -np.inf), [EFD, "'F'", "-inf", "row 4"]),
     "E NaN": (put(0, "E", 7, np.nan), [EFD, "'E'", "nan", "row 7"]),
+    "E beyond float32": (put(0, "E", 7, 1e39), [EFD, "'E'", "1e+39", "row 7"]),
     "Dxyz NaN": (put(0, "Dxyz", (2, 1), np.nan), [EFD, "nan", "row 2"]),
     "Q NaN": (lambda efd, esp: efd.update(Q=np.where(np.arange(10) == 6, np.nan, 0)), [EFD, "'Q'", "nan", "row 6"]),
     "R of the ESP file NaN": (put(1, "R", (3, 1, 2), np.nan), [ESP, "'R'", "nan", "row 3"]),
