@@ -70,11 +70,11 @@ class DigestCache:
         return digest
 
     def save(self) -> None:
-        """Write the memory, if it changed and the folder can be written (a shared cache may be read-only)."""
+        """Write the memory, if it changed and can be written (a shared cache may be read-only, a disk full)."""
         if not self._dirty:
             return
         known = {key: entry for key, entry in self._known.items() if Path(key).exists()}
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):
             write_atomically(self._path, json.dumps(known, indent=1).encode())
             self._dirty = False
 

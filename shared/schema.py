@@ -50,12 +50,14 @@ FRAME_ARRAYS: dict[str, ArraySpec] = {
     "row": ArraySpec((), "int64", "-", "-", "row in the split's input files, counted through them in order"),
 }
 
+_EDGE_AXES: tuple[tuple[str, Axis], ...] = (("physnet", "physnet_edges"), ("dcmnet", "dcmnet_edges"))
+
 EDGE_ARRAYS: dict[str, ArraySpec] = {
     f"{network}_{name}": spec
-    for network in ("physnet", "dcmnet")
+    for network, axis in _EDGE_AXES
     for name, spec in {
-        "dst": ArraySpec((f"{network}_edges",), "int32", "-", "atoms - 1", "receiving atom"),  # type: ignore[arg-type]
-        "src": ArraySpec((f"{network}_edges",), "int32", "-", "atoms - 1", "sending atom"),  # type: ignore[arg-type]
+        "dst": ArraySpec((axis,), "int32", "-", "atoms - 1", "receiving atom"),
+        "src": ArraySpec((axis,), "int32", "-", "atoms - 1", "sending atom"),
         "n_edges": ArraySpec((), "int32", "-", "-", "number of real edges"),
     }.items()
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 from ase import units as _ase
 
 BOHR_IN_ANGSTROM: float = _ase.Bohr
-ANGSTROM_IN_BOHR: float = 1.0 / _ase.Bohr
 HARTREE_IN_EV: float = _ase.Hartree
 DEBYE_IN_E_ANGSTROM: float = _ase.Debye
 E_BOHR_IN_E_ANGSTROM: float = _ase.Bohr

@@ -1,4 +1,4 @@
-"""Edges of a batch on the device: flat indices, displacement vectors, and a mask for the padding."""
+"""Edges of a batch on the device: flat indices and displacement vectors, padding out of reach."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ Array = jax.Array
 
 
 class Edges(NamedTuple):
-    """P = B·E directed edges of a batch over its N = B·A atoms, sorted by dst."""
+    """P = B·E directed edges of a batch over its N = B·A atoms, sorted by dst; padding lies beyond the cutoff."""
 
     dst_idx: Array  # (P,) int32
     src_idx: Array  # (P,) int32
-    mask: Array  # (P,) bool, False for padding
     displacements: Array  # (P, 3) Å, r_src - r_dst; a constant beyond the cutoff for padding
 
 
@@ -42,11 +41,10 @@ def batch_edges(positions: Array, dst: Array, src: Array, n_edges: Array, cutoff
     # Padding points to the molecule's last place, so that dst stays sorted over the whole batch.
     dst_idx = (jnp.where(real, dst, atoms - 1) + first_atom).reshape(-1)
     src_idx = (jnp.where(real, src, atoms - 1) + first_atom).reshape(-1)
-    mask = real.reshape(-1)
     flat = positions.reshape(-1, 3)
     beyond = jnp.asarray([2.0 * cutoff, 0.0, 0.0], positions.dtype)
-    displacements = jnp.where(mask[:, None], flat[src_idx] - flat[dst_idx], beyond[None, :])
-    return Edges(dst_idx, src_idx, mask, displacements)
+    displacements = jnp.where(real.reshape(-1, 1), flat[src_idx] - flat[dst_idx], beyond[None, :])
+    return Edges(dst_idx, src_idx, displacements)
 
 
 def pair_distances(positions: Array, atom_mask: Array) -> tuple[Array, Array]:
