@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from preprocess.config import PreprocessConfig
-from preprocess.load import find_pairs
-from preprocess.report import describe
+from preprocess.decide import Decision, decide
+from preprocess.load import PairFiles, find_pairs
 from shared import cache, config_io
 from shared.errors import run_program
 
@@ -29,43 +29,49 @@ def preprocess(config: PreprocessConfig) -> None:
     Raises:
         UserError: bad input.
     """
-    # Imported here: h5py and numba cost more to import than a no-op takes.
-    from preprocess.frames import build_frames, frames_recipe
-
     start = time.perf_counter()
     cache_dir = Path(config.cache_dir)
-    pairs = find_pairs(config)
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    files = [PairFiles(pair) for pair in find_pairs(config)]
     digests = cache.digest_cache(cache_dir)
-    recipe = frames_recipe(pairs, config, digests)
-    frames_folder = cache.stage_folder(cache_dir, "frames", recipe.digest)
-    edges_folder = cache.stage_folder(
-        cache_dir, "edges", cache.edges_digest(recipe.digest, config.physnet_cutoff, config.dcmnet_cutoff)
-    )
-    frames_done = not config.force and cache.is_intact(frames_folder, digests)
-    if not frames_done:
-        build_frames(frames_folder, pairs, recipe, config)
-    frames = cache.read_manifest(frames_folder)
-    assert frames is not None
-    edges_done = not config.force and cache.is_intact(edges_folder, digests)
-    if not edges_done:
-        from preprocess.edge_stage import build_edge_shards
-
-        build_edge_shards(
-            edges_folder, frames_folder, frames, config.physnet_cutoff, config.dcmnet_cutoff, config.workers
-        )
-    edges = cache.read_manifest(edges_folder)
-    assert edges is not None
-    cache.write_current(cache_dir, recipe.digest)
-    digests.save()
-    if frames_done and edges_done:
-        samples = sum(split["samples"] for split in frames["splits"].values())
-        print(f"preprocess: up to date, {samples:,} samples in {frames_folder} and {edges_folder}")
+    decision = decide(files, config, digests)
+    if config.dry_run:
+        _say_what_would_be(decision, cache_dir)
         return
-    print(
-        f"preprocess: frames {'unchanged' if frames_done else 'built'}, edges {'unchanged' if edges_done else 'built'}"
-    )
-    print(describe(frames, edges, (frames_folder, edges_folder), time.perf_counter() - start))
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    if decision.why_frames or decision.why_edges:
+        # Imported here: numba costs more to import than a no-op takes.
+        from preprocess.build import build
+        from preprocess.stage import lock_cache
+
+        with lock_cache(cache_dir):
+            # The run that held the lock may have built what is wanted.
+            digests = cache.digest_cache(cache_dir)
+            decision = decide(files, config, digests)
+            if decision.why_frames or decision.why_edges:
+                decision = build(files, config, decision, digests, start)
+            else:
+                _say_up_to_date(decision, cache_dir)
+            cache.write_current(cache_dir, decision.frames_digest, decision.edges_digest)
+    else:
+        cache.write_current(cache_dir, decision.frames_digest, decision.edges_digest)
+        _say_up_to_date(decision, cache_dir)
+    digests.save()
+
+
+def _say_up_to_date(decision: Decision, cache_dir: Path) -> None:
+    folder = decision.frames_folder(cache_dir)
+    manifest = cache.read_manifest(folder)
+    assert manifest is not None
+    samples = sum(split["samples"] for split in manifest["splits"].values())
+    print(f"preprocess: up to date, {samples:,} samples in {folder} and {decision.edges_folder(cache_dir)}")
+
+
+def _say_what_would_be(decision: Decision, cache_dir: Path) -> None:
+    for stage, folder, why in (
+        ("frames", decision.frames_folder(cache_dir), decision.why_frames),
+        ("edges", decision.edges_folder(cache_dir), decision.why_edges),
+    ):
+        print(f"{stage}: " + (f"would be built in {folder}: {why}" if why else f"up to date in {folder}"))
 
 
 if __name__ == "__main__":

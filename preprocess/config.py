@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.config_io import PositiveInt, SharedConfig
+from shared.config_io import Positive, PositiveInt, SharedConfig
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,29 @@ class PreprocessConfig(SharedConfig):
     dipole_unit: Literal["debye", "e-angstrom", "au"] = "debye"
     """Unit of Dxyz (or D)."""
 
-    max_buckets: PositiveInt = 3
+    max_buckets: PositiveInt = 4
     """Most shapes that molecules are padded to; each one is compiled once in training."""
 
     min_bucket_size: PositiveInt = 128
-    """Fewest molecules for a bucket of its own."""
+    """Fewest training molecules for a bucket of its own: at least a batch."""
+
+    chunk_mib: Positive = 32.0
+    """Input handled at a time, MiB: bounds memory, and the size of a shard."""
+
+    checks: Literal["stop", "warn", "off"] = "stop"
+    """Look for mistakes in a sample of the data: stop at errors, only warn, or do not look."""
+
+    refit: bool = False
+    """Choose buckets and reference energies anew, where files were only appended."""
 
     force: bool = False
     """Rebuild everything, even what is up to date."""
 
+    dry_run: bool = False
+    """Say what would be rebuilt and why, and do nothing."""
+
     workers: Annotated[int, Field(ge=0)] = 0
-    """Threads for the edge lists (0 = all cores)."""
+    """Worker processes of a local Dask cluster (0 = threads of this process)."""
+
+    scheduler: str = ""
+    """Address of a Dask scheduler that is already there, for work on several machines."""

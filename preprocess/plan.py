@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,81 +17,105 @@ ATOM_COST = 1000.0
 """Cost of an edge and of an atom in a training step, in units of one (grid point, atom) pair: measured on CO2
 (6 edges, 3 atoms, 440 points: the ESP takes 10-20 % of a step). Only their rough size matters."""
 
-BUCKET_COST = 0.03
-"""Share of the whole cost that another bucket has to save: it is compiled once more, and fills one more last batch."""
+BUCKET_COST = 0.02
+"""Share of the unbucketed cost that another bucket has to save: it is compiled once more, and fills one more last
+batch."""
+
+_MOST_ATOM_LEVELS = 48
+_MOST_GRID_LEVELS = 64
+"""The search is exact up to so many different sizes of each kind; beyond, sizes are rounded up to as many levels."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Bucket shapes, and the bucket of every molecule."""
+    """Bucket shapes in ascending order: each holds whatever those before it hold."""
 
     shapes: list[FrameShape]
-    bucket: np.ndarray  # (n,) int64
 
-
-def choose_buckets(n_atoms: np.ndarray, n_grid: np.ndarray, max_buckets: int, min_size: int) -> Plan:
-    """Split molecules into at most ``max_buckets`` groups of least padded cost, none smaller than ``min_size``.
-
-    A further group has to save BUCKET_COST of the whole.
-    Molecules are put in order of (atoms, grid points), or of (grid points, atoms), and the best contiguous
-    groups are found exactly by dynamic programming; the cheaper of the two orders wins.
-
-    Args:
-        n_atoms: (n,) real atoms.
-        n_grid: (n,) real grid points.
-        max_buckets: most groups.
-        min_size: fewest molecules of a group (a single group may be smaller).
-    """
-    grid = np.maximum(-(-n_grid // GRID_MULTIPLE) * GRID_MULTIPLE, GRID_MULTIPLE)
-    cells, inverse, counts = np.unique(
-        np.stack([n_atoms, grid], axis=1), axis=0, return_inverse=True, return_counts=True
-    )
-    by_atoms = np.lexsort((cells[:, 1], cells[:, 0]))
-    by_grid = np.lexsort((cells[:, 0], cells[:, 1]))
-    candidates = []
-    for order in (by_atoms, by_grid):
-        cost, stops = _partition(cells[order], counts[order], max_buckets, min_size)
-        candidates.append((cost, order, stops))
-    _, order, stops = min(candidates, key=lambda candidate: candidate[0])
-    shapes, of_cell = [], np.empty(len(cells), dtype=np.int64)
-    start = 0
-    for index, stop in enumerate(stops):
-        members = order[start:stop]
-        atoms, points = cells[members].max(axis=0)
-        shapes.append(FrameShape(int(atoms), int(points)))
-        of_cell[members] = index
-        start = stop
-    return Plan(shapes, of_cell[inverse.reshape(-1)])
+    def assign(self, n_atoms: np.ndarray, n_grid: np.ndarray) -> np.ndarray:
+        """(n,) the first bucket that every molecule fits into; -1 where there is none."""
+        fits = np.stack([(n_atoms <= shape.atoms) & (n_grid <= shape.grid) for shape in self.shapes])
+        return np.where(fits.any(axis=0), fits.argmax(axis=0), -1)
 
 
 def sample_cost(atoms: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Cost of one molecule padded to these sizes, in units of one (grid point, atom) pair."""
+    """Cost of one molecule padded to these sizes, in units of one (grid point, atom) pair.
+
+    Every pair of atoms is taken for an edge, as it is in molecules smaller than the cutoff: buckets do not depend on
+    the cutoffs.
+    """
     return atoms * (grid + ATOM_COST + EDGE_COST * (atoms - 1))
 
 
-def _partition(cells: np.ndarray, counts: np.ndarray, max_groups: int, min_size: int) -> tuple[float, list[int]]:
-    """Cheapest split of ordered cells into contiguous groups: its cost and the end of every group."""
-    n = len(cells)
-    before = np.concatenate([[0], np.cumsum(counts)])
-    # best[k, j]: least cost of the first j cells in k groups; origin[k, j]: where the last group starts.
-    best = np.full((max_groups + 1, n + 1), np.inf)
-    origin = np.zeros((max_groups + 1, n + 1), dtype=np.int64)
-    best[0, 0] = 0.0
-    for stop in range(1, n + 1):
-        # Sizes of a group that runs from each start up to stop: maxima accumulated backwards.
-        sizes = np.maximum.accumulate(cells[:stop][::-1], axis=0)[::-1]
-        members = before[stop] - before[:stop]
-        cost = sample_cost(sizes[:, 0], sizes[:, 1]) * members
-        cost = np.where((members >= min_size) | (members == before[-1]), cost, np.inf)
-        totals = best[:-1, :stop] + cost
-        origin[1:, stop] = totals.argmin(axis=1)
-        best[1:, stop] = totals.min(axis=1)
-    with_overhead = best[:, n] + BUCKET_COST * np.arange(max_groups + 1) * best[1, n]
-    groups = int(with_overhead.argmin())
-    cost = float(with_overhead[groups])
-    stops: list[int] = []
-    stop = n
-    for k in range(groups, 0, -1):
-        stops.append(stop)
-        stop = int(origin[k, stop])
-    return cost, stops[::-1]
+def choose_buckets(
+    sizes: Mapping[tuple[int, int], int], training: Mapping[tuple[int, int], int], max_buckets: int, min_size: int
+) -> Plan:
+    """The chain of at most ``max_buckets`` shapes of least padded cost over all molecules.
+
+    A chain is ascending in both sizes; a molecule belongs to the first shape that holds it. The best chain is found
+    exactly by dynamic programming over the numbers of molecules below each (atoms, grid points). (Shapes of which
+    neither holds the other would leave molecules for a larger third; grids grow with their molecules, so such pairs
+    gain next to nothing.) A further bucket has to save BUCKET_COST of the cost without buckets.
+
+    Args:
+        sizes: (atoms, grid points) -> molecules, of all splits.
+        training: the same of the training split: no bucket holds fewer than ``min_size`` of its molecules, so that
+            it fills its batches (a single bucket may).
+        max_buckets: most shapes.
+        min_size: fewest training molecules of a bucket.
+    """
+    atoms, grid, every = _levels(sizes)
+    of_training = _counts(training, atoms, grid)
+    # Molecules that fit into each shape: a shape's own are those minus the ones of the shape before it.
+    below, below_training = (counts.cumsum(axis=0).cumsum(axis=1) for counts in (every, of_training))
+    cost = sample_cost(atoms[:, None].astype(float), grid[None, :].astype(float))
+    shape = cost.shape
+    best = np.where((below_training >= min_size) & (below > 0), cost * below, np.inf)
+    best[-1, -1] = cost[-1, -1] * below[-1, -1]
+    totals, origins = [float(best[-1, -1])], []
+    for _ in range(max_buckets - 1):
+        following = np.full(shape, np.inf)
+        origin = np.zeros(shape, dtype=np.int64)
+        for i, j in np.ndindex(shape):
+            own = below[i, j] - below[: i + 1, : j + 1]
+            own_training = below_training[i, j] - below_training[: i + 1, : j + 1]
+            total = np.where(own_training >= min_size, best[: i + 1, : j + 1] + cost[i, j] * own, np.inf)
+            where = int(total.argmin())
+            following[i, j] = total.flat[where]
+            origin[i, j] = np.ravel_multi_index(np.unravel_index(where, total.shape), shape)
+        best = following
+        totals.append(float(best[-1, -1]))
+        origins.append(origin)
+    count = int(np.argmin(np.array(totals) + BUCKET_COST * totals[0] * np.arange(max_buckets))) + 1
+    place = (shape[0] - 1, shape[1] - 1)
+    chain = [place]
+    for origin in reversed(origins[: count - 1]):
+        place = np.unravel_index(origin[place], shape)
+        chain.append(place)
+    return Plan([FrameShape(int(atoms[i]), int(grid[j])) for i, j in reversed(chain)])
+
+
+def _levels(sizes: Mapping[tuple[int, int], int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sizes that a shape may have, ascending, and the molecules of each (atoms, grid) rounded up to them."""
+    table = np.array([[a, g, n] for (a, g), n in sorted(sizes.items())], dtype=np.int64)
+    rounded = np.maximum(-(-table[:, 1] // GRID_MULTIPLE) * GRID_MULTIPLE, GRID_MULTIPLE)
+    atoms = _thinned(table[:, 0], table[:, 2], _MOST_ATOM_LEVELS)
+    grid = _thinned(rounded, table[:, 2], _MOST_GRID_LEVELS)
+    return atoms, grid, _counts(sizes, atoms, grid)
+
+
+def _thinned(values: np.ndarray, weights: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the values, about equally many molecules apart, the largest included."""
+    levels, inverse = np.unique(values, return_inverse=True)
+    if len(levels) <= most:
+        return levels
+    share = np.cumsum(np.bincount(inverse, weights)) / weights.sum()
+    chosen = np.searchsorted(share, np.arange(1, most + 1) / most - 1e-12)
+    return levels[np.unique(np.append(np.minimum(chosen, len(levels) - 1), len(levels) - 1))]
+
+
+def _counts(sizes: Mapping[tuple[int, int], int], atoms: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    counts = np.zeros((len(atoms), len(grid)), dtype=np.int64)
+    for (a, g), n in sizes.items():
+        counts[np.searchsorted(atoms, a), np.searchsorted(grid, max(g, 1))] += n
+    return counts

@@ -1,33 +1,49 @@
-"""Per-element reference energies, centres of mass, and the statistics that a manifest records."""
+"""Per-element reference energies and centres of mass."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from preprocess.survey import Composition, Moments
 from shared.elements import MASSES
 
 
-def fit_reference_energies(energy: np.ndarray, atomic_numbers: np.ndarray) -> dict[int, float]:
-    """Energy of each element that leaves the least squares of E - Σ E_ref(Z), in float64.
+def fit_reference_energies(energies: Mapping[Composition, Moments]) -> dict[int, float]:
+    """Energy of each element that leaves the least squares of E - Σ E_ref(Z) over all molecules, in float64.
 
     float32 resolves 5e-4 eV at -5,000 eV; without this shift the network could not see its own errors.
+    Molecules of one composition share their row of the least-squares problem, so one row of weight √count with
+    their mean energy stands for all of them: the solution is the same.
     Where compositions do not determine every element (only CO2, say) the solution of least norm is taken:
     predictions add back the same sums.
 
     Args:
-        energy: (n,) total energies, eV.
-        atomic_numbers: (n, atoms), 0 = padding.
+        energies: total energies (eV) of each composition.
 
     Returns:
         eV for each element that occurs.
     """
-    elements = np.unique(atomic_numbers[atomic_numbers > 0])
-    counts = np.stack([(atomic_numbers == z).sum(axis=1) for z in elements], axis=1).astype(np.float64)
-    solution = np.linalg.lstsq(counts, energy.astype(np.float64), rcond=None)[0]
-    return {int(z): float(e) for z, e in zip(elements, solution, strict=True)}
+    elements = sorted({z for composition in energies for z, _ in composition})
+    # In a fixed order, so that the last digit does not depend on which file came first.
+    ordered = sorted(energies.items())
+    counts = np.array([[dict(composition).get(z, 0) for z in elements] for composition, _ in ordered], np.float64)
+    weight = np.sqrt([moments.count for _, moments in ordered])
+    mean = np.array([moments.mean for _, moments in ordered])
+    solution = np.linalg.lstsq(counts * weight[:, None], mean * weight, rcond=None)[0]
+    return {z: float(e) for z, e in zip(elements, solution, strict=True)}
 
 
-def sum_reference_energies(reference: dict[int, float], atomic_numbers: np.ndarray) -> np.ndarray:
+def shift_energies(energies: Mapping[Composition, Moments], reference: Mapping[int, float]) -> Moments:
+    """Statistics of E - Σ E_ref(Z) over all molecules, eV."""
+    total = Moments()
+    for composition, moments in energies.items():
+        total.merge(moments.shifted(-sum(reference[z] * n for z, n in composition)))
+    return total
+
+
+def sum_reference_energies(reference: Mapping[int, float], atomic_numbers: np.ndarray) -> np.ndarray:
     """(n,) sum of the reference energies over the atoms of each molecule, eV, float64."""
     table = np.zeros(int(atomic_numbers.max(initial=0)) + 1)
     for z, energy in reference.items():
@@ -49,13 +65,3 @@ def centers_of_mass(positions: np.ndarray, atomic_numbers: np.ndarray) -> np.nda
     mass = MASSES[atomic_numbers]
     real = np.where((atomic_numbers > 0)[..., None], positions, 0.0)
     return (mass[..., None] * real).sum(axis=1) / mass.sum(axis=1)[:, None]
-
-
-def spread(values: np.ndarray) -> dict[str, float]:
-    """Mean, standard deviation, least and greatest value."""
-    return {
-        "mean": float(values.mean()),
-        "std": float(values.std()),
-        "min": float(values.min()),
-        "max": float(values.max()),
-    }

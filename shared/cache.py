@@ -2,19 +2,19 @@
 
 ``data_cache/``::
 
-    current.json            the frames that training uses: those of the latest preprocessing
+    current.json            the frames that training uses, and their edges: those of the latest preprocessing
     digests.json            remembered file digests
-    frames-<digest>/        manifest.json and one shard for each (split, bucket): independent of the cutoffs
+    surveys/                counts and statistics of every pair of input files
+    frames-<digest>/        manifest.json and one shard for each (chunk of the input, bucket); no cutoff enters
     edges-<digest>/         the same for the edge lists: one folder for each (frames, cutoffs)
+    .frames-<digest>.partial/  a stage in the making, with a journal of its finished shards
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,30 +89,14 @@ def is_intact(folder: Path, digests: DigestCache) -> bool:
     return True
 
 
-@contextmanager
-def build_stage(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill; it becomes ``folder`` when the block ends, and vanishes if the block fails."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        if folder.exists():  # damaged, or being rebuilt on request
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a stage's manifest: the last file of the stage."""
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
-def write_current(cache_dir: Path, frames_digest: str) -> None:
-    """Make these frames the ones that training uses."""
-    content = json.dumps({"frames": frames_digest}).encode()
+def write_current(cache_dir: Path, frames_digest: str, edges_digest: str) -> None:
+    """Make these frames the ones that training uses, and these the edges of the latest preprocessing."""
+    content = json.dumps({"frames": frames_digest, "edges": edges_digest}).encode()
     path = cache_dir / CURRENT
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)
@@ -120,13 +104,36 @@ def write_current(cache_dir: Path, frames_digest: str) -> None:
 
 @dataclass(frozen=True)
 class BucketArrays:
-    """One bucket of one split: its shape and its arrays (named as in :mod:`shared.schema`), mapped from the shards."""
+    """One bucket of one split: its shape and its shards, mapped; arrays are named as in :mod:`shared.schema`."""
 
     shape: BucketShape
-    arrays: dict[str, np.ndarray]
+    shards: list[dict[str, np.ndarray]]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(shard["energy"]) for shard in self.shards])
 
     def __len__(self) -> int:
-        return len(self.arrays["energy"])
+        return int(self._ends[-1])
+
+    def take(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of one array, in the order asked for, from whichever shards they lie in."""
+        if len(self.shards) == 1:
+            return self.shards[0][name][rows]
+        shard_of_row = np.searchsorted(self._ends, rows, side="right")
+        # Names have a fixed length in each shard, but not the same one in all.
+        dtype = max((shard[name].dtype for shard in self.shards), key=lambda dtype: dtype.itemsize)
+        out = np.empty((len(rows), *self.shards[0][name].shape[1:]), dtype)
+        for index in np.unique(shard_of_row):
+            mine = shard_of_row == index
+            start = self._ends[index - 1] if index else 0
+            out[mine] = self.shards[index][name][rows[mine] - start]
+        return out
+
+    def column(self, name: str) -> np.ndarray:
+        """The whole of one array: mapped where the bucket is one shard, in memory otherwise."""
+        parts = [shard[name] for shard in self.shards]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -157,19 +164,14 @@ class Cache:
 
     def load_split(self, split: Split) -> list[BucketArrays]:
         """The split's buckets that hold any molecule."""
+        shards: dict[int, list[dict[str, np.ndarray]]] = {}
+        for entry in shard_entries(self.frames_manifest):
+            if entry.split == split:
+                frames = map_shard(self.frames_folder / entry.file)
+                edges = map_shard(self.edges_folder / entry.file)
+                shards.setdefault(entry.bucket, []).append({**frames, **edges})
         shapes = self.bucket_shapes
-        edge_files = {(e.split, e.bucket): e.file for e in shard_entries(self.edges_manifest)}
-        return [
-            BucketArrays(
-                shapes[entry.bucket],
-                {
-                    **map_shard(self.frames_folder / entry.file),
-                    **map_shard(self.edges_folder / edge_files[entry.split, entry.bucket]),
-                },
-            )
-            for entry in shard_entries(self.frames_manifest)
-            if entry.split == split
-        ]
+        return [BucketArrays(shapes[bucket], parts) for bucket, parts in sorted(shards.items())]
 
 
 def open_cache(cache_dir: Path, physnet_cutoff: float, dcmnet_cutoff: float, frames_digest: str | None = None) -> Cache:
@@ -179,7 +181,7 @@ def open_cache(cache_dir: Path, physnet_cutoff: float, dcmnet_cutoff: float, fra
         UserError: nothing is preprocessed, or not at these cutoffs, or a shard is missing, truncated or altered.
     """
     if frames_digest is None:
-        frames_digest = _current_frames(cache_dir)
+        frames_digest = current_stages(cache_dir)["frames"]
     frames_folder = stage_folder(cache_dir, "frames", frames_digest)
     frames = read_manifest(frames_folder)
     if frames is None:
@@ -199,10 +201,16 @@ def open_cache(cache_dir: Path, physnet_cutoff: float, dcmnet_cutoff: float, fra
     return Cache(frames, edges, frames_folder, edges_folder)
 
 
-def _current_frames(cache_dir: Path) -> str:
+def current_stages(cache_dir: Path) -> dict[str, str]:
+    """Digests of the frames and edges of the latest preprocessing.
+
+    Raises:
+        UserError: nothing is preprocessed, or the file is damaged.
+    """
     path = cache_dir / CURRENT
     try:
-        return str(json.loads(path.read_text())["frames"])
+        content = json.loads(path.read_text())
+        return {"frames": str(content["frames"]), "edges": str(content["edges"])}
     except FileNotFoundError as error:
         raise UserError(f"{cache_dir}: no preprocessed data here; run `{REBUILD_COMMAND}` first") from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Content digests: of files, of arrays, and of settings."""
+"""Content digests of files and of settings."""
 
 from __future__ import annotations
 
@@ -9,26 +9,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import xxhash
 
 _CHUNK_BYTES = 1 << 20
 
 
 def file_digest(path: Path) -> str:
-    """BLAKE2b digest (hex) of a file's bytes, read in chunks."""
-    digest = hashlib.blake2b(digest_size=16)
+    """XXH3 digest (128 bits, hex) of a file's bytes, read in chunks.
+
+    It is to find damage, not to withstand an attacker; BLAKE2b takes longer than writing a shard does.
+    """
+    digest = xxhash.xxh3_128()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
-    return digest.hexdigest()
-
-
-def array_digest(*arrays: np.ndarray) -> str:
-    """BLAKE2b digest (hex) of arrays: their dtypes, shapes and bytes, in order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -58,16 +52,21 @@ class DigestCache:
 
     def digest(self, path: Path) -> str:
         """Digest of a file's bytes."""
-        stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        key = str(path.resolve())
-        entry = self._known.get(key)
-        if isinstance(entry, dict) and entry.get("stamp") == stamp and isinstance(entry.get("digest"), str):
+        entry = self._known.get(str(path.resolve()))
+        if isinstance(entry, dict) and entry.get("stamp") == _stamp(path) and isinstance(entry.get("digest"), str):
             return entry["digest"]
         digest = file_digest(path)
-        self._known[key] = {"stamp": stamp, "digest": digest}
-        self._dirty = True
+        self.remember(path, digest)
         return digest
+
+    def is_known(self, path: Path, digest: str) -> bool:
+        """Whether the file is the one that had this digest when it was remembered, by its stamp."""
+        return self._known.get(str(path.resolve())) == {"stamp": _stamp(path), "digest": digest}
+
+    def remember(self, path: Path, digest: str) -> None:
+        """Keep a digest that is known to be the file's."""
+        self._known[str(path.resolve())] = {"stamp": _stamp(path), "digest": digest}
+        self._dirty = True
 
     def save(self) -> None:
         """Write the memory, if it changed and can be written (a shared cache may be read-only, a disk full)."""
@@ -77,6 +76,11 @@ class DigestCache:
         with contextlib.suppress(OSError):
             write_atomically(self._path, json.dumps(known, indent=1).encode())
             self._dirty = False
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -90,3 +94,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder as durable as the files: a rename may otherwise be lost with the power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,10 +1,12 @@
-"""Edge lists of many molecules at once: numba kernels, parallel over molecules.
+"""Edge lists of many molecules at once: numba kernels that leave the interpreter free, so that threads share the work.
 
 An edge (dst, src) is a directed pair of distinct atoms of one molecule with ``|r_src - r_dst| < cutoff``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numba
@@ -19,22 +21,32 @@ class EdgeList(NamedTuple):
     n_edges: np.ndarray  # (n,) int32
 
 
-def count_edges(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float) -> np.ndarray:
+def count_edges(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float, threads: int = 1) -> np.ndarray:
     """Number of edges of every molecule.
 
     Args:
         positions: (n, atoms, 3) in Å; only the first ``n_atoms[i]`` rows of molecule i are read.
         n_atoms: (n,) real atoms.
         cutoff: Å.
+        threads: that share the molecules.
 
     Returns:
         (n,) int32.
     """
     _check(positions, n_atoms, cutoff)
-    return _count(np.ascontiguousarray(positions), n_atoms.astype(np.int64), float(cutoff) ** 2)
+    positions, n_atoms = np.ascontiguousarray(positions), n_atoms.astype(np.int64)
+    counts = np.empty(len(n_atoms), dtype=np.int32)
+
+    def count(start: int, stop: int) -> None:
+        _count(positions, n_atoms, float(cutoff) ** 2, counts, start, stop)
+
+    _share(count, len(n_atoms), threads)
+    return counts
 
 
-def build_edges(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float, capacity: int | None = None) -> EdgeList:
+def build_edges(
+    positions: np.ndarray, n_atoms: np.ndarray, cutoff: float, capacity: int | None = None, threads: int = 1
+) -> EdgeList:
     """Edge lists of every molecule, padded to ``capacity`` edges (the longest list if not given).
 
     Args:
@@ -42,20 +54,37 @@ def build_edges(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float, capac
         n_atoms: (n,) real atoms.
         cutoff: Å; pairs at exactly this distance are left out.
         capacity: padded length; padding is (atoms - 1, atoms - 1).
+        threads: that share the molecules.
 
     Raises:
         ValueError: a shape is wrong, or a molecule has more edges than ``capacity``.
     """
-    counts = count_edges(positions, n_atoms, cutoff)
+    if capacity is None:
+        capacity = int(count_edges(positions, n_atoms, cutoff, threads).max(initial=0))
+    _check(positions, n_atoms, cutoff)
+    positions, n_atoms = np.ascontiguousarray(positions), n_atoms.astype(np.int64)
+    counts = np.empty(len(n_atoms), dtype=np.int32)
+    dst = np.empty((len(n_atoms), capacity), dtype=np.int32)
+    src = np.empty_like(dst)
+
+    def fill(start: int, stop: int) -> None:
+        _fill(positions, n_atoms, float(cutoff) ** 2, dst, src, counts, start, stop)
+
+    _share(fill, len(n_atoms), threads)
     longest = int(counts.max(initial=0))
-    capacity = longest if capacity is None else capacity
     if longest > capacity:
         raise ValueError(f"molecule {int(counts.argmax())} has {longest} edges, more than the capacity {capacity}")
-    padding = positions.shape[1] - 1
-    dst = np.full((len(counts), capacity), padding, dtype=np.int32)
-    src = np.full((len(counts), capacity), padding, dtype=np.int32)
-    _fill(np.ascontiguousarray(positions), n_atoms.astype(np.int64), float(cutoff) ** 2, dst, src)
     return EdgeList(dst, src, counts)
+
+
+def _share(work: Callable[[int, int], None], n: int, threads: int) -> None:
+    if threads == 1 or n < threads:
+        work(0, n)
+        return
+    # Several times as many pieces as threads: molecules differ in size.
+    bounds = np.linspace(0, n, 8 * threads + 1).astype(int)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, bounds[:-1].tolist(), bounds[1:].tolist()))
 
 
 def _check(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float) -> None:
@@ -69,35 +98,55 @@ def _check(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float) -> None:
         raise ValueError(f"cutoff must be positive, received {cutoff}")
 
 
-@numba.njit(cache=True, inline="always")
-def _squared_distance(positions: np.ndarray, molecule: int, i: int, j: int) -> float:
-    # In float64 whatever the input: the comparison with the cutoff must not depend on the storage type.
-    dx = np.float64(positions[molecule, i, 0]) - np.float64(positions[molecule, j, 0])
-    dy = np.float64(positions[molecule, i, 1]) - np.float64(positions[molecule, j, 1])
-    dz = np.float64(positions[molecule, i, 2]) - np.float64(positions[molecule, j, 2])
-    return dx * dx + dy * dy + dz * dz
-
-
-@numba.njit(cache=True, parallel=True)
-def _count(positions: np.ndarray, n_atoms: np.ndarray, squared_cutoff: float) -> np.ndarray:
-    counts = np.zeros(positions.shape[0], dtype=np.int32)
-    for molecule in numba.prange(positions.shape[0]):
+@numba.njit(cache=True, nogil=True)
+def _count(
+    positions: np.ndarray, n_atoms: np.ndarray, squared_cutoff: float, counts: np.ndarray, start: int, stop: int
+) -> None:
+    for molecule in range(start, stop):
         count = 0
         for i in range(n_atoms[molecule]):
+            # In float64 whatever the input: the comparison with the cutoff must not depend on the storage type.
+            x = np.float64(positions[molecule, i, 0])
+            y = np.float64(positions[molecule, i, 1])
+            z = np.float64(positions[molecule, i, 2])
             for j in range(i):
-                if _squared_distance(positions, molecule, i, j) < squared_cutoff:
-                    count += 2
-        counts[molecule] = count
-    return counts
+                dx = np.float64(positions[molecule, j, 0]) - x
+                dy = np.float64(positions[molecule, j, 1]) - y
+                dz = np.float64(positions[molecule, j, 2]) - z
+                if dx * dx + dy * dy + dz * dz < squared_cutoff:
+                    count += 1
+        counts[molecule] = 2 * count
 
 
-@numba.njit(cache=True, parallel=True)
-def _fill(positions: np.ndarray, n_atoms: np.ndarray, squared_cutoff: float, dst: np.ndarray, src: np.ndarray) -> None:
-    for molecule in numba.prange(positions.shape[0]):
+@numba.njit(cache=True, nogil=True)
+def _fill(
+    positions: np.ndarray,
+    n_atoms: np.ndarray,
+    squared_cutoff: float,
+    dst: np.ndarray,
+    src: np.ndarray,
+    counts: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    capacity, padding = dst.shape[1], positions.shape[1] - 1
+    for molecule in range(start, stop):
         edge = 0
-        for i in range(n_atoms[molecule]):
-            for j in range(n_atoms[molecule]):
-                if i != j and _squared_distance(positions, molecule, i, j) < squared_cutoff:
-                    dst[molecule, edge] = i
-                    src[molecule, edge] = j
+        n = n_atoms[molecule]
+        for i in range(n):
+            x = np.float64(positions[molecule, i, 0])
+            y = np.float64(positions[molecule, i, 1])
+            z = np.float64(positions[molecule, i, 2])
+            for j in range(n):
+                dx = np.float64(positions[molecule, j, 0]) - x
+                dy = np.float64(positions[molecule, j, 1]) - y
+                dz = np.float64(positions[molecule, j, 2]) - z
+                if i != j and dx * dx + dy * dy + dz * dz < squared_cutoff:
+                    if edge < capacity:
+                        dst[molecule, edge] = i
+                        src[molecule, edge] = j
                     edge += 1
+        counts[molecule] = edge
+        for k in range(edge, capacity):
+            dst[molecule, k] = padding
+            src[molecule, k] = padding

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Part of every stage's digest: a change of layout makes new folders instead of misreading old ones."""
 
 Axis = Literal["atoms", "grid", "physnet_edges", "dcmnet_edges", "xyz"]

@@ -1,10 +1,9 @@
-"""HDF5 shards: one file for each (split, bucket, stage), fixed shapes, contiguous so that readers can map them."""
+"""HDF5 shards: one file for each (chunk of the input, bucket), contiguous, so that readers can map them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from shared.digests import DigestCache, file_digest
 from shared.errors import UserError
 
 REBUILD_COMMAND = "make preprocess"
+_ALIGNMENT = 64  # bytes: a cache line, so that mapped arrays are aligned for every dtype
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,71 @@ class ShardEntry:
         return asdict(self)
 
 
-@contextmanager
-def create_shard(path: Path, layout: Mapping[str, tuple[tuple[int, ...], str]]) -> Iterator[dict[str, h5py.Dataset]]:
-    """Datasets of a new shard to write into, in slices; closed and synced at the end.
+class ShardWriter:
+    """A new shard, written in slices of rows; complete and synced when its block ends.
 
-    Args:
-        path: the file, inside a folder that is renamed when all of the stage is complete.
-        layout: shape and dtype of every array, the sample axis included.
+    HDF5 lays the file out once, with every dataset contiguous and in its place; the rows then go straight there. That
+    takes no copy, and lets several threads write shards at once, which HDF5's own lock would not.
     """
-    # No timestamps inside, so that the same input gives the same bytes.
-    with h5py.File(path, "w", libver="v110") as shard:
-        yield {
-            name: shard.create_dataset(name, shape=shape, dtype=dtype, track_times=False)
-            for name, (shape, dtype) in layout.items()
-        }
-        shard.flush()
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+
+    def __init__(self, path: Path, layout: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        """Reserve the file.
+
+        Args:
+            path: the file, inside a folder that is renamed when all of the stage is complete.
+            layout: shape and dtype of every array, the sample axis included.
+        """
+        self._path = path
+        self._layout = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in layout.items()}
+        # No timestamps inside, so that the same input gives the same bytes.
+        with h5py.File(path, "w", libver="v110", alignment_threshold=1, alignment_interval=_ALIGNMENT) as shard:
+            for name, (shape, dtype) in layout.items():
+                plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                plist.set_obj_track_times(False)
+                plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                space = h5py.h5s.create_simple(shape)
+                kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+                h5py.h5d.create(shard.id, name.encode(), kind, space, dcpl=plist)
+        with h5py.File(path, "r") as shard:
+            # A dataset without elements has no place in the file.
+            self._offsets = {name: shard[name].id.get_offset() or 0 for name in layout}
+        self._descriptor = os.open(path, os.O_WRONLY)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def write(self, name: str, first_row: int, rows: np.ndarray) -> None:
+        """Put rows of one array in their place, converted to its dtype.
+
+        Raises:
+            ValueError: the rows do not fit the array.
+        """
+        shape, dtype = self._layout[name]
+        if rows.shape[1:] != shape[1:] or not 0 <= first_row <= first_row + len(rows) <= shape[0]:
+            raise ValueError(f"{self._path}: rows {first_row}+ of shape {rows.shape} do not fit {name!r} of {shape}")
+        content = np.ascontiguousarray(rows, dtype)
+        if not content.size:
+            return
+        view = content.reshape(-1).view(np.uint8).data
+        position = self._offsets[name] + first_row * (content.nbytes // len(content))
+        while view:
+            count = os.pwrite(self._descriptor, view, position)
+            view, position = view[count:], position + count
+
+    def __exit__(self, *failure: object) -> None:
+        try:
+            if failure[0] is None:
+                os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
+
+
+def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a whole shard at once."""
+    with ShardWriter(path, {name: (values.shape, values.dtype.str) for name, values in arrays.items()}) as shard:
+        for name, values in arrays.items():
+            shard.write(name, 0, values)
 
 
 def describe_shard(path: Path, split: str, bucket: int, samples: int) -> ShardEntry:
@@ -78,20 +126,21 @@ def verify_shard(folder: Path, entry: ShardEntry, digests: DigestCache) -> Path:
 def map_shard(path: Path) -> dict[str, np.ndarray]:
     """Every array of a shard, mapped read-only: nothing is read until it is used, and the system may drop it again.
 
+    The file is mapped once and not once for each array: the number of maps of a process is limited.
+
     Raises:
         UserError: the file is not an HDF5 file with contiguous arrays.
     """
     try:
         with h5py.File(path, "r") as shard:
-            return {name: _map_dataset(path, dataset) for name, dataset in shard.items()}
+            places = {name: (d.id.get_offset(), d.shape, d.dtype) for name, d in shard.items()}
     except OSError as error:
         raise UserError(f"{path}: not a readable HDF5 file ({error}); `{REBUILD_COMMAND}` rebuilds it") from error
-
-
-def _map_dataset(path: Path, dataset: h5py.Dataset) -> np.ndarray:
-    offset = dataset.id.get_offset()
-    if dataset.size == 0:
-        return np.zeros(dataset.shape, dataset.dtype)
-    if offset is None:
-        raise UserError(f"{path}: array {dataset.name} is not contiguous; `{REBUILD_COMMAND}` rebuilds it")
-    return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+    content = np.memmap(path, dtype=np.uint8, mode="r")
+    arrays = {}
+    for name, (offset, shape, dtype) in places.items():
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if size and offset is None:
+            raise UserError(f"{path}: array {name!r} is not contiguous; `{REBUILD_COMMAND}` rebuilds it")
+        arrays[name] = content[offset : offset + size].view(dtype).reshape(shape) if size else np.zeros(shape, dtype)
+    return arrays

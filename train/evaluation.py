@@ -65,7 +65,7 @@ def evaluate_split(steps: Steps, params: Params, loader: Loader, targets: Target
         for plan, batch in loader.stream(loader.plan()):
             sums, prediction = steps.evaluate(params, sums, batch)
             if targets is not None:
-                names = loader.buckets[plan.bucket].arrays[NAME_ARRAY]
+                names = loader.buckets[plan.bucket].take(NAME_ARRAY, np.sort(plan.rows))
                 _collect(targets, plan, batch, jax.device_get(prediction), names)
             bar.update(len(plan.rows))
     return named_metrics(sums)
@@ -124,7 +124,7 @@ def _collect(targets: Targets, plan: BatchPlan, batch: Batch, prediction: Any, n
         stride = max(1, len(reference) // _ESP_POINTS_KEPT)
         targets.add("esp", reference[::stride], predicted[::stride])
         if len(targets.molecules) < _MOLECULES_DRAWN and len(reference):
-            name = bytes(names[np.sort(plan.rows)[i]]).decode("utf-8", "replace")
+            name = bytes(names[i]).decode("utf-8", "replace")
             if name in {molecule.name for molecule in targets.molecules} and name:
                 continue
             own = atoms[i]

@@ -63,24 +63,24 @@ class Loader:
 
     def read(self, plan: BatchPlan) -> Batch:
         """Gather one batch; rows that are missing to the batch size are molecules without atoms."""
-        arrays = self.buckets[plan.bucket].arrays
+        bucket = self.buckets[plan.bucket]
         # In the file's order, so that a map of a large file is read forwards; a batch is a set, its order is free.
         rows = np.sort(plan.rows)
-        gathered = {name: self._gather(arrays[name], rows) for name in _GATHERED}
+        gathered = {name: self._gather(bucket, name, rows) for name in _GATHERED}
         mask = esp_mask(
             self._selection,
             gathered["positions"],
             gathered["atomic_numbers"],
             gathered["grid"],
             gathered["esp"],
-            self._gather(arrays["n_grid"], rows),
+            self._gather(bucket, "n_grid", rows),
         )
         return Batch(molecule_mask=np.arange(self.batch_size) < len(rows), esp_mask=mask, **gathered)
 
-    def _gather(self, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        out = np.zeros((self.batch_size, *array.shape[1:]), array.dtype)
-        out[: len(rows)] = array[rows]
-        return out
+    def _gather(self, bucket: BucketArrays, name: str, rows: np.ndarray) -> np.ndarray:
+        values = bucket.take(name, rows)
+        missing = self.batch_size - len(rows)
+        return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)) if missing else values
 
     def stream(self, plans: Sequence[BatchPlan]) -> Iterator[tuple[BatchPlan, Batch]]:
         """The planned batches, gathered by a thread a few batches ahead. An error there is raised here."""

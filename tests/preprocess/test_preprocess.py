@@ -15,7 +15,8 @@ import pytest
 import scipy.linalg
 
 from preprocess.statistics import centers_of_mass, fit_reference_energies
-from shared.cache import Cache, open_cache
+from preprocess.survey import Composition, Moments
+from shared.cache import BucketArrays, Cache, open_cache
 from shared.schema import EDGE_ARRAYS, FRAME_ARRAYS, NAME_ARRAY, SPLITS
 from tests import support
 
@@ -57,10 +58,15 @@ def molecules(cache: Cache, split: Any) -> dict[int, dict[str, np.ndarray]]:
     found: dict[int, dict[str, np.ndarray]] = {}
     for bucket in cache.load_split(split):
         for i in range(len(bucket)):
-            row = int(bucket.arrays["row"][i])
+            row = int(bucket.column("row")[i])
             assert row not in found
-            found[row] = {name: np.asarray(values[i]) for name, values in bucket.arrays.items()}
+            found[row] = {name: np.asarray(values[i]) for name, values in whole(bucket).items()}
     return found
+
+
+def whole(bucket: BucketArrays) -> dict[str, np.ndarray]:
+    """Every array of a bucket."""
+    return {name: bucket.column(name) for name in bucket.shards[0]}
 
 
 def unpadded(cache: Cache, split: Any = "train") -> dict[int, dict[str, np.ndarray]]:
@@ -149,13 +155,13 @@ def test_shards_have_the_documented_shapes_and_dtypes(small_cache: Path) -> None
         for bucket in cache.load_split(split):
             sizes = bucket.shape.sizes()
             for name, spec in {**FRAME_ARRAYS, **EDGE_ARRAYS}.items():
-                array = bucket.arrays[name]
+                array = bucket.column(name)
                 assert array.shape == (len(bucket), *(sizes[axis] for axis in spec.axes))
                 assert array.dtype == spec.dtype
             for network in ("physnet", "dcmnet"):
-                for i, n in enumerate(bucket.arrays[f"{network}_n_edges"]):
+                for i, n in enumerate(bucket.column(f"{network}_n_edges")):
                     for end in ("dst", "src"):
-                        assert (bucket.arrays[f"{network}_{end}"][i, n:] == sizes["atoms"] - 1).all()
+                        assert (bucket.column(f"{network}_{end}")[i, n:] == sizes["atoms"] - 1).all()
 
 
 def test_each_network_has_edges_of_its_own_cutoff(tmp_path: Path) -> None:
@@ -208,7 +214,7 @@ def test_padding_of_the_input_does_not_matter(
     assert max(shape.frame.atoms for shape in cache.bucket_shapes) == int(sample()[0]["N"].max())
     for bucket in cache.load_split("train"):
         for name in ("positions", "forces", "grid", "esp", "energy", "dipole"):
-            assert np.isfinite(bucket.arrays[name]).all()
+            assert np.isfinite(bucket.column(name)).all()
 
 
 def as_type(files: Files, floats: str, integers: str) -> Files:
@@ -332,25 +338,34 @@ def test_several_files_are_one_split_in_order(plain: dict[int, dict[str, np.ndar
     assert_same(unpadded(build(tmp_path, parts)), plain)
 
 
+def compositions(energy: np.ndarray, numbers: np.ndarray) -> dict[Composition, Moments]:
+    """Energies gathered by composition, in two parts that are merged."""
+    found: dict[Composition, Moments] = {}
+    for value, row in zip(energy, numbers, strict=True):
+        key = tuple(sorted(Counter(int(z) for z in row if z).items()))
+        found.setdefault(key, Moments()).merge(Moments.of(np.array([value])))
+    return found
+
+
 def test_reference_energies_are_the_least_squares_solution() -> None:
     """Against scipy on counts made by hand, with padding of every width."""
     rng = np.random.default_rng(0)
     true = {1: -13.6, 6: -1029.1, 8: -2041.3}
-    lists = [[6, 8, 8], [8, 1, 1], [6, 1, 1, 1, 1], [6, 8], [8, 8], [6, 8, 1, 1], [1, 1]]
+    lists = [[6, 8, 8], [8, 6, 8], [8, 1, 1], [6, 1, 1, 1, 1], [6, 8], [8, 8], [6, 8, 1, 1], [1, 1]]
     numbers = np.zeros((len(lists), 60), int)
     for row, z in enumerate(lists):
         numbers[row, : len(z)] = z
     energy = np.array([sum(true[z] for z in zs) for zs in lists]) + rng.normal(size=len(lists))
     counts = np.array([[zs.count(z) for z in true] for zs in lists], float)
     expected = scipy.linalg.lstsq(counts, energy)[0]
-    fitted = fit_reference_energies(energy, numbers)
+    fitted = fit_reference_energies(compositions(energy, numbers))
     assert list(fitted) == [1, 6, 8]
     np.testing.assert_allclose(list(fitted.values()), expected, rtol=1e-10)
 
 
 def test_reference_energies_of_one_composition_have_least_norm() -> None:
     """CO2 alone: the solution of least norm still adds up to the mean energy."""
-    fitted = fit_reference_energies(np.array([-5000.0, -5002.0]), np.array([[6, 8, 8, 0], [8, 6, 8, 0]]))
+    fitted = fit_reference_energies(compositions(np.array([-5000.0, -5002.0]), np.array([[6, 8, 8, 0], [8, 6, 8, 0]])))
     assert fitted[6] + 2 * fitted[8] == pytest.approx(-5001.0)
     assert fitted[8] == pytest.approx(2 * fitted[6])
 
@@ -386,11 +401,10 @@ def test_shards_are_centred_and_do_not_see_a_shift(plain: dict[int, dict[str, np
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Modification time and content of every file of the stages."""
+    """Modification time and content of every file of the stages (surveys are not one)."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
-        for stage in folder.iterdir()
-        if stage.is_dir()
+        for stage in folder.glob("*-*")
         for path in stage.iterdir()
     }
 

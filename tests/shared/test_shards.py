@@ -1,4 +1,4 @@
-"""Shards: what is written is read back; damage is found and told; a failed stage leaves nothing."""
+"""Shards: what is written is read back; damage is found and told."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from shared import cache
 from shared.digests import DigestCache
 from shared.errors import UserError
-from shared.shards import create_shard, describe_shard, map_shard, verify_shard
+from shared.shards import ShardWriter, describe_shard, map_shard, verify_shard
 from tests import support
 
 ARRAYS = {
@@ -28,22 +29,37 @@ ARRAYS = {
 def write_shard(path: Path) -> None:
     """The arrays above, in two slices."""
     layout = {name: (values.shape, values.dtype.str) for name, values in ARRAYS.items()}
-    with create_shard(path, layout) as shard:
-        for rows in (slice(0, 2), slice(2, 5)):
+    with ShardWriter(path, layout) as shard:
+        for first, rows in ((2, slice(2, 5)), (0, slice(0, 2))):
             for name, values in ARRAYS.items():
-                shard[name][rows] = values[rows]
+                shard.write(name, first, values[rows])
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    """Same names, shapes, dtypes and values, arrays without elements included; mapped arrays refuse to be written."""
+    """Same names, shapes, dtypes and values, arrays without elements included, mapped and as HDF5 itself reads them;
+    mapped arrays refuse to be written."""
     write_shard(tmp_path / "a.h5")
     mapped = map_shard(tmp_path / "a.h5")
     assert set(mapped) == set(ARRAYS)
-    for name, values in ARRAYS.items():
-        assert mapped[name].dtype == values.dtype
-        np.testing.assert_array_equal(mapped[name], values, strict=True)
+    with h5py.File(tmp_path / "a.h5") as file:
+        for name, values in ARRAYS.items():
+            np.testing.assert_array_equal(mapped[name], values, strict=True)
+            np.testing.assert_array_equal(file[name][...], values, strict=True)
     with pytest.raises(ValueError, match="read-only"):
         mapped["row"][0] = 1
+
+
+def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """Too many rows, or another shape, would overwrite the next array."""
+    with ShardWriter(tmp_path / "a.h5", {"a": ((3, 2), "<f4"), "b": ((3,), "<i4")}) as shard:
+        for first, rows in (
+            (0, np.zeros((4, 2))),
+            (2, np.zeros((2, 2))),
+            (-1, np.zeros((1, 2))),
+            (0, np.zeros((3, 3))),
+        ):
+            with pytest.raises(ValueError, match="do not fit"):
+                shard.write("a", first, rows)
 
 
 def test_same_arrays_give_same_bytes(tmp_path: Path) -> None:
@@ -89,43 +105,6 @@ def test_verify_finds_damage(tmp_path: Path, damage: str) -> None:
     DAMAGE[damage](path)
     with pytest.raises(UserError, match=r"a\.h5: shard.*make preprocess"):
         verify_shard(tmp_path, entry, DigestCache(tmp_path / "digests.json"))
-
-
-def fail_half_way(folder: Path) -> None:
-    """Begin a stage, write a file, fail."""
-    with cache.build_stage(folder) as temporary:
-        (temporary / "train-0.h5").write_bytes(b"half")
-        raise RuntimeError("half way")
-
-
-def test_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """Neither the stage nor its temporary folder."""
-    with pytest.raises(RuntimeError, match="half way"):
-        fail_half_way(tmp_path / "cache" / "frames-0")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_stage_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
-    """A rebuild that fails does not take away what was there."""
-    folder = tmp_path / "frames-0"
-    folder.mkdir()
-    (folder / "old").write_text("old")
-    with pytest.raises(RuntimeError, match="half way"):
-        fail_half_way(folder)
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["frames-0", "old"]
-
-
-def test_stage_appears_when_complete_and_replaces_leftovers(tmp_path: Path) -> None:
-    """Not before the block ends; what a killed run left, and the stage before, are gone."""
-    folder = tmp_path / "frames-0"
-    for name in ("frames-0", ".frames-0.partial"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "stale").write_text("stale")
-    with cache.build_stage(folder) as temporary:
-        assert not list(temporary.iterdir())
-        (temporary / "new").write_text("new")
-        assert not (folder / "new").exists()
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["frames-0", "new"]
 
 
 @pytest.fixture(scope="module")

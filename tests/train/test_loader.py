@@ -41,7 +41,7 @@ def test_each_molecule_once_per_epoch(loader: Loader, seed: int | None) -> None:
 
 def test_energies_of_an_epoch_are_those_of_the_data(loader: Loader) -> None:
     read = [batch.energy[batch.molecule_mask] for _, batch in loader.stream(loader.plan(1, 0))]
-    stored = np.concatenate([bucket.arrays["energy"] for bucket in loader.buckets])
+    stored = np.concatenate([bucket.column("energy") for bucket in loader.buckets])
     np.testing.assert_array_equal(np.sort(np.concatenate(read)), np.sort(stored))
 
 
@@ -79,12 +79,12 @@ def test_last_batch_is_padded_and_masked(loader: Loader) -> None:
 
 def test_rows_are_those_of_the_shards(loader: Loader) -> None:
     plan = loader.plan(4, 0)[0]
-    batch, arrays = loader.read(plan), loader.buckets[plan.bucket].arrays
+    batch, bucket = loader.read(plan), loader.buckets[plan.bucket]
     rows = np.sort(plan.rows)
     for name in ("atomic_numbers", "positions", "forces", "grid", "esp", "physnet_dst", "dcmnet_src", "total_charge"):
-        np.testing.assert_array_equal(getattr(batch, name)[: len(rows)], arrays[name][rows], err_msg=name)
+        np.testing.assert_array_equal(getattr(batch, name)[: len(rows)], bucket.take(name, rows), err_msg=name)
     for i, row in enumerate(rows):
-        assert not batch.esp_mask[i, arrays["n_grid"][row] :].any()
+        assert not batch.esp_mask[i, bucket.column("n_grid")[row] :].any()
     assert batch.esp_mask.any()
 
 

@@ -1,0 +1,189 @@
+"""What there is in the cache for these files and settings, what has to be built, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.config import PreprocessConfig
+from preprocess.load import InputUnits, PairFiles
+from preprocess.npz import verify_file
+from preprocess.plan import Plan
+from shared.buckets import FrameShape
+from shared.cache import current_stages, edges_digest, is_intact, read_manifest, stage_folder
+from shared.digests import DigestCache, settings_digest
+from shared.errors import UserError
+from shared.schema import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Buckets and reference energies that appended files take over from the frames before them."""
+
+    plan: Plan
+    reference: dict[int, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in a manifest and in the digest."""
+        return {
+            "buckets": [asdict(shape) for shape in self.plan.shapes],
+            "reference_energies_ev": {str(z): energy for z, energy in sorted(self.reference.items())},
+        }
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any]) -> Basis:
+        """Of complete frames."""
+        shapes = [FrameShape(**shape) for shape in manifest["buckets"]]
+        return cls(Plan(shapes), {int(z): float(e) for z, e in manifest["reference_energies_ev"].items()})
+
+
+@dataclass(frozen=True)
+class FramesRecipe:
+    """All that determines the frames: input content, settings, and what they take over."""
+
+    inputs: list[dict[str, str]]  # split and content digests of every pair, in order
+    settings: dict[str, Any]
+    basis: Basis | None
+
+    @property
+    def digest(self) -> str:
+        """Digest of all of it."""
+        basis = None if self.basis is None else self.basis.as_json()
+        return settings_digest(
+            {"schema": SCHEMA_VERSION, "inputs": self.inputs, "settings": self.settings, "basis": basis}
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Both stages: where they are or will be, and why they have to be built (empty: they are there)."""
+
+    recipe: FramesRecipe
+    frames_digest: str
+    edges_digest: str
+    why_frames: str
+    why_edges: str
+
+    def frames_folder(self, cache_dir: Path) -> Path:
+        """Folder of the frames."""
+        return stage_folder(cache_dir, "frames", self.frames_digest)
+
+    def edges_folder(self, cache_dir: Path) -> Path:
+        """Folder of the edges."""
+        return stage_folder(cache_dir, "edges", self.edges_digest)
+
+
+def decide(files: list[PairFiles], config: PreprocessConfig, digests: DigestCache, extend: bool = True) -> Decision:
+    """Compare files and settings with the stages in the cache.
+
+    Args:
+        files: every pair.
+        config: settings.
+        digests: remembered digests.
+        extend: whether appended files may take over buckets and reference energies.
+    """
+    cache_dir = Path(config.cache_dir)
+    inputs = [{"split": file.pair.split, **file.digests} for file in files]
+    settings = {
+        **asdict(InputUnits.of(config)),
+        **{name: getattr(config, name) for name in ("max_buckets", "min_bucket_size", "chunk_mib")},
+    }
+    extend = extend and not config.refit
+    recipe = FramesRecipe(inputs, settings, None)
+    manifests = list(_manifests(cache_dir))
+    same = [m for m in manifests if m["inputs"] == inputs and m["settings"] == settings]
+    found = next((m for m in same if m["basis"] is None or extend), None)
+    latest = manifests[0] if manifests else None
+    if found is not None:
+        recipe = FramesRecipe(inputs, settings, Basis.of(found) if found["basis"] else None)
+        folder = stage_folder(cache_dir, "frames", recipe.digest)
+        intact = is_intact(folder, digests) and _inputs_are_theirs(files, digests)
+        why_frames = "asked for (--force)" if config.force else "" if intact else f"{folder.name} is damaged"
+    elif extend and latest is not None and latest["settings"] == settings and _appended(latest["inputs"], inputs):
+        recipe = FramesRecipe(inputs, settings, Basis.of(latest))
+        count = len(inputs) - len(latest["inputs"])
+        why_frames = f"{count} pairs of files appended; buckets and reference energies stay (--refit chooses anew)"
+    else:
+        why_frames = _difference(latest, inputs, settings) if latest else "nothing preprocessed yet"
+    wanted_edges = edges_digest(recipe.digest, config.physnet_cutoff, config.dcmnet_cutoff)
+    return Decision(
+        recipe, recipe.digest, wanted_edges, why_frames, _why_edges(config, wanted_edges, why_frames, digests)
+    )
+
+
+def _why_edges(config: PreprocessConfig, digest: str, why_frames: str, digests: DigestCache) -> str:
+    folder = stage_folder(Path(config.cache_dir), "edges", digest)
+    if config.force:
+        return "asked for (--force)"
+    if is_intact(folder, digests):
+        return ""
+    if folder.exists():
+        return f"{folder.name} is damaged"
+    if why_frames:
+        return "the frames change"
+    return f"none at cutoffs {config.physnet_cutoff:g} Å (PhysNet) and {config.dcmnet_cutoff:g} Å (DCMNet)"
+
+
+def _manifests(cache_dir: Path) -> Iterator[dict[str, Any]]:
+    """Readable manifests of frames, the current one first."""
+    folders = sorted(cache_dir.glob("frames-*"))
+    try:
+        current = stage_folder(cache_dir, "frames", current_stages(cache_dir)["frames"])
+        folders = [current, *(folder for folder in folders if folder != current)]
+    except UserError:
+        pass  # nothing is current
+    for folder in folders:
+        try:
+            manifest = read_manifest(folder)
+        except UserError:
+            continue  # damaged: as good as absent
+        if manifest is not None:
+            yield manifest
+
+
+def _inputs_are_theirs(files: list[PairFiles], digests: DigestCache) -> bool:
+    """Whether the files' bytes are those of their directories' checksums.
+
+    A file that was touched since it was read last is read once more: an edit in place would leave the directory as it
+    was. The error of a damaged file is raised here.
+    """
+    for file in files:
+        for npz in (file.efd, file.esp):
+            if not digests.is_known(npz.path, npz.content_digest):
+                verify_file(npz.path)
+                digests.remember(npz.path, npz.content_digest)
+    return True
+
+
+def remember_inputs(files: list[PairFiles], digests: DigestCache) -> None:
+    """Note that these files were read and are whole."""
+    for file in files:
+        for npz in (file.efd, file.esp):
+            digests.remember(npz.path, npz.content_digest)
+
+
+def _appended(before: list[dict[str, str]], now: list[dict[str, str]]) -> bool:
+    """Whether every split begins with the files that it had."""
+    splits = {entry["split"] for entry in before}
+    for split in splits:
+        old = [entry for entry in before if entry["split"] == split]
+        new = [entry for entry in now if entry["split"] == split]
+        if new[: len(old)] != old:
+            return False
+    return len(now) > len(before)
+
+
+def _difference(latest: Mapping[str, Any], inputs: list[dict[str, str]], settings: dict[str, Any]) -> str:
+    changed = [
+        f"{name} {latest['settings'].get(name)} → {value}"
+        for name, value in settings.items()
+        if latest["settings"].get(name) != value
+    ]
+    before, now = ({tuple(sorted(entry.items())) for entry in entries} for entries in (latest["inputs"], inputs))
+    if before != now:
+        changed.append(f"input files changed ({len(now - before)} pairs new, {len(before - now)} gone)")
+    elif latest["inputs"] != inputs:
+        changed.append("the input files' order changed")
+    return ", ".join(changed) or "asked for (--refit)"

@@ -1,0 +1,150 @@
+"""Where tasks run: threads of this process, or the processes of a Dask cluster. The results are the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from tqdm import tqdm
+
+from shared.errors import UserError
+
+Result = TypeVar("Result")
+
+_MEMORY_BYTES = 512 << 20
+_CHUNKS_PER_TASK = 4
+"""Input, one more read ahead, output and scratch: what a task holds of its chunks at a time."""
+
+_RETRIES = 3
+
+
+class Engine(Generic[Result]):
+    """Runs tasks (callables without arguments) and yields their results as they come."""
+
+    def __init__(self, executor: Executor, remote: bool) -> None:
+        self._executor = executor
+        self._remote = remote
+
+    def run(
+        self, tasks: Sequence[Callable[[], Result]], label: str, amounts: Sequence[int], unit: str = "mol"
+    ) -> Iterator[tuple[int, Result]]:
+        """Index and result of every task, in the order in which they finish, under a progress bar.
+
+        Args:
+            tasks: must be picklable for a cluster, and may run more than once there.
+            label: of the progress bar.
+            amounts: how far each task brings the bar.
+            unit: of the bar.
+
+        Raises:
+            UserError: of the first task that has one; a worker that died again and again.
+            OSError: of a task.
+        """
+        futures: dict[Future[Any], int] = {
+            self._executor.submit(_guarded if self._remote else _call, task): i for i, task in enumerate(tasks)
+        }
+        try:
+            with tqdm(total=sum(amounts), desc=label, unit=unit, unit_scale=True, disable=None) as bar:
+                for future in as_completed(futures):
+                    result = self._result(future)
+                    bar.update(amounts[futures[future]])
+                    yield futures[future], result
+        except UserError:
+            raise self._first_error(futures) from None
+        finally:
+            for future in futures:
+                future.cancel()
+            if not self._remote:
+                wait(futures, return_when=FIRST_EXCEPTION)
+
+    def _result(self, future: Future[Any]) -> Result:
+        if not self._remote:
+            return future.result()
+        from distributed.scheduler import KilledWorker
+
+        try:
+            result = future.result()
+        except KilledWorker as error:
+            raise UserError(
+                f"a worker process died {_RETRIES + 1} times over the same task, last on {error.last_worker.address}; "
+                "the likely cause is memory: give the workers more, or use fewer; the same command goes on from the "
+                "finished shards"
+            ) from error
+        if isinstance(result, UserError):
+            raise result
+        return result
+
+    def _first_error(self, futures: dict[Future[Any], int]) -> UserError:
+        """Of the first task in order, so that the same input gets the same message."""
+        for future in sorted(futures, key=lambda future: futures[future]):
+            if future.done() and not future.cancelled():
+                try:
+                    self._result(future)
+                except UserError as error:
+                    return error
+        raise AssertionError("called after a task failed")
+
+
+def _call(task: Callable[[], Result]) -> Result:
+    return task()
+
+
+def _guarded(task: Callable[[], Result]) -> Result | UserError:
+    # A mistake in the data is a result: the engine would retry an exception, which cannot help.
+    try:
+        return task()
+    except UserError as error:
+        return error
+
+
+@contextmanager
+def open_engine(workers: int, scheduler: str, chunk_bytes: float) -> Iterator[Engine[Any]]:
+    """Threads of this process by default, or Dask.
+
+    Args:
+        workers: processes of a local Dask cluster (0 = none).
+        scheduler: address of a Dask scheduler that is already there ("" = none).
+        chunk_bytes: input bytes of a task, which limit the threads to what memory holds.
+
+    Raises:
+        UserError: the scheduler cannot be reached.
+    """
+    if scheduler or workers:
+        with _open_cluster(workers, scheduler) as client:
+            yield Engine(client.get_executor(retries=_RETRIES, pure=False), remote=True)
+        return
+    threads = max(1, min(os.cpu_count() or 1, int(_MEMORY_BYTES / (_CHUNKS_PER_TASK * chunk_bytes))))
+    with ThreadPoolExecutor(threads, thread_name_prefix="preprocess") as pool:
+        yield Engine(pool, remote=False)
+
+
+@contextmanager
+def _open_cluster(workers: int, scheduler: str) -> Iterator[Any]:
+    # Imported here: it costs a second, and most runs do without.
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        "distributed.scheduler.allowed-failures": _RETRIES,
+        "distributed.comm.timeouts.connect": "20s",
+        "distributed.worker.memory.terminate": False,
+    }
+    with dask.config.set(settings):
+        if not scheduler:
+            with (
+                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50) as local,
+                Client(local) as client,
+            ):
+                yield client
+            return
+        try:
+            client = Client(scheduler)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"--scheduler {scheduler}: cannot be reached ({error}); start one with `dask scheduler`"
+            ) from error
+        with client:
+            yield client

@@ -1,0 +1,194 @@
+"""Building a stage so that it can be killed at any moment: the next run goes on from the finished pieces.
+
+A stage is filled in ``.NAME.partial``. A piece (the shards of one chunk) is finished when its record stands there,
+which is written last, after its shards are on the disk. When all pieces are finished, the manifest is written and the
+folder gets its name. Any number of processes may write pieces of one stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from shared.cache import read_manifest, shard_entries, write_manifest
+from shared.digests import DigestCache, file_digest, sync_folder, write_atomically
+from shared.errors import UserError
+from shared.shards import ShardEntry
+
+_RECORD_SUFFIX = ".done.json"
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A finished part of a stage: what it was made from, its shards, and the checksums of the input read for it."""
+
+    recipe: str
+    shards: list[ShardEntry]
+    checksums: dict[str, list[list[Any]]]
+
+    def as_json(self) -> dict[str, Any]:
+        """What :meth:`from_json` reads."""
+        return {"recipe": self.recipe, "shards": [e.as_json() for e in self.shards], "checksums": self.checksums}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Piece:
+        """The piece that was written."""
+        return cls(content["recipe"], [ShardEntry(**e) for e in content["shards"]], content["checksums"])
+
+
+@contextmanager
+def new_shard(path: Path) -> Iterator[Path]:
+    """A temporary name to write a shard to; the shard gets its own name when the block ends, and vanishes if it fails.
+
+    A task that a cluster runs twice replaces its shard by the same bytes.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def finish_piece(folder: Path, name: str, piece: Piece) -> None:
+    """Note that a piece is complete."""
+    sync_folder(folder)
+    write_atomically(folder / f"{name}{_RECORD_SUFFIX}", json.dumps(piece.as_json()).encode())
+
+
+class StageBuild:
+    """A stage in the making."""
+
+    def __init__(self, folder: Path, digests: DigestCache) -> None:
+        self.folder = folder
+        self.partial = folder.with_name(f".{folder.name}.partial")
+        self.resumed = 0  # pieces that an interrupted run left
+        self._digests = digests
+        self._finished: dict[str, Piece] = {}
+        self._elsewhere: dict[str, tuple[Path, list[ShardEntry]]] = {}
+
+    def open(self, resume: bool, reuse: Iterable[Path]) -> None:
+        """Begin, or go on with what a run before left.
+
+        Args:
+            resume: keep the finished pieces of an interrupted run.
+            reuse: stages whose pieces are taken over where their recipe is the same.
+        """
+        if not resume:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True, exist_ok=True)
+        kept = set()
+        for path in self.partial.glob(f"*{_RECORD_SUFFIX}"):
+            piece = Piece.from_json(json.loads(path.read_text()))
+            if all(_is_whole(self.partial / entry.file, entry) for entry in piece.shards):
+                self._finished[piece.recipe] = piece
+                kept |= {path.name, *(entry.file for entry in piece.shards)}
+        for path in self.partial.iterdir():
+            if path.name not in kept:
+                path.unlink()
+        self.resumed = len(self._finished)
+        for folder in reuse:
+            with contextlib.suppress(UserError):  # a damaged manifest offers nothing
+                manifest = read_manifest(folder) or {"shards": [], "pieces": {}}
+                entries = {entry.file: entry for entry in shard_entries(manifest)}
+                for recipe, files in manifest["pieces"].items():
+                    self._elsewhere.setdefault(recipe, (folder, [entries[file] for file in files]))
+
+    def take_over(self, recipe: str) -> Piece | None:
+        """The finished piece of this recipe, from this build or linked from another stage; None if it is to be made."""
+        if recipe not in self._finished and recipe in self._elsewhere:
+            folder, entries = self._elsewhere[recipe]
+            if all(self._link(folder / entry.file, entry) for entry in entries):
+                self._finished[recipe] = Piece(recipe, entries, {})
+        return self._finished.get(recipe)
+
+    def finish(self, manifest: dict[str, Any], pieces: list[Piece]) -> None:
+        """Write the manifest with all pieces, drop what belongs to none, and give the stage its name."""
+        entries = [entry for piece in pieces for entry in piece.shards]
+        listed = {entry.file for entry in entries}
+        for path in self.partial.iterdir():
+            if path.name not in listed:
+                path.unlink()
+        parts = {piece.recipe: [entry.file for entry in piece.shards] for piece in pieces}
+        write_manifest(self.partial, {**manifest, "shards": [entry.as_json() for entry in entries], "pieces": parts})
+        sync_folder(self.partial)
+        if self.folder.exists():  # damaged, or being rebuilt on request
+            shutil.rmtree(self.folder)
+        self.partial.rename(self.folder)
+        sync_folder(self.folder.parent)
+        for entry in entries:
+            self._digests.remember(self.folder / entry.file, entry.digest)
+
+    def discard(self) -> None:
+        """Remove what was begun."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _link(self, source: Path, entry: ShardEntry) -> bool:
+        if not source.is_file() or source.stat().st_size != entry.bytes or self._digests.digest(source) != entry.digest:
+            return False
+        with new_shard(self.partial / entry.file) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(source, temporary)
+        self._digests.remember(source, entry.digest)  # the link changed its stamp
+        return True
+
+
+@contextmanager
+def build_stage(folder: Path, digests: DigestCache, resume: bool, reuse: Iterable[Path]) -> Iterator[StageBuild]:
+    """A build of ``folder``. A user's mistake discards it; anything else that stops it leaves what is finished."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    build = StageBuild(folder, digests)
+    try:
+        build.open(resume, reuse)
+        yield build
+    except UserError:
+        build.discard()
+        raise
+    finally:
+        if build.partial.is_dir() and not any(build.partial.glob(f"*{_RECORD_SUFFIX}")):
+            build.discard()
+
+
+@contextmanager
+def lock_cache(cache_dir: Path) -> Iterator[None]:
+    """Hold the cache for this process; wait, saying for whom, while another one holds it.
+
+    The system gives the lock back when its holder dies, however that happens.
+    """
+    lock, holder = FileLock(cache_dir / ".lock"), cache_dir / ".lock-holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = "another process"
+        with contextlib.suppress(OSError):
+            who = holder.read_text()
+        print(f"preprocess: {cache_dir} is in use by {who}; waiting for it (Ctrl-C to stop)")
+        lock.acquire(poll_interval=_POLL_SECONDS)
+    try:
+        with contextlib.suppress(OSError):  # it only serves the message above
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _is_whole(path: Path, entry: ShardEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.bytes and file_digest(path) == entry.digest
