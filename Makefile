@@ -22,7 +22,7 @@ TRAIN_FLAGS = $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
 
 .DEFAULT_GOAL := help
-.PHONY: help install preprocess train evaluate test test-slow lint bench clean
+.PHONY: help install preprocess check-data train evaluate test test-slow lint bench clean clean-cache
 
 help:  ## This list
 	@echo "Targets:"
@@ -71,6 +71,9 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 
 bench: preprocess  ## Batched training against batch size 1 with Python edge loops
 	$(BIN)/python -m tests.benchmarks.step_rate $(ARGS)
+
+clean-cache: $(VENV)/.installed  ## Remove shards that the latest preprocessing does not need, with their sizes
+	@$(BIN)/python -m preprocess.clean_cache $(if $(CACHE_DIR),--cache-dir $(CACHE_DIR)) $(ARGS)
 
 clean:  ## Remove the environment and what tools left (never data_cache or runs)
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

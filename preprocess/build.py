@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from preprocess.config import PreprocessConfig
-from preprocess.decide import Basis, Decision, decide, remember_inputs
+from preprocess.decide import Basis, Decision, FramesRecipe, decide, remember_inputs, survey_names
 from preprocess.edge_stage import Cutoffs, write_edges
 from preprocess.engine import Engine, open_engine
 from preprocess.frames import write_frames
@@ -22,7 +21,7 @@ from preprocess.statistics import fit_reference_energies, shift_energies
 from preprocess.survey import Survey, SurveyTask, merged
 from preprocess.validate import check_elements_known
 from shared.cache import read_manifest
-from shared.digests import DigestCache, settings_digest, write_atomically
+from shared.digests import DigestCache, write_atomically
 from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS
 
 _CHUNKS_PER_SURVEY_TASK = 8
@@ -70,7 +69,7 @@ def _build_frames(
 ) -> Decision:
     cache_dir = Path(config.cache_dir)
     chunks = split_into_chunks(files, config.chunk_mib * 2**20)
-    surveys = _survey(files, chunks, config, engine)
+    surveys = _survey(files, chunks, config, decision.recipe, engine)
     basis = decision.recipe.basis
     if basis is not None and (why := _misfit(files, surveys, basis)):
         print(f"preprocess: {why}; buckets and reference energies are chosen anew, and all frames made again")
@@ -91,12 +90,16 @@ def _build_frames(
 
 
 def _survey(
-    files: list[PairFiles], chunks: list[list[Chunk]], config: PreprocessConfig, engine: Engine[Any]
+    files: list[PairFiles],
+    chunks: list[list[Chunk]],
+    config: PreprocessConfig,
+    recipe: FramesRecipe,
+    engine: Engine[Any],
 ) -> list[Survey]:
     """The survey of every pair; those of pairs seen before are read back."""
     units = InputUnits.of(config)
     folder = Path(config.cache_dir) / "surveys"
-    paths = [folder / f"{_survey_digest(file, units, config)}.json" for file in files]
+    paths = [folder / name for name in survey_names(recipe.inputs, recipe.settings)]
     surveys: dict[int, Survey] = {}
     tasks, of_pair = [], []
     for pair, path in enumerate(paths):
@@ -116,13 +119,6 @@ def _survey(
         folder.mkdir(exist_ok=True)
         write_atomically(paths[pair], json.dumps(surveys[pair].as_json()).encode())
     return [surveys[pair] for pair in range(len(files))]
-
-
-def _survey_digest(file: PairFiles, units: InputUnits, config: PreprocessConfig) -> str:
-    # The chunks decide in which order sums are taken, and with it the last digit of the reference energies.
-    return settings_digest(
-        {"schema": SCHEMA_VERSION, **file.digests, "units": asdict(units), "chunk_mib": config.chunk_mib}
-    )
 
 
 def _check_sums(file: PairFiles, found: list[dict[str, list[Checksum]]]) -> None:

@@ -157,6 +157,14 @@ def _inputs_are_theirs(files: list[PairFiles], digests: DigestCache) -> bool:
     return True
 
 
+def survey_names(inputs: list[dict[str, str]], settings: Mapping[str, Any]) -> list[str]:
+    """File names of the pairs' surveys."""
+    # The chunks decide in which order sums are taken, and with it the last digit of the reference energies.
+    names = ("grid_unit", "energy_unit", "force_unit", "dipole_unit", "chunk_mib")
+    recipe = {"schema": SCHEMA_VERSION, **{name: settings[name] for name in names}}
+    return [f"{settings_digest({**recipe, 'efd': pair['efd'], 'esp': pair['esp']})}.json" for pair in inputs]
+
+
 def remember_inputs(files: list[PairFiles], digests: DigestCache) -> None:
     """Note that these files were read and are whole."""
     for file in files:

@@ -1,9 +1,9 @@
-"""The edges stage: edge lists of every frame at both cutoffs, one shard beside each of the frames' shards."""
+"""The edges stage: edge lists of every frame at both cutoffs, in the order of the frames' shards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from shared.edges import build_edges, count_edges
 from shared.schema import SCHEMA_VERSION
 from shared.shards import ShardEntry, describe_shard, map_shard, write_shard
 
-_SAMPLES_PER_TASK = 1 << 16
+_SAMPLES_PER_SHARD = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -34,52 +34,64 @@ class Cutoffs:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Shards of the frames, in a row, of one split and bucket, whose edges go into one shard."""
+
+    file: str
+    entries: list[ShardEntry]
+
+    @property
+    def samples(self) -> int:
+        """Molecules in all of them."""
+        return sum(entry.samples for entry in self.entries)
+
+    def geometry(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (n, atoms, 3) and numbers of atoms (n,) of all molecules."""
+        arrays = [map_shard(folder / entry.file) for entry in self.entries]
+        positions = np.concatenate([shard["positions"] for shard in arrays])
+        return positions, np.concatenate([(shard["atomic_numbers"] > 0).sum(axis=1) for shard in arrays])
+
+
+@dataclass(frozen=True)
 class CountTask:
-    """Edges of some shards' molecules, counted."""
+    """Edges of a group's molecules, counted."""
 
     folder: Path
-    entries: list[ShardEntry]
+    group: Group
     cutoffs: Cutoffs
 
-    def __call__(self) -> list[dict[str, tuple[int, int]]]:
-        """Longest list and number of edges of every shard, for each network."""
-        return [self._count(entry) for entry in self.entries]
-
-    def _count(self, entry: ShardEntry) -> dict[str, tuple[int, int]]:
-        positions, n_atoms = _geometry(self.folder / entry.file)
+    def __call__(self) -> dict[str, tuple[int, int]]:
+        """Longest list and number of edges for each network."""
+        positions, n_atoms = self.group.geometry(self.folder)
         counted = {network: count_edges(positions, n_atoms, cutoff) for network, cutoff in self.cutoffs.items()}
         return {name: (int(n.max(initial=0)), int(n.sum(dtype=np.int64))) for name, n in counted.items()}
 
 
 @dataclass(frozen=True)
 class EdgeTask:
-    """Edge lists of some shards' molecules, written."""
+    """Edge lists of a group's molecules, written."""
 
     frames_folder: Path
     folder: Path
-    entries: list[ShardEntry]
-    recipes: list[str]
+    group: Group
+    recipe: str
     cutoffs: Cutoffs
-    shapes: list[EdgeShape]
+    shape: EdgeShape
 
-    def __call__(self) -> list[Piece]:
-        """Write every shard and note that it is finished."""
-        return [self._write(entry, recipe) for entry, recipe in zip(self.entries, self.recipes, strict=True)]
-
-    def _write(self, entry: ShardEntry, recipe: str) -> Piece:
-        positions, n_atoms = _geometry(self.frames_folder / entry.file)
-        shape = self.shapes[entry.bucket]
+    def __call__(self) -> Piece:
+        """Write the shard and note that it is finished."""
+        positions, n_atoms = self.group.geometry(self.frames_folder)
+        capacities = (self.shape.physnet_edges, self.shape.dcmnet_edges)
         arrays: dict[str, np.ndarray] = {}
-        for (network, cutoff), capacity in zip(
-            self.cutoffs.items(), (shape.physnet_edges, shape.dcmnet_edges), strict=True
-        ):
+        for (network, cutoff), capacity in zip(self.cutoffs.items(), capacities, strict=True):
             edges = build_edges(positions, n_atoms, cutoff, capacity)
             arrays |= {f"{network}_{name}": values for name, values in edges._asdict().items()}
-        with new_shard(self.folder / entry.file) as temporary:
+        first = self.group.entries[0]
+        with new_shard(self.folder / self.group.file) as temporary:
             write_shard(temporary, arrays)
-            described = describe_shard(temporary, entry.split, entry.bucket, entry.samples)
-        piece = Piece(recipe, [ShardEntry(**{**described.as_json(), "file": entry.file})], {})
-        finish_piece(self.folder, Path(entry.file).stem, piece)
+            described = describe_shard(temporary, first.split, first.bucket, self.group.samples)
+        piece = Piece(self.recipe, [replace(described, file=self.group.file)], {})
+        finish_piece(self.folder, Path(self.group.file).stem, piece)
         return piece
 
 
@@ -95,31 +107,30 @@ def write_edges(
         frames: the frames' manifest.
         cutoffs: of both networks.
     """
-    sources = shard_entries(frames)
-    groups = _grouped(sources)
-    sizes = [sum(entry.samples for entry in group) for group in groups]
-    counts: dict[str, dict[str, tuple[int, int]]] = {}
-    for index, counted in engine.run([CountTask(frames_folder, g, cutoffs) for g in groups], "count edges", sizes):
-        counts |= {entry.file: count for entry, count in zip(groups[index], counted, strict=True)}
+    groups = _grouped(shard_entries(frames))
+    counts: dict[int, dict[str, tuple[int, int]]] = dict(
+        engine.run([CountTask(frames_folder, g, cutoffs) for g in groups], "count edges", [g.samples for g in groups])
+    )
     # Every list of a bucket gets the length of its longest, over all splits: one shape, one compilation.
     longest = [{"physnet_edges": 0, "dcmnet_edges": 0} for _ in frames["buckets"]]
     totals: dict[str, dict[str, int]] = {}
-    for entry in sources:
-        split = totals.setdefault(entry.split, {"physnet_edges": 0, "dcmnet_edges": 0})
-        for network, (most, total) in counts[entry.file].items():
+    for index, group in enumerate(groups):
+        first = group.entries[0]
+        split = totals.setdefault(first.split, {"physnet_edges": 0, "dcmnet_edges": 0})
+        for network, (most, total) in counts[index].items():
             key = f"{network}_edges"
-            longest[entry.bucket][key] = max(longest[entry.bucket][key], most)
+            longest[first.bucket][key] = max(longest[first.bucket][key], most)
             split[key] += total
     shapes = [EdgeShape(**sizes) for sizes in longest]
-    recipes = {entry.file: _recipe(entry, cutoffs, shapes[entry.bucket]) for entry in sources}
-    pieces = {file: piece for file, recipe in recipes.items() if (piece := build.take_over(recipe)) is not None}
-    groups = _grouped([entry for entry in sources if entry.file not in pieces])
+    recipes = [_recipe(group, cutoffs, shapes[group.entries[0].bucket]) for group in groups]
+    pieces = {i: piece for i, recipe in enumerate(recipes) if (piece := build.take_over(recipe)) is not None}
+    missing = [i for i in range(len(groups)) if i not in pieces]
     tasks = [
-        EdgeTask(frames_folder, build.partial, group, [recipes[e.file] for e in group], cutoffs, shapes)
-        for group in groups
+        EdgeTask(frames_folder, build.partial, groups[i], recipes[i], cutoffs, shapes[groups[i].entries[0].bucket])
+        for i in missing
     ]
-    for index, written in engine.run(tasks, "list edges", [sum(e.samples for e in g) for g in groups]):
-        pieces |= {entry.file: piece for entry, piece in zip(groups[index], written, strict=True)}
+    for index, piece in engine.run(tasks, "list edges", [task.group.samples for task in tasks]):
+        pieces[missing[index]] = piece
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "stage": "edges",
@@ -130,32 +141,32 @@ def write_edges(
         "buckets": longest,
         "splits": totals,
     }
-    build.finish(manifest, [pieces[entry.file] for entry in sources])
+    build.finish(manifest, [pieces[i] for i in range(len(groups))])
 
 
-def _geometry(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    arrays = map_shard(path)
-    return np.asarray(arrays["positions"]), (arrays["atomic_numbers"] > 0).sum(axis=1)
+def _grouped(entries: list[ShardEntry]) -> list[Group]:
+    """The frames' shards in groups of one split and bucket, in their order; the file is named after the first.
 
-
-def _grouped(entries: list[ShardEntry]) -> list[list[ShardEntry]]:
-    """Shards that make a task's worth of work together."""
-    groups: list[list[ShardEntry]] = []
-    room = 0
-    for entry in entries:
-        if not groups or entry.samples > room:
-            groups.append([])
-            room = _SAMPLES_PER_TASK
-        groups[-1].append(entry)
-        room -= entry.samples
+    Edges are small: one file for each of the frames' shards would spend its time on syncing.
+    """
+    groups: list[Group] = []
+    for key in sorted({(entry.split, entry.bucket) for entry in entries}):
+        for entry in entries:
+            if (entry.split, entry.bucket) != key:
+                continue
+            last = groups[-1] if groups and (groups[-1].entries[0].split, groups[-1].entries[0].bucket) == key else None
+            if last is None or last.samples + entry.samples > _SAMPLES_PER_SHARD:
+                groups.append(Group(entry.file, [entry]))
+            else:
+                last.entries.append(entry)
     return groups
 
 
-def _recipe(entry: ShardEntry, cutoffs: Cutoffs, shape: EdgeShape) -> str:
+def _recipe(group: Group, cutoffs: Cutoffs, shape: EdgeShape) -> str:
     return settings_digest(
         {
             "schema": SCHEMA_VERSION,
-            "frames": [entry.file, entry.digest],
+            "frames": [[entry.file, entry.digest] for entry in group.entries],
             "cutoffs": dict(cutoffs.items()),
             "edges": [shape.physnet_edges, shape.dcmnet_edges],
         }

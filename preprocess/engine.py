@@ -15,10 +15,11 @@ from shared.errors import UserError
 Result = TypeVar("Result")
 
 _MEMORY_BYTES = 512 << 20
-_CHUNKS_PER_TASK = 4
-"""Input, one more read ahead, output and scratch: what a task holds of its chunks at a time."""
+_CHUNKS_PER_TASK = 2.5
+"""Input, one more read ahead, and what is made of it: what a task holds of its chunks at a time."""
 
 _RETRIES = 3
+_CONNECT_SECONDS = 20
 
 
 class Engine(Generic[Result]):
@@ -129,8 +130,7 @@ def _open_cluster(workers: int, scheduler: str) -> Iterator[Any]:
 
     settings = {
         "distributed.scheduler.allowed-failures": _RETRIES,
-        "distributed.comm.timeouts.connect": "20s",
-        "distributed.worker.memory.terminate": False,
+        "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
     }
     with dask.config.set(settings):
         if not scheduler:

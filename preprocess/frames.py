@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class FrameTask:
                         shard.write("grid", start, points)
                         shard.write("esp", start, esp)
                 entry = describe_shard(temporary, chunk.pair.split, int(index), len(rows))
-            entries.append(ShardEntry(**{**entry.as_json(), "file": path.name}))
+            entries.append(replace(entry, file=path.name))
         return entries
 
 

@@ -23,7 +23,7 @@ from shared.digests import settings_digest
 from shared.errors import UserError
 
 # RuntimeError: a member marked as encrypted, or (NotImplementedError) as compressed in an unknown way.
-_DAMAGED: tuple[type[Exception], ...] = (
+_DAMAGED: tuple[type[Exception], ...] = (  # type: ignore[assignment]  # isal's stub takes its error for an instance
     zipfile.BadZipFile,
     zlib.error,
     igzip_lib.IsalError,

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from shared.cache import read_manifest, shard_entries, write_manifest
-from shared.digests import DigestCache, file_digest, sync_folder, write_atomically
+from shared.digests import DigestCache, file_digest, sync_folder
 from shared.errors import UserError
 from shared.shards import ShardEntry
 
@@ -64,9 +64,15 @@ def new_shard(path: Path) -> Iterator[Path]:
 
 
 def finish_piece(folder: Path, name: str, piece: Piece) -> None:
-    """Note that a piece is complete."""
-    sync_folder(folder)
-    write_atomically(folder / f"{name}{_RECORD_SUFFIX}", json.dumps(piece.as_json()).encode())
+    """Note that a piece is complete.
+
+    The note itself need not be safe from a loss of power, nor in order with the shards' names: whoever goes on from it
+    compares every shard with its digest.
+    """
+    record = folder / f"{name}{_RECORD_SUFFIX}"
+    temporary = record.with_name(f".{record.name}.{uuid.uuid4().hex}.tmp")
+    temporary.write_text(json.dumps(piece.as_json()))
+    temporary.replace(record)
 
 
 class StageBuild:
@@ -92,7 +98,10 @@ class StageBuild:
         self.partial.mkdir(parents=True, exist_ok=True)
         kept = set()
         for path in self.partial.glob(f"*{_RECORD_SUFFIX}"):
-            piece = Piece.from_json(json.loads(path.read_text()))
+            try:
+                piece = Piece.from_json(json.loads(path.read_text()))
+            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):  # lost with the power
+                continue
             if all(_is_whole(self.partial / entry.file, entry) for entry in piece.shards):
                 self._finished[piece.recipe] = piece
                 kept |= {path.name, *(entry.file for entry in piece.shards)}

@@ -164,14 +164,31 @@ class Cache:
 
     def load_split(self, split: Split) -> list[BucketArrays]:
         """The split's buckets that hold any molecule."""
-        shards: dict[int, list[dict[str, np.ndarray]]] = {}
-        for entry in shard_entries(self.frames_manifest):
-            if entry.split == split:
-                frames = map_shard(self.frames_folder / entry.file)
-                edges = map_shard(self.edges_folder / entry.file)
-                shards.setdefault(entry.bucket, []).append({**frames, **edges})
-        shapes = self.bucket_shapes
-        return [BucketArrays(shapes[bucket], parts) for bucket, parts in sorted(shards.items())]
+        frames = [entry for entry in shard_entries(self.frames_manifest) if entry.split == split]
+        edges = [entry for entry in shard_entries(self.edges_manifest) if entry.split == split]
+        return [
+            BucketArrays(
+                self.bucket_shapes[bucket],
+                _joined(
+                    [map_shard(self.frames_folder / entry.file) for entry in frames if entry.bucket == bucket],
+                    [map_shard(self.edges_folder / entry.file) for entry in edges if entry.bucket == bucket],
+                ),
+            )
+            for bucket in sorted({entry.bucket for entry in frames})
+        ]
+
+
+def _joined(frames: list[dict[str, np.ndarray]], edges: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Each of the frames' shards with its rows of the edges': one of those covers several of these, in order."""
+    joined, waiting, start = [], iter(edges), 0
+    part: dict[str, np.ndarray] = {}
+    for shard in frames:
+        if not part or start == len(part["physnet_n_edges"]):
+            part, start = next(waiting), 0
+        stop = start + len(shard["energy"])
+        joined.append({**shard, **{name: values[start:stop] for name, values in part.items()}})
+        start = stop
+    return joined
 
 
 def open_cache(cache_dir: Path, physnet_cutoff: float, dcmnet_cutoff: float, frames_digest: str | None = None) -> Cache:
