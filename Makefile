@@ -52,6 +52,9 @@ install: $(VENV)/.installed  ## Create .venv and install what training needs
 preprocess: $(VENV)/.installed  ## NPZ files to padded HDF5 shards; a no-op when nothing changed
 	@$(BIN)/python -m preprocess $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS)
 
+check-data: $(VENV)/.installed  ## Look for mistakes in all molecules (preprocess looks at a sample)
+	@$(BIN)/python -m preprocess.check_data $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS)
+
 train: preprocess  ## Preprocess, then train (or continue) runs/NAME
 	@$(BIN)/python -m train $(SHARED_FLAGS) $(TRAIN_FLAGS) $(ARGS)
 

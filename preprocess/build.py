@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preprocess.config import PreprocessConfig
 from preprocess.decide import Basis, Decision, FramesRecipe, decide, remember_inputs, survey_names
@@ -15,14 +15,17 @@ from preprocess.frames import write_frames
 from preprocess.load import Chunk, InputUnits, PairFiles, split_into_chunks
 from preprocess.npz import Piece as Checksum
 from preprocess.plan import choose_buckets
-from preprocess.report import describe
+from preprocess.report import bucket_totals, describe
 from preprocess.stage import Piece, StageBuild, build_stage
 from preprocess.statistics import fit_reference_energies, shift_energies
 from preprocess.survey import Survey, SurveyTask, merged
-from preprocess.validate import check_elements_known
+from preprocess.validate import PairingError, check_elements_known
 from shared.cache import read_manifest
 from shared.digests import DigestCache, write_atomically
 from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS
+
+if TYPE_CHECKING:
+    from preprocess.checks import Finding
 
 _CHUNKS_PER_SURVEY_TASK = 8
 
@@ -40,9 +43,10 @@ def build(
     """
     cache_dir = Path(config.cache_dir)
     chunk_bytes = config.chunk_mib * 2**20
+    findings: list[Finding] = []
     with open_engine(config.workers, config.scheduler, chunk_bytes) as engine:
         if decision.why_frames:
-            decision = _build_frames(files, config, decision, digests, engine)
+            decision, findings = _build_frames(files, config, decision, digests, engine)
         folder = decision.frames_folder(cache_dir)
         frames = read_manifest(folder)
         assert frames is not None
@@ -57,6 +61,11 @@ def build(
     print("preprocess: " + ", ".join(done))
     folders = (folder, decision.edges_folder(cache_dir))
     print(describe(frames, edges, folders, time.perf_counter() - started))
+    if findings:
+        errors = sum(finding.severity == "error" for finding in findings)
+        print(
+            f"DATA: {errors} errors, {len(findings) - errors} warnings, see above; `make check-data` looks at all of it"
+        )
     return decision
 
 
@@ -66,7 +75,7 @@ def _stages(decision: Decision) -> tuple[tuple[str, str], tuple[str, str]]:
 
 def _build_frames(
     files: list[PairFiles], config: PreprocessConfig, decision: Decision, digests: DigestCache, engine: Engine[Any]
-) -> Decision:
+) -> tuple[Decision, list[Finding]]:
     cache_dir = Path(config.cache_dir)
     chunks = split_into_chunks(files, config.chunk_mib * 2**20)
     surveys = _survey(files, chunks, config, decision.recipe, engine)
@@ -78,15 +87,20 @@ def _build_frames(
         basis = _fit(files, surveys, config)
     for file, found in zip(files, surveys, strict=True):
         check_elements_known(file.pair, found.first_row_with, basis.reference)
+    findings: list[Finding] = []
+    if config.checks != "off":
+        from preprocess.check_data import check_sample  # a change of cutoff does without it
+
+        findings = check_sample(files, config)
     others = [path for path in sorted(cache_dir.glob("frames-*")) if not config.force]
     with build_stage(decision.frames_folder(cache_dir), digests, not config.force, others) as stage:
         if stage.resumed:
-            print(f"preprocess: goes on from {stage.resumed} finished shards of an interrupted run")
+            print(f"preprocess: goes on from {stage.resumed} finished pieces of an interrupted run")
         units = InputUnits.of(config)
         pieces = write_frames(stage, engine, files, chunks, units, basis.plan, basis.reference)
         _finish(stage, files, surveys, decision, basis, pieces)
     remember_inputs(files, digests)
-    return decision
+    return decision, findings
 
 
 def _survey(
@@ -111,7 +125,12 @@ def _survey(
             tasks.append(SurveyTask(chunks[pair][start : start + step], units))
             of_pair.append(pair)
     amounts = [sum(chunk.stop - chunk.start for chunk in task.chunks) for task in tasks]
-    results = dict(engine.run(tasks, "read geometries", amounts))
+    try:
+        results = dict(engine.run(tasks, "read geometries", amounts))
+    except PairingError as error:
+        from preprocess.check_data import explain_pairing
+
+        raise explain_pairing(error, units) from None
     for pair in sorted(set(of_pair)):
         parts = [results[i] for i, owner in enumerate(of_pair) if owner == pair]
         _check_sums(files[pair], [checksums for _, checksums in parts])
@@ -164,7 +183,6 @@ def _finish(
                 "samples": total.samples,
                 "atoms": total.atoms,
                 "grid_points": total.grid_points,
-                "pairs_of_atoms": sum(atoms * (atoms - 1) * n for (atoms, _), n in total.sizes.items()),
                 "energy_ev": shift_energies(total.energies, basis.reference).summary(),
                 "forces_ev_per_angstrom": total.forces.summary(),
             }
@@ -181,6 +199,7 @@ def _finish(
         "basis": None if recipe.basis is None else recipe.basis.as_json(),
         "units": {name: spec.unit for name, spec in FRAME_ARRAYS.items() if spec.unit != "-"},
         **basis.as_json(),
+        "bucket_totals": bucket_totals(merged(surveys).sizes, basis.plan),
         "splits": splits,
     }
     stage.finish(manifest, pieces)

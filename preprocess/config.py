@@ -53,8 +53,8 @@ class PreprocessConfig(SharedConfig):
     chunk_mib: Positive = 32.0
     """Input handled at a time, MiB: bounds memory, and the size of a shard."""
 
-    checks: Literal["stop", "warn", "off"] = "stop"
-    """Look for mistakes in a sample of the data: stop at errors, only warn, or do not look."""
+    checks: Literal["warn", "stop", "off"] = "warn"
+    """Look for mistakes in a sample of the data: tell of them, stop where the data contradict themselves, or do not."""
 
     refit: bool = False
     """Choose buckets and reference energies anew, where files were only appended."""

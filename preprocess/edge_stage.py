@@ -47,7 +47,7 @@ class Group:
 
     def geometry(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """Positions (n, atoms, 3) and numbers of atoms (n,) of all molecules."""
-        arrays = [map_shard(folder / entry.file) for entry in self.entries]
+        arrays = [map_shard(folder / entry.file, ("positions", "atomic_numbers")) for entry in self.entries]
         positions = np.concatenate([shard["positions"] for shard in arrays])
         return positions, np.concatenate([(shard["atomic_numbers"] > 0).sum(axis=1) for shard in arrays])
 
@@ -113,6 +113,7 @@ def write_edges(
     )
     # Every list of a bucket gets the length of its longest, over all splits: one shape, one compilation.
     longest = [{"physnet_edges": 0, "dcmnet_edges": 0} for _ in frames["buckets"]]
+    in_bucket = [{"physnet_edges": 0, "dcmnet_edges": 0} for _ in frames["buckets"]]
     totals: dict[str, dict[str, int]] = {}
     for index, group in enumerate(groups):
         first = group.entries[0]
@@ -121,6 +122,7 @@ def write_edges(
             key = f"{network}_edges"
             longest[first.bucket][key] = max(longest[first.bucket][key], most)
             split[key] += total
+            in_bucket[first.bucket][key] += total
     shapes = [EdgeShape(**sizes) for sizes in longest]
     recipes = [_recipe(group, cutoffs, shapes[group.entries[0].bucket]) for group in groups]
     pieces = {i: piece for i, recipe in enumerate(recipes) if (piece := build.take_over(recipe)) is not None}
@@ -139,6 +141,7 @@ def write_edges(
         "settings": {"physnet_cutoff": cutoffs.physnet, "dcmnet_cutoff": cutoffs.dcmnet},
         "units": {"physnet_cutoff": "Å", "dcmnet_cutoff": "Å"},
         "buckets": longest,
+        "bucket_totals": in_bucket,
         "splits": totals,
     }
     build.finish(manifest, [pieces[i] for i in range(len(groups))])

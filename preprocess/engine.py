@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
@@ -134,10 +136,11 @@ def _open_cluster(workers: int, scheduler: str) -> Iterator[Any]:
     }
     with dask.config.set(settings):
         if not scheduler:
-            with (
-                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50) as local,
-                Client(local) as client,
-            ):
+            with _without_interrupts():
+                local = LocalCluster(
+                    n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+                )
+            with local, Client(local) as client:
                 yield client
             return
         try:
@@ -148,3 +151,13 @@ def _open_cluster(workers: int, scheduler: str) -> Iterator[Any]:
             ) from error
         with client:
             yield client
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started meanwhile do not see Ctrl-C: this one ends them, and they need not each tell of it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

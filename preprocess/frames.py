@@ -171,7 +171,7 @@ def _check_space(folder: Path, tasks: list[FrameTask], plan: Plan, files: list[P
     if wanted > free:
         raise OSError(
             errno.ENOSPC,
-            f"the shards take more than {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; choose another "
+            f"the shards take more than {wanted / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free; choose another "
             "--cache-dir (CACHE_DIR=), or run `make clean-cache`",
             str(folder.parent),
         )

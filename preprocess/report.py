@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from preprocess.plan import Plan, sample_cost
 from shared.cache import shard_entries
 from shared.elements import symbol
 
 
-def describe(frames: dict[str, Any], edges: dict[str, Any], folders: tuple[Path, Path], seconds: float) -> str:
-    """A few lines for people, from the two manifests."""
-    lines = [
-        f"{'split':<6} {'samples':>9} {'atoms':>10} {'grid points':>12} {'PhysNet edges':>14} {'DCMNet edges':>13}"
+def bucket_totals(sizes: Mapping[tuple[int, int], int], plan: Plan) -> list[dict[str, float]]:
+    """What is real in every bucket: molecules, atoms, grid points, and their cost in a training step.
+
+    Args:
+        sizes: (atoms, grid points) -> molecules of all splits.
+        plan: the buckets.
+    """
+    atoms, grid, count = np.array([[a, g, n] for (a, g), n in sizes.items()]).T
+    bucket = plan.assign(atoms, grid)
+    real = {"samples": count, "atoms": atoms * count, "grid_points": grid * count, "cost": _cost(atoms, grid) * count}
+    return [
+        {name: values[bucket == index].sum().item() for name, values in real.items()}
+        for index in range(len(plan.shapes))
     ]
+
+
+def describe(frames: dict[str, Any], edges: dict[str, Any], folders: tuple[Path, Path], seconds: float) -> str:
+    """Some lines for people, from the two manifests."""
+    head = f"{'samples':>11} {'atoms':>11} {'grid points':>13} {'PhysNet edges':>14} {'DCMNet edges':>13}"
+    lines = [f"{'split':<8}{head}"]
     for split, counts in frames["splits"].items():
-        edge_counts = edges["splits"][split]
+        counts = {**counts, **edges["splits"][split]}
         lines.append(
-            f"{split:<6} {counts['samples']:>9,} {counts['atoms']:>10,} {counts['grid_points']:>12,} "
-            f"{edge_counts['physnet_edges']:>14,} {edge_counts['dcmnet_edges']:>13,}"
+            f"{split:<8}{counts['samples']:>11,} {counts['atoms']:>11,} {counts['grid_points']:>13,} "
+            f"{counts['physnet_edges']:>14,} {counts['dcmnet_edges']:>13,}"
         )
-    lines.append("")
-    lines.append(
-        f"{'bucket':<6} {'samples':>9} {'atoms':>10} {'grid points':>12} {'PhysNet edges':>14} {'DCMNet edges':>13}"
-    )
-    samples = _samples_per_bucket(frames)
-    for index, (frame, edge) in enumerate(zip(frames["buckets"], edges["buckets"], strict=True)):
-        lines.append(
-            f"{index:<6} {samples[index]:>9,} {frame['atoms']:>10,} {frame['grid']:>12,} "
-            f"{edge['physnet_edges']:>14,} {edge['dcmnet_edges']:>13,}"
-        )
+    lines += ["", f"{'bucket':<8}{head}"]
+    for index, (shape, real) in enumerate(zip(*_buckets(frames, edges), strict=True)):
+        sizes = [f"{shape[name]:,} ({_waste(real[name], real['samples'] * shape[name]):.0%})" for name in _AXES]
+        lines.append(f"{index:<8}{real['samples']:>11,} {sizes[0]:>11} {sizes[1]:>13} {sizes[2]:>14} {sizes[3]:>13}")
+    lines.append("(size of a bucket, and in brackets the share of it that is padding)")
     waste = padding_waste(frames, edges)
-    lines.append("padding: " + ", ".join(f"{value:.1%} of {name}" for name, value in waste.items()))
+    parts = ", ".join(f"{waste[name]:.1%} of {label}" for name, label in _AXES.items())
+    lines.append(
+        f"padding: {parts}; {waste['cost']:.1%} of a step's work, {waste['cost_of_one_bucket']:.1%} with one bucket"
+    )
     references = ", ".join(f"{symbol(int(z))} {e:.4f}" for z, e in frames["reference_energies_ev"].items())
     lines.append(f"reference energies (eV): {references}")
     size = sum(entry.bytes for manifest in (frames, edges) for entry in shard_entries(manifest))
@@ -41,23 +58,41 @@ def describe(frames: dict[str, Any], edges: dict[str, Any], folders: tuple[Path,
 
 
 def padding_waste(frames: dict[str, Any], edges: dict[str, Any]) -> dict[str, float]:
-    """Share of the padded atoms, grid points and edges that holds no data."""
-    samples = _samples_per_bucket(frames)
+    """Share of the padded atoms, grid points, edges and work that holds no data; and of the work with one bucket."""
+    shapes, totals = _buckets(frames, edges)
     waste = {}
-    for name, manifest, axis, key in (
-        ("atoms", frames, "atoms", "atoms"),
-        ("grid points", frames, "grid", "grid_points"),
-        ("PhysNet edges", edges, "physnet_edges", "physnet_edges"),
-        ("DCMNet edges", edges, "dcmnet_edges", "dcmnet_edges"),
-    ):
-        padded = sum(count * bucket[axis] for count, bucket in zip(samples, manifest["buckets"], strict=True))
-        real = sum(split[key] for split in manifest["splits"].values())
-        waste[name] = 1.0 - real / padded if padded else 0.0
+    for name in _AXES:
+        padded = sum(real["samples"] * shape[name] for shape, real in zip(shapes, totals, strict=True))
+        waste[name] = _waste(sum(real[name] for real in totals), padded)
+    cost = sum(real["cost"] for real in totals)
+    each = [_cost(np.array(shape["atoms"]), np.array(shape["grid_points"])).item() for shape in shapes]
+    samples = [real["samples"] for real in totals]
+    waste["cost"] = _waste(cost, sum(n * one for n, one in zip(samples, each, strict=True)))
+    waste["cost_of_one_bucket"] = _waste(cost, sum(samples) * each[-1])
     return waste
 
 
-def _samples_per_bucket(frames: dict[str, Any]) -> list[int]:
-    samples = [0] * len(frames["buckets"])
-    for entry in shard_entries(frames):
-        samples[entry.bucket] += entry.samples
-    return samples
+_AXES = {
+    "atoms": "atoms",
+    "grid_points": "grid points",
+    "physnet_edges": "PhysNet edges",
+    "dcmnet_edges": "DCMNet edges",
+}
+
+
+def _buckets(frames: dict[str, Any], edges: dict[str, Any]) -> tuple[list[dict[str, int]], list[dict[str, Any]]]:
+    """Padded sizes and real totals of every bucket, by the names of ``_AXES``."""
+    shapes = [
+        {"atoms": frame["atoms"], "grid_points": frame["grid"], **edge}
+        for frame, edge in zip(frames["buckets"], edges["buckets"], strict=True)
+    ]
+    pairs = zip(frames["bucket_totals"], edges["bucket_totals"], strict=True)
+    return shapes, [{**frame, **edge} for frame, edge in pairs]
+
+
+def _cost(atoms: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    return sample_cost(atoms.astype(float), grid.astype(float))
+
+
+def _waste(real: float, padded: float) -> float:
+    return 1.0 - real / padded if padded else 0.0

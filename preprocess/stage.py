@@ -141,6 +141,10 @@ class StageBuild:
         for entry in entries:
             self._digests.remember(self.folder / entry.file, entry.digest)
 
+    def kept(self) -> int:
+        """Finished pieces that lie in the folder."""
+        return sum(1 for _ in self.partial.glob(f"*{_RECORD_SUFFIX}"))
+
     def discard(self) -> None:
         """Remove what was begun."""
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -168,8 +172,14 @@ def build_stage(folder: Path, digests: DigestCache, resume: bool, reuse: Iterabl
     except UserError:
         build.discard()
         raise
+    except OSError as error:
+        kept = build.kept()
+        if kept and error.errno is not None:
+            what = f"{error.strerror}; {kept} finished pieces are kept, the same command goes on from them"
+            raise OSError(error.errno, what, error.filename) from error
+        raise
     finally:
-        if build.partial.is_dir() and not any(build.partial.glob(f"*{_RECORD_SUFFIX}")):
+        if build.partial.is_dir() and not build.kept():
             build.discard()
 
 

@@ -15,6 +15,17 @@ PAIRING_TOLERANCE_ANGSTROM = 1e-3
 """Largest difference between the two files' positions of one atom: float32 text and unit round trips pass."""
 
 
+class PairingError(UserError):
+    """A row of the ESP file is another molecule than the EFD file's."""
+
+    def __init__(self, pair: Pair, message: str) -> None:
+        super().__init__(message)
+        self.pair = pair
+
+    def __reduce__(self) -> tuple[type[PairingError], tuple[Pair, str]]:
+        return PairingError, (self.pair, str(self))  # from a worker process
+
+
 def check_molecules(molecules: Molecules) -> None:
     """Counts, elements, finite values, and the pairing of the two files.
 
@@ -122,28 +133,31 @@ def _check_pairing(molecules: Molecules, real: np.ndarray) -> None:
     differs = molecules.n_atoms != molecules.esp_n_atoms
     if differs.any():
         row = int(np.argmax(differs))
-        raise UserError(
+        raise PairingError(
+            pair,
             f"{pair.esp}: row {start + row} has {molecules.esp_n_atoms[row]} atoms, but {pair.efd} has "
-            f"{molecules.n_atoms[row]} there; rows are paired by index, so sort both files alike"
+            f"{molecules.n_atoms[row]} there; rows are paired by index, so sort both files alike",
         )
     width = real.shape[1]
     numbers, esp_numbers = molecules.atomic_numbers[:, :width], molecules.esp_atomic_numbers[:, :width]
     differs = ((numbers != esp_numbers) & real).any(axis=1)
     if differs.any():
         row = int(np.argmax(differs))
-        raise UserError(
+        raise PairingError(
+            pair,
             f"{pair.esp}: row {start + row} has atomic numbers {_listed(esp_numbers[row])}, but {pair.efd} has "
-            f"{_listed(numbers[row])} there; rows are paired by index, so sort both files alike"
+            f"{_listed(numbers[row])} there; rows are paired by index, so sort both files alike",
         )
     shift = np.where(real[..., None], molecules.positions - molecules.esp_positions, 0.0)
     distance = np.sqrt((shift**2).sum(-1)).max(axis=1, initial=0.0)
     differs = distance > PAIRING_TOLERANCE_ANGSTROM
     if differs.any():
         row = int(np.argmax(differs))
-        raise UserError(
+        raise PairingError(
+            pair,
             f"{pair.esp}: row {start + row}'s positions differ from those of {pair.efd} by up to {distance[row]:.3g} Å "
             f"({int(differs.sum())} of {len(differs)} rows from row {start} on differ); pair the rows, and give both "
-            "files' R in Å"
+            "files' R in Å",
         )
 
 

@@ -98,24 +98,34 @@ def _check(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float) -> None:
         raise ValueError(f"cutoff must be positive, received {cutoff}")
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _squared_distances(positions: np.ndarray, molecule: int, n: int, i: int, axes: np.ndarray, out: np.ndarray) -> None:
+    """Of atom i to every atom of its molecule, infinite to itself; ``axes`` (filled at atom 0) has x, y, z in rows."""
+    # In float64 whatever the input: the comparison with the cutoff must not depend on the storage type.
+    if i == 0:
+        for j in range(n):
+            for axis in range(3):
+                axes[axis, j] = positions[molecule, j, axis]
+    x, y, z = axes[0, i], axes[1, i], axes[2, i]
+    for j in range(n):
+        dx, dy, dz = axes[0, j] - x, axes[1, j] - y, axes[2, j] - z
+        out[j] = dx * dx + dy * dy + dz * dz
+    out[i] = np.inf
+
+
 @numba.njit(cache=True, nogil=True)
 def _count(
     positions: np.ndarray, n_atoms: np.ndarray, squared_cutoff: float, counts: np.ndarray, start: int, stop: int
 ) -> None:
+    axes, squared = np.empty((3, positions.shape[1])), np.empty(positions.shape[1])
     for molecule in range(start, stop):
+        n = n_atoms[molecule]
         count = 0
-        for i in range(n_atoms[molecule]):
-            # In float64 whatever the input: the comparison with the cutoff must not depend on the storage type.
-            x = np.float64(positions[molecule, i, 0])
-            y = np.float64(positions[molecule, i, 1])
-            z = np.float64(positions[molecule, i, 2])
-            for j in range(i):
-                dx = np.float64(positions[molecule, j, 0]) - x
-                dy = np.float64(positions[molecule, j, 1]) - y
-                dz = np.float64(positions[molecule, j, 2]) - z
-                if dx * dx + dy * dy + dz * dz < squared_cutoff:
-                    count += 1
-        counts[molecule] = 2 * count
+        for i in range(n):
+            _squared_distances(positions, molecule, n, i, axes, squared)
+            for j in range(n):
+                count += int(squared[j] < squared_cutoff)
+        counts[molecule] = count
 
 
 @numba.njit(cache=True, nogil=True)
@@ -130,22 +140,22 @@ def _fill(
     stop: int,
 ) -> None:
     capacity, padding = dst.shape[1], positions.shape[1] - 1
+    axes, squared = np.empty((3, positions.shape[1])), np.empty(positions.shape[1])
+    close = np.empty(positions.shape[1], dtype=np.int32)
     for molecule in range(start, stop):
-        edge = 0
         n = n_atoms[molecule]
+        edge = 0
         for i in range(n):
-            x = np.float64(positions[molecule, i, 0])
-            y = np.float64(positions[molecule, i, 1])
-            z = np.float64(positions[molecule, i, 2])
+            _squared_distances(positions, molecule, n, i, axes, squared)
+            # Without a branch on the distance, which the processor could not foresee: written always, kept if close.
+            found = 0
             for j in range(n):
-                dx = np.float64(positions[molecule, j, 0]) - x
-                dy = np.float64(positions[molecule, j, 1]) - y
-                dz = np.float64(positions[molecule, j, 2]) - z
-                if i != j and dx * dx + dy * dy + dz * dz < squared_cutoff:
-                    if edge < capacity:
-                        dst[molecule, edge] = i
-                        src[molecule, edge] = j
-                    edge += 1
+                close[found] = j
+                found += int(squared[j] < squared_cutoff)
+            for k in range(min(found, max(capacity - edge, 0))):
+                dst[molecule, edge + k] = i
+                src[molecule, edge + k] = close[k]
+            edge += found
         counts[molecule] = edge
         for k in range(edge, capacity):
             dst[molecule, k] = padding

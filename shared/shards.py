@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,11 @@ class ShardWriter:
         view = content.reshape(-1).view(np.uint8).data
         position = self._offsets[name] + first_row * (content.nbytes // len(content))
         while view:
-            count = os.pwrite(self._descriptor, view, position)
+            try:
+                count = os.pwrite(self._descriptor, view, position)
+            except OSError as error:
+                error.filename = str(self._path)  # the call knows but a number
+                raise
             view, position = view[count:], position + count
 
     def __exit__(self, *failure: object) -> None:
@@ -123,8 +127,8 @@ def verify_shard(folder: Path, entry: ShardEntry, digests: DigestCache) -> Path:
     return path
 
 
-def map_shard(path: Path) -> dict[str, np.ndarray]:
-    """Every array of a shard, mapped read-only: nothing is read until it is used, and the system may drop it again.
+def map_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of a shard (all, or those named), mapped read-only: read when used, and the system may drop them again.
 
     The file is mapped once and not once for each array: the number of maps of a process is limited.
 
@@ -133,7 +137,7 @@ def map_shard(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with h5py.File(path, "r") as shard:
-            places = {name: (d.id.get_offset(), d.shape, d.dtype) for name, d in shard.items()}
+            places = {name: _place(shard[name]) for name in (shard if names is None else names)}
     except OSError as error:
         raise UserError(f"{path}: not a readable HDF5 file ({error}); `{REBUILD_COMMAND}` rebuilds it") from error
     content = np.memmap(path, dtype=np.uint8, mode="r")
@@ -142,5 +146,9 @@ def map_shard(path: Path) -> dict[str, np.ndarray]:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if size and offset is None:
             raise UserError(f"{path}: array {name!r} is not contiguous; `{REBUILD_COMMAND}` rebuilds it")
-        arrays[name] = content[offset : offset + size].view(dtype).reshape(shape) if size else np.zeros(shape, dtype)
+        arrays[name] = content[offset or 0 : (offset or 0) + size].view(dtype).reshape(shape) if size else np.zeros(shape, dtype)
     return arrays
+
+
+def _place(dataset: h5py.Dataset) -> tuple[int | None, tuple[int, ...], np.dtype]:
+    return dataset.id.get_offset(), dataset.shape, dataset.dtype

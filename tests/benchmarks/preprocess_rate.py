@@ -8,6 +8,8 @@ imported the same modules, and the rate relative to the plain copy (uncompressed
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -151,6 +153,42 @@ def child(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
+def breakdown(data: Path, cache: Path) -> None:
+    """One run in this process, its parts timed; several threads work at once, so that parts add up to more than it."""
+    from preprocess import frames, load, npz
+    from preprocess.__main__ import main as run
+    from shared import shards
+
+    parts = (
+        (npz.NpzRows, "read", "read (and inflate) members, CRC-32"),
+        (load.PairReader, "molecules", "geometry and targets, converted"),
+        (frames, "pad_grids", "scale, centre, check and pad grids"),
+        (shards.ShardWriter, "write", "write shards"),
+        (shards.ShardWriter, "__exit__", "wait for the disk (fsync)"),
+        (frames, "describe_shard", "digest of shards"),
+    )
+    spent = {label: 0.0 for _, _, label in parts}
+    for owner, name, label in parts:
+        setattr(owner, name, _timed(getattr(owner, name), label, spent))
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        run([*(f"--{p.stem}={p}" for p in sorted(data.glob("*.npz"))), "--cache-dir", str(cache), "--checks", "off"])
+    print(f"in one process {time.perf_counter() - start:.2f} s; seconds of its threads:")
+    for label, seconds in spent.items():
+        print(f"  {label:<42}{seconds:>7.2f}")
+
+
+def _timed(whole: Callable[..., object], label: str, spent: dict[str, float]) -> Callable[..., object]:
+    def timed(*args: object) -> object:
+        start = time.perf_counter()
+        try:
+            return whole(*args)
+        finally:
+            spent[label] += time.perf_counter() - start
+
+    return timed
+
+
 def main() -> None:
     """Run every arm in turn and print the table."""
     if len(sys.argv) > 2 and sys.argv[1] in _ARMS:
@@ -167,7 +205,7 @@ def main() -> None:
         shutil.rmtree(root, ignore_errors=True)
 
 
-_ARMS: dict[str, Callable[..., None]] = {"copy": plain_copy, "inflate": inflate}
+_ARMS: dict[str, Callable[..., None]] = {"copy": plain_copy, "inflate": inflate, "breakdown": breakdown}
 
 
 def _compare(config: RateConfig, root: Path) -> None:
@@ -194,6 +232,8 @@ def _compare(config: RateConfig, root: Path) -> None:
         times.setdefault("another cutoff", []).append(child([*run, "--physnet-cutoff", "5"]))
         times.setdefault("nothing changed", []).append(child(run))
         shutil.rmtree(cache)
+    forget(data)
+    subprocess.run([*me, "breakdown", str(data), str(cache)], check=True)
     medians = {name: statistics.median(seconds for seconds, _ in values) for name, values in times.items()}
     kind = "compressed" if config.compressed else "not compressed"
     print(f"{rows:,} molecules, {config.grid} grid points, {size / 2**30:.2f} GiB of input, {kind}")

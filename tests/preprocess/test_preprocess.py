@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from preprocess import check_data
 from preprocess.statistics import centers_of_mass, fit_reference_energies
 from preprocess.survey import Composition, Moments
 from shared.cache import BucketArrays, Cache, open_cache
+from shared.errors import UserError
 from shared.schema import EDGE_ARRAYS, FRAME_ARRAYS, NAME_ARRAY, SPLITS
 from tests import support
 
@@ -482,3 +484,103 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     support.run_preprocess(moved, tmp_path / "b", workers=1)
     ours, theirs = ({name: content for name, (_, content) in snapshot(tmp_path / x).items()} for x in "ab")
     assert ours == theirs
+
+
+@pytest.mark.parametrize("stored", ["compressed", "Fortran order"])
+@pytest.mark.parametrize("chunk_mib", [1e-6, 0.05, 32.0])
+def test_chunks_and_storage_do_not_matter(
+    plain: dict[int, dict[str, np.ndarray]], tmp_path: Path, stored: str, chunk_mib: float
+) -> None:
+    """One molecule at a time or all at once, inflated or not: the same molecules, in order within each bucket."""
+    settings = settings_for(tmp_path / "in", sample())
+    for name in (settings["train_efd"][0], settings["train_esp"][0]):
+        arrays = dict(np.load(name))
+        if stored == "compressed":
+            np.savez_compressed(name, **arrays)
+        else:
+            np.savez(name, **{key: np.asfortranarray(values) for key, values in arrays.items()})
+    support.run_preprocess(settings, tmp_path / "cache", max_buckets=2, chunk_mib=chunk_mib)
+    cache = open_cache(tmp_path / "cache", 6.0, 10.0)
+    ours = unpadded(cache)
+    assert_same(ours, plain, atol=1e-12)
+    for bucket in cache.load_split("train"):
+        assert len(bucket.shards) == (1 if chunk_mib > 1 else len(bucket) if chunk_mib < 1e-3 else len(bucket.shards))
+        assert (np.diff(bucket.column("row")) > 0).all()
+        rows = np.random.default_rng(0).permutation(len(bucket))
+        for name in bucket.shards[0]:
+            np.testing.assert_array_equal(bucket.take(name, rows), bucket.column(name)[rows])
+
+
+def test_input_edited_in_place_is_found(tmp_path: Path) -> None:
+    """A byte of the data changed behind the archive's back: its directory is as before, and yet it is noticed."""
+    settings = settings_for(tmp_path / "in", sample())
+    support.run_preprocess(settings, tmp_path / "cache")
+    path = Path(settings["train_esp"][0])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"CRC-32 does not match.*copy or write it again"):
+        support.run_preprocess(settings, tmp_path / "cache")
+
+
+def test_report_counts_the_padding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shares of padding counted from the masks of the shards themselves."""
+    support.run_preprocess(settings_for(tmp_path / "in", sample()), tmp_path / "cache", max_buckets=2)
+    said = capsys.readouterr().out
+    cache = open_cache(tmp_path / "cache", 6.0, 10.0)
+    buckets = [bucket for split in ("train", "valid") for bucket in cache.load_split(split)]
+    for label, array, real in (
+        ("atoms", "atomic_numbers", lambda b: (b.column("atomic_numbers") > 0).sum()),
+        ("grid points", "esp", lambda b: b.column("n_grid").sum()),
+        ("PhysNet edges", "physnet_dst", lambda b: b.column("physnet_n_edges").sum()),
+    ):
+        padded = sum(bucket.column(array).size for bucket in buckets)
+        waste = 1 - sum(real(bucket) for bucket in buckets) / padded
+        assert f"{waste:.1%} of {label}" in said
+
+
+def test_data_that_contradict_themselves_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A grid in Bohr taken for Å is told with the flag that mends it; --checks stop writes nothing."""
+    efd, esp = support.read_sample("co2", "train", np.arange(60))
+    bohr = {**esp, "vdw_surface": (esp["vdw_surface"] / BOHR).astype(np.float32)}
+    valid, esp = support.read_sample("co2", "valid", np.arange(20))
+    valid_bohr = {**esp, "vdw_surface": (esp["vdw_surface"] / BOHR).astype(np.float32)}
+    settings = settings_for(tmp_path / "in", (efd, bohr), (valid, valid_bohr))
+    compressed = Path(settings["train_esp"][0])
+    np.savez_compressed(compressed, **dict(np.load(compressed)))
+    with pytest.raises(UserError, match=r"contradict themselves \(grid-unit"):
+        support.run_preprocess(settings, tmp_path / "cache", checks="stop")
+    assert "--grid-unit bohr" in capsys.readouterr().out
+    assert not list((tmp_path / "cache").glob("frames-*"))
+    support.run_preprocess(settings, tmp_path / "cache", checks="warn")
+    said = capsys.readouterr().out
+    assert "--grid-unit bohr" in said
+    assert "1 errors, 0 warnings" in said.splitlines()[-1]
+    support.run_preprocess(settings, tmp_path / "mended", checks="stop", grid_unit="bohr")
+    assert "error" not in capsys.readouterr().out
+
+
+def test_check_data_looks_at_every_molecule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One bad molecule among many, that a sample would miss, with its row; the report is written."""
+    efd, esp = support.read_sample("co2", "train", np.arange(60))
+    efd["R"][41, 1] = efd["R"][41, 0] + 0.1
+    esp["R"][41, 1] = efd["R"][41, 1]
+    settings = settings_for(tmp_path / "in", (efd, esp), support.read_sample("co2", "valid", np.arange(20)))
+    flags = [word for name, files in settings.items() for word in ("--" + name.replace("_", "-"), *files)]
+    with pytest.raises(UserError, match="close-atoms"):
+        check_data.main([*flags, "--cache-dir", str(tmp_path / "cache"), "--chunk-mib", "0.1"])
+    said = capsys.readouterr().out
+    assert "80 molecules" in said
+    assert "row 41" in said
+    assert (tmp_path / "cache" / "check-data.txt").read_text() in said
+
+
+def test_rows_in_another_order_are_explained(tmp_path: Path) -> None:
+    """The ESP file's rows are a permutation of the EFD file's."""
+    efd, esp = support.read_sample("co2", "train", np.arange(30))
+    order = np.random.default_rng(0).permutation(30)
+    shuffled = {key: values[order] for key, values in esp.items()}
+    with pytest.raises(UserError, match="same molecules in another order") as caught:
+        build(tmp_path, (efd, shuffled))
+    first = int(np.flatnonzero(order != np.arange(30))[0])
+    assert f"row {first} of t0-efd.npz is row {np.flatnonzero(order == first)[0]} of" in str(caught.value)

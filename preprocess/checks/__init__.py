@@ -1,0 +1,22 @@
+"""Checks of the users' data against physics: units, frames, signs, charges, copies, outliers.
+
+``gather`` keeps some 150 bytes per molecule, ``merge`` joins what chunks gave, ``conclude`` finds what is wrong.
+"""
+
+from preprocess.checks.conclude import conclude
+from preprocess.checks.evidence import CheckInput, Evidence, Finding, UnitFlags, merge
+from preprocess.checks.gather import gather
+from preprocess.checks.pairing import find_permutation
+from preprocess.checks.report import report
+
+__all__ = [
+    "CheckInput",
+    "Evidence",
+    "Finding",
+    "UnitFlags",
+    "conclude",
+    "find_permutation",
+    "gather",
+    "merge",
+    "report",
+]

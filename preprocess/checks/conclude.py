@@ -1,0 +1,57 @@
+"""From evidence to findings: every rule on every file, alike findings of several files joined, errors first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from preprocess.checks.evidence import Evidence, Finding, UnitFlags
+from preprocess.checks.group import Group, groups
+from preprocess.checks.rules_esp import judge_esp
+from preprocess.checks.rules_geometry import close_atoms, positions_unit, repeated_geometries
+from preprocess.checks.rules_targets import judge_energies_and_forces
+
+_EXAMPLES = 10
+
+
+def conclude(evidence: Evidence, flags: UnitFlags) -> list[Finding]:
+    """What is wrong with the molecules examined, errors first, then by confidence.
+
+    Statements about a whole file need 8 of its molecules (or pairs of frames); files of which fewer than 16 are known
+    are judged together with the other small ones of their split. What follows from another finding is not said: while
+    positions have the wrong unit nothing else is looked at, while the grid does not fit nothing that is read from it.
+    """
+    found = repeated_geometries(evidence) if len(evidence.molecules) else []
+    for group in groups(evidence):
+        found.extend(_judge(group, flags))
+    return sorted(_join(found), key=lambda one: (one.severity != "error", -one.confidence))
+
+
+def _judge(group: Group, flags: UnitFlags) -> list[Finding]:
+    positions = positions_unit(group)
+    if positions:
+        return positions + close_atoms(group)
+    return close_atoms(group) + judge_esp(group, flags) + judge_energies_and_forces(group, flags)
+
+
+def _join(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding for each check and remedy, in the words of the first file."""
+    alike: dict[tuple[str, str, str], list[Finding]] = {}
+    for one in findings:
+        alike.setdefault((one.check, one.severity, one.remedy), []).append(one)
+    return [_joined(members) for members in alike.values()]
+
+
+def _joined(members: list[Finding]) -> Finding:
+    first = members[0]
+    if len(members) == 1:
+        return first
+    others = [one.what.split(": ", 1)[0] for one in members[1:]]
+    named = "; ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    return Finding(
+        check=first.check,
+        severity=first.severity,
+        confidence=round(sum(one.confidence for one in members) / len(members), 3),
+        what=f"{first.what} (and so in {named})",
+        remedy=first.remedy,
+        rows=tuple(row for one in members for row in one.rows)[:_EXAMPLES],
+    )

@@ -1,0 +1,256 @@
+"""The ESP of each molecule: multipoles fitted on the grid as given and on the grids that a mistake would have made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocess.checks.evidence import TOO_FEW_POINTS, CheckInput
+from preprocess.checks.multipoles import USUAL, Fit, Sites, charges_only, choose_sites, fit, number_of_unknowns
+from preprocess.checks.tables import ELECTRONEGATIVITY, INSIDE_RADII
+from shared.units import BOHR_IN_ANGSTROM
+
+_POINTS = 512
+"""Most grid points looked at per molecule; fits take fewer."""
+_CANDIDATES_TRIED = 24
+_AXES_TRIED = 8
+POLAR = 0.1
+"""e·Å (0.5 Debye): the dipole of a fit is exact to 2 % beyond it."""
+POLAR_AS_GIVEN = 0.02
+"""e·Å, the same in the smallest unit that it may be given in."""
+_NUMBERS_AT_ONCE = 1_000_000
+_WHOLE = 1e-4
+
+_generator = np.random.default_rng(0)
+_ORDER = _generator.permutation(_POINTS)
+_JITTER = _generator.random(_POINTS)
+
+AXES = np.array(
+    [
+        np.eye(3)[list(order)] * np.array([[x], [y], [z]])
+        for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+        for x in (1, -1)
+        for y in (1, -1)
+        for z in (1, -1)
+    ]
+)[1:]
+"""(47, 3, 3): exchanges and reversals of the axes; the true grid is AXES @ the given one, about the molecule."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Molecules of equal numbers of atoms and heavy atoms, and some of their grid points in random order."""
+
+    rows: np.ndarray  # in the CheckInput
+    numbers: np.ndarray  # (n, atoms), heavy atoms first
+    first_atom: np.ndarray  # (n, 3) Å, in the order given
+    sites: Sites
+    grid: np.ndarray  # (n, points, 3) Å
+    esp: np.ndarray  # (n, points) Hartree/e
+    real: np.ndarray  # (n, points)
+
+    def fit(self, grid: np.ndarray | None = None, sites: Sites | None = None, also: np.ndarray | bool = True) -> Fit:
+        """Least squares on ``grid`` (that given) at points outside the atoms and in the mask ``also``, (n, points)."""
+        grid = self.grid if grid is None else grid
+        used = self.real & self.sites.outside(grid) & also
+        some = slice(self._points())
+        return fit(sites or self.sites, grid[:, some], self.esp[:, some], used[:, some], self.real[:, some].sum(axis=1))
+
+    def _points(self) -> int:
+        """As many as the multipoles need."""
+        return int((3 * self.sites.size + 120) / max(self.real.mean(axis=1).min(), 0.01)) + 1
+
+
+def examine_esp(
+    given: CheckInput, numbers: np.ndarray, positions: np.ndarray, center: np.ndarray, found: np.ndarray
+) -> None:
+    """Fill the ESP's fields of ``found``.
+
+    Args:
+        given: n molecules.
+        numbers: (n, atoms), 0 = padding.
+        positions: (n, atoms, 3) in Å, 0 = padding.
+        center: (n, 3) centre of mass, Å.
+        found: (n,) array of MOLECULE.
+    """
+    for name in ("origin_gain", "fitted_dipole", "dipole_product", "fitted_charge", "charge_error", "largest_charge"):
+        found[name] = np.nan
+    for name in ("polarity", "residual", "tried", "gain", "cosine", "cosine_tried", "inside", "esp"):
+        found[name] = np.nan
+    found["axes_residual"] = found["axes_better"] = np.nan
+    found["axes"] = -1
+
+    def batches(rows: np.ndarray) -> Iterator[_Batch]:
+        return _batches(given, numbers, positions, center, rows)
+
+    sizes = number_of_unknowns(numbers)
+    for batch in batches(np.flatnonzero(given.n_grid > 0)):
+        _describe(batch, found)
+    for batch in batches(_rows_to_fit(sizes, found["esp"] > 0)):
+        _fit_as_given(batch, given, found)
+    fitted = np.flatnonzero(np.isfinite(found["residual"]))
+    tried = max(8, int(_CANDIDATES_TRIED * min(1.0, USUAL / sizes[fitted].mean()))) if len(fitted) else 0
+    for batch in batches(_spread(fitted, tried)):
+        # Without quadrupoles lone pairs let some wrong grids fit better than the right one.
+        if batch.sites.n_quadrupoles:
+            _try_candidates(batch, given, found)
+    for batch in batches(_rows_to_turn(found, sizes)):
+        _try_axes(batch, found)
+
+
+def _batches(
+    given: CheckInput, numbers: np.ndarray, positions: np.ndarray, center: np.ndarray, rows: np.ndarray
+) -> Iterator[_Batch]:
+    """The molecules of ``rows``, alike ones together and a bounded number at a time."""
+    counts = np.stack([(numbers[rows] > 0).sum(axis=1), (numbers[rows] > 1).sum(axis=1)], axis=1)
+    kinds, kind = np.unique(counts, axis=0, return_inverse=True)
+    for index, (atoms, heavy) in enumerate(kinds):
+        alike = rows[kind.reshape(-1) == index]
+        step = max(1, _NUMBERS_AT_ONCE // (_POINTS * max(3 * int(atoms), USUAL)))
+        for start in range(0, len(alike), step):
+            block = alike[start : start + step]
+            order = np.argsort(-numbers[block], axis=1, kind="stable")[:, :atoms]
+            sorted_numbers = np.take_along_axis(numbers[block], order, axis=1)
+            sorted_positions = np.take_along_axis(positions[block], order[..., None], axis=1)
+            point, real = _choose_points(given.n_grid[block], given.grid.shape[1])
+            yield _Batch(
+                rows=block,
+                numbers=sorted_numbers,
+                first_atom=positions[block, 0],
+                sites=choose_sites(
+                    sorted_numbers, sorted_positions, center[block], int(heavy), int(real.sum(axis=1).min())
+                ),
+                grid=np.where(real[..., None], given.grid[block[:, None], point], 0.0).astype(np.float64),
+                esp=np.where(real, given.esp_values[block[:, None], point], 0.0).astype(np.float64),
+                real=real,
+            )
+
+
+def _choose_points(n_grid: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, points) indices in random order, one from each of 512 stretches of the grid, and which are real."""
+    spread = ((_ORDER + _JITTER) / _POINTS * n_grid[:, None]).astype(np.int64)
+    point = np.where(n_grid[:, None] > _POINTS, np.minimum(spread, n_grid[:, None] - 1), _ORDER)
+    real = point < n_grid[:, None]
+    return np.minimum(point, width - 1), real
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of the rows, evenly spaced."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))] if count else rows[:0]
+
+
+def _rows_to_fit(sizes: np.ndarray, has_esp: np.ndarray) -> np.ndarray:
+    """All, but of large molecules, whose fits cost the square of their size, every so many."""
+    every = np.clip((sizes / USUAL) ** 2, 1, max(1, has_esp.sum() // 16)).astype(np.int64)
+    return np.flatnonzero(has_esp & (np.cumsum(has_esp) % every == 0))
+
+
+def _describe(batch: _Batch, found: np.ndarray) -> None:
+    rows, real = batch.rows, batch.real
+    count = np.maximum(real.sum(axis=1), 1)
+    offset = batch.grid[:, :, None] - batch.sites.positions[:, None]
+    near = (np.einsum("npak,npak->npa", offset, offset) < INSIDE_RADII[batch.numbers][:, None] ** 2).any(axis=2)
+    found["inside"][rows] = (near & real).sum(axis=1) / count
+    found["esp"][rows] = np.sqrt((batch.esp**2).sum(axis=1) / count)
+    whole = [
+        np.abs(grid - np.rint(grid)).max(axis=(1, 2)) < _WHOLE for grid in (batch.grid, batch.grid / BOHR_IN_ANGSTROM)
+    ]
+    found["integer_grid"][rows] = (whole[0] | whole[1]) & (count > 8)
+
+
+def _fit_as_given(batch: _Batch, given: CheckInput, found: np.ndarray) -> None:
+    rows, center = batch.rows, batch.sites.center
+    multipoles, point_charges = batch.fit(), batch.fit(sites=charges_only(batch.sites))
+    dipole = given.dipole[rows]
+    found["residual"][rows] = multipoles.residual
+    found["fitted_charge"][rows] = multipoles.charges.sum(axis=1)
+    found["charge_error"][rows] = multipoles.charge_error
+    found["fitted_dipole"][rows] = np.linalg.norm(multipoles.dipole, axis=1)
+    found["dipole_product"][rows] = (dipole * multipoles.dipole).sum(axis=1)
+    found["cosine"][rows] = _cosine(batch, given, multipoles)
+    found["largest_charge"][rows] = np.abs(point_charges.charges).max(axis=1)
+    found["polarity"][rows] = _correlation(point_charges.charges, ELECTRONEGATIVITY[batch.numbers])
+    from_center = np.linalg.norm(dipole - multipoles.dipole, axis=1)
+    moved = given.total_charge[rows, None] * center
+    lever = np.linalg.norm(moved, axis=1)
+    gain = from_center - np.linalg.norm(dipole - multipoles.dipole - moved, axis=1)
+    found["origin_gain"][rows] = np.where(lever > 0.1, gain / np.maximum(lever, 1e-12), np.nan)
+
+
+def _cosine(batch: _Batch, given: CheckInput, multipoles: Fit) -> np.ndarray:
+    """(n,) between the given and the fitted dipole, the greater of both origins that ions' dipoles are met with."""
+    dipole, moved = given.dipole[batch.rows], given.total_charge[batch.rows, None] * batch.sites.center
+    about_center, about_origin = (
+        _cosine_between(dipole, fitted) for fitted in (multipoles.dipole, multipoles.dipole + moved)
+    )
+    return np.where(np.abs(about_origin) > np.abs(about_center), about_origin, about_center)
+
+
+def _cosine_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(axis=1) / np.where(size > 1e-12, size, np.nan)
+
+
+def _correlation(charges: np.ndarray, electronegativity: np.ndarray) -> np.ndarray:
+    """(n,) of the atoms' charges and electronegativities; NaN where all of these are alike or one is unknown."""
+    a = charges - charges.mean(axis=1, keepdims=True)
+    b = electronegativity - electronegativity.mean(axis=1, keepdims=True)
+    size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return (a * b).sum(axis=1) / np.where(size > 1e-9, size, np.nan)
+
+
+def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None:
+    """Fit on the grids of CANDIDATES, each at the points that lie outside the atoms in it and in the grid as given.
+
+    Other points would not compare: a grid shrunk into the atoms keeps its farthest points, which are easily fitted.
+    """
+    rows, outside = batch.rows, batch.sites.outside(batch.grid)
+    for column, grid in enumerate(_candidate_grids(batch)):
+        # A grid as given that lies within the atoms is no standard; the candidate is then judged by itself.
+        also = outside | (found["residual"][rows] == TOO_FEW_POINTS)[:, None]
+        candidate = batch.fit(grid, also=also)
+        standard = batch.fit(also=batch.sites.outside(grid))
+        found["tried"][rows, column] = candidate.residual
+        found["gain"][rows, column] = candidate.residual / np.maximum(standard.residual, 1e-4)
+        found["cosine_tried"][rows, column] = _cosine(batch, given, candidate)
+
+
+def _candidate_grids(batch: _Batch) -> Iterator[np.ndarray]:
+    """The grids of CANDIDATES."""
+    grid, centroid = batch.grid, batch.sites.positions.mean(axis=1)
+    yield grid * BOHR_IN_ANGSTROM
+    yield grid / BOHR_IN_ANGSTROM
+    for shift in (batch.sites.center, centroid, batch.first_atom, centroid - _middle(batch)[:, 0]):
+        yield grid + shift[:, None]
+
+
+def _rows_to_turn(found: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Molecules whose fitted dipole points elsewhere than D, if they are many; any, if few have a dipole to tell."""
+    polar = (found["fitted_dipole"] > POLAR) & (found["dipole"] > POLAR_AS_GIVEN)
+    turned = polar & (np.abs(found["cosine"]) < 0.9)
+    if turned.sum() >= max(4, 0.1 * polar.sum()):
+        return _spread(np.flatnonzero(turned), _AXES_TRIED)
+    fitted = (found["residual"] < TOO_FEW_POINTS) & (found["n_atoms"] > 1) & (sizes <= USUAL)
+    return _spread(np.flatnonzero(fitted), _AXES_TRIED) if polar.sum() < 8 else np.empty(0, np.int64)
+
+
+def _try_axes(batch: _Batch, found: np.ndarray) -> None:
+    """Fit on the grid with its axes exchanged and reversed about the origin of the frame and about its own middle.
+
+    In a right frame nearly all of them fit worse, unless the molecule has that symmetry; in a wrong one about half.
+    """
+    rows, middle = batch.rows, _middle(batch)
+    about_origin = np.array([batch.fit(batch.grid @ turn.T).residual for turn in AXES])
+    about_middle = np.array([batch.fit((batch.grid - middle) @ turn.T + middle).residual for turn in AXES])
+    tried = np.fmin(about_origin, about_middle)
+    found["axes"][rows] = np.argmin(tried, axis=0)
+    found["axes_residual"][rows] = np.min(tried, axis=0)
+    found["axes_better"][rows] = (about_middle < 0.95 * found["residual"][rows]).mean(axis=0)
+
+
+def _middle(batch: _Batch) -> np.ndarray:
+    """(n, 1, 3) Å: mean of the grid's points."""
+    total = np.where(batch.real[..., None], batch.grid, 0.0).sum(axis=1, keepdims=True)
+    return np.asarray(total / batch.real.sum(axis=1)[:, None, None])

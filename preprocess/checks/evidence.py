@@ -1,0 +1,134 @@
+"""What goes into the checks, what they keep of each molecule, and what they find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from shared.schema import Split
+
+Severity = Literal["error", "warning"]
+
+CANDIDATES = ("times bohr", "over bohr", "plus mass", "plus centroid", "plus atom", "centred")
+"""What undoes a mistake in the grid: 0.529 times; 1/0.529 times; plus the atoms' centre of mass, plus their centroid,
+plus the first atom's position; and moved so that its own centre lies on the atoms' centroid."""
+
+TOO_FEW_POINTS = 2.0
+"""In place of a residual: too few grid points lie outside the atoms for a fit (a fit's own residual is at most 1)."""
+
+MOLECULE = np.dtype(
+    [
+        ("file", "i4"),  # index into Evidence.files
+        ("row", "i4"),  # in that file
+        ("composition", "i4"),  # index into Evidence.compositions
+        ("n_atoms", "i4"),
+        ("n_grid", "i4"),
+        ("charge", "f4"),  # e, as given
+        ("energy", "f8"),  # eV, as given
+        ("force", "f4"),  # eV/Å, the largest |F| of an atom
+        ("net_force", "f2"),  # |Σ F| / Σ |F|
+        ("torque", "f2"),  # |Σ r × F| / Σ |r| |F| about the centroid
+        ("lengths", "f4", (5,)),  # Å, see gather.lengths_and_bonds: what two copies of a geometry share
+        ("bond", "f4"),  # distance to the nearest neighbour over the sum of covalent radii, median over the atoms
+        ("dipole", "f4"),  # e·Å, |D| as given
+        ("fitted_dipole", "f4"),  # e·Å, of the multipoles fitted to the ESP, about the centre of mass
+        ("dipole_product", "f4"),  # (e·Å)², given · fitted
+        ("cosine", "f2"),  # between both, of ions about the better of two origins
+        ("cosine_tried", "f2", (len(CANDIDATES),)),  # the same on each candidate
+        ("origin_gain", "f2"),  # of ions: how much better D fits about the origin, over |Q| |centre of mass|
+        ("fitted_charge", "f4"),  # e, sum of the fitted monopoles
+        ("charge_error", "f4"),  # e, its standard error
+        ("largest_charge", "f4"),  # e, of a fit with charges alone
+        ("polarity", "f2"),  # correlation of those charges with electronegativity: negative if electrons draw charge
+        ("esp", "f4"),  # Hartree/e, root mean square
+        ("inside", "f4"),  # share of the grid points inside an atom
+        ("integer_grid", "?"),  # all coordinates of the grid are whole numbers
+        ("residual", "f2"),  # of the multipole fit, relative; NaN = not fitted
+        (
+            "tried",
+            "f2",
+            (len(CANDIDATES),),
+        ),  # residual on each candidate, at the points outside the atoms of both grids
+        ("gain", "f2", (len(CANDIDATES),)),  # that over the residual of the grid as given at the same points
+        ("axes", "i1"),  # the exchange or reversal of the grid's axes that fits best; -1 = not tried
+        ("axes_residual", "f2"),
+        ("axes_better", "f2"),  # share of those exchanges and reversals that fit better than the grid as given
+    ]
+)
+"""One molecule, about 150 bytes. Numbers that could not be computed are NaN."""
+
+PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4")])
+"""Two near frames of one molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
+
+
+@dataclass(frozen=True)
+class CheckInput:
+    """n molecules of one file pair, in the project's units after the user's unit flags; padding may hold anything."""
+
+    split: Split
+    efd: str  # the files' names, for messages
+    esp: str
+    rows: np.ndarray  # (n,) row in the files
+    atomic_numbers: np.ndarray  # (n, A) int, 0 = padding
+    n_atoms: np.ndarray  # (n,) int
+    positions: np.ndarray  # (n, A, 3) Å
+    energy: np.ndarray  # (n,) eV
+    forces: np.ndarray  # (n, A, 3) eV/Å
+    dipole: np.ndarray  # (n, 3) e·Å; of ions about the centre of mass
+    total_charge: np.ndarray  # (n,) e
+    n_grid: np.ndarray  # (n,) int
+    grid: np.ndarray  # (n, G, 3) Å
+    esp_values: np.ndarray  # (n, G) Hartree/e
+
+
+@dataclass(frozen=True)
+class UnitFlags:
+    """The unit flags in force, as in PreprocessConfig."""
+
+    grid_unit: str
+    energy_unit: str
+    force_unit: str
+    dipole_unit: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or looks so."""
+
+    check: str  # short stable identifier, such as "grid-unit"
+    severity: Severity  # error: the data contradict themselves; warning: look at it
+    confidence: float  # share of the molecules (pairs of frames) examined that agree; 1 for facts about single rows
+    what: str  # one line with numbers
+    remedy: str  # the flag or the action that mends it
+    rows: tuple[tuple[str, str, int], ...] = ()  # up to 10 examples: split, file, row
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is kept of the molecules examined. Grows by about 150 bytes per molecule; picklable."""
+
+    files: tuple[tuple[Split, str, str], ...]  # split, EFD file, ESP file
+    compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom
+    molecules: np.ndarray  # of MOLECULE
+    pairs: np.ndarray  # of PAIR
+
+
+def merge(evidence: Sequence[Evidence]) -> Evidence:
+    """Evidence of all the parts together."""
+    files = tuple(dict.fromkeys(file for part in evidence for file in part.files))
+    compositions = tuple(dict.fromkeys(one for part in evidence for one in part.compositions))
+    file_index = {file: index for index, file in enumerate(files)}
+    composition_index = {one: index for index, one in enumerate(compositions)}
+    molecules, pairs = [np.empty(0, MOLECULE)], [np.empty(0, PAIR)]
+    for part in evidence:
+        to_file = np.array([file_index[file] for file in part.files], dtype=np.int32)
+        to_composition = np.array([composition_index[one] for one in part.compositions], dtype=np.int32)
+        molecules.append(part.molecules.copy())
+        molecules[-1]["file"] = to_file[part.molecules["file"]]
+        molecules[-1]["composition"] = to_composition[part.molecules["composition"]]
+        pairs.append(part.pairs.copy())
+        pairs[-1]["file"] = to_file[part.pairs["file"]]
+    return Evidence(files, compositions, np.concatenate(molecules), np.concatenate(pairs))

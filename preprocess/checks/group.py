@@ -1,0 +1,69 @@
+"""What the rules look at: the evidence of one file pair (or of several small ones), and how they word a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocess.checks.evidence import Evidence, Finding, Severity
+
+FEWEST = 8
+"""Molecules (or pairs of frames) that a statement about a whole file needs."""
+_SMALL_FILE = 16
+_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Group:
+    """Molecules that are judged together."""
+
+    evidence: Evidence
+    molecules: np.ndarray  # of MOLECULE
+    pairs: np.ndarray  # of PAIR
+
+    def find(
+        self,
+        check: str,
+        severity: Severity,
+        bad: np.ndarray,
+        what: str,
+        remedy: str,
+        among: np.ndarray | None = None,
+        of_esp: bool = False,
+    ) -> Finding:
+        """A finding about the molecules ``bad`` (a mask); confidence: their share ``among`` others (without: 1)."""
+        share = int(bad.sum()) / int(among.sum()) if among is not None else 1.0
+        names = [f"{file[0]} ({file[2 if of_esp else 1]})" for file in self._files()]
+        where = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+        return Finding(
+            check=check,
+            severity=severity,
+            confidence=round(share, 3),
+            what=f"{where}: {what}",
+            remedy=remedy,
+            rows=examples(self.evidence, self.molecules[bad], of_esp),
+        )
+
+    def _files(self) -> list[tuple[str, str, str]]:
+        return [self.evidence.files[index] for index in np.unique(self.molecules["file"])]
+
+
+def examples(evidence: Evidence, molecules: np.ndarray, of_esp: bool = False) -> tuple[tuple[str, str, int], ...]:
+    """Split, file and row of the first few."""
+    files = [evidence.files[index] for index in molecules["file"][:_EXAMPLES]]
+    rows = molecules["row"][:_EXAMPLES]
+    return tuple((file[0], file[2 if of_esp else 1], int(row)) for file, row in zip(files, rows, strict=True))
+
+
+def groups(evidence: Evidence) -> Iterator[Group]:
+    """One per file pair; pairs of which few molecules are known are judged together, split by split."""
+    file = evidence.molecules["file"]
+    counts = np.bincount(file, minlength=len(evidence.files))
+    large = [[index] for index in np.flatnonzero(counts >= _SMALL_FILE)]
+    small = list(np.flatnonzero((counts > 0) & (counts < _SMALL_FILE)))
+    splits = dict.fromkeys(evidence.files[index][0] for index in small)
+    for members in [*large, *([i for i in small if evidence.files[i][0] == split] for split in splits)]:
+        chosen, near = np.isin(file, members), np.isin(evidence.pairs["file"], members)
+        yield Group(evidence, evidence.molecules[chosen], evidence.pairs[near])

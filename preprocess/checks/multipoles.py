@@ -1,0 +1,155 @@
+"""Multipoles at the atoms fitted to an ESP by least squares: how well the grid, the ESP and the positions agree.
+
+Charges and dipoles at all atoms and quadrupoles at all but hydrogen describe the ESP outside a molecule to about 2 %,
+so that a grid in another unit or another frame shows in every single molecule; charges alone (10 to 60 %) do not
+suffice, since lone pairs let some wrong grids fit better than the right one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocess.checks.evidence import TOO_FEW_POINTS
+from shared.elements import VAN_DER_WAALS_RADII
+from shared.units import BOHR_IN_ANGSTROM
+
+_RIDGE = 1e-6
+"""Times the mean diagonal of the normal equations; keeps atoms that hide behind others (or coincide) harmless."""
+
+USUAL = 90
+"""Unknowns of a fit that is cheap enough for every molecule."""
+LARGEST = 260
+
+_SMALLEST_SHARE = 0.3
+_SHORTEST_BOHR = 0.5
+
+
+@dataclass(frozen=True)
+class Sites:
+    """n molecules of equal numbers of atoms and of heavy atoms, heavy atoms first."""
+
+    positions: np.ndarray  # (n, atoms, 3) Å
+    radii: np.ndarray  # (n, atoms) van der Waals radii, Å
+    center: np.ndarray  # (n, 3) Å, the dipole's origin
+    n_dipoles: int  # the first so many atoms have a dipole
+    n_quadrupoles: int
+
+    @property
+    def size(self) -> int:
+        """Number of unknowns."""
+        return self.positions.shape[1] + 3 * self.n_dipoles + 5 * self.n_quadrupoles
+
+    def outside(self, grid: np.ndarray) -> np.ndarray:
+        """(n, points): points of ``grid`` (n, points, 3) beyond the atoms' van der Waals radii."""
+        offset = grid[:, :, None] - self.positions[:, None]
+        return np.asarray((np.einsum("npak,npak->npa", offset, offset) > self.radii[:, None] ** 2).all(axis=2))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Least squares of n molecules; NaN where a molecule has too few grid points."""
+
+    residual: np.ndarray  # (n,) root mean square of the misfit over that of the ESP, or TOO_FEW_POINTS
+    charges: np.ndarray  # (n, atoms) e
+    dipole: np.ndarray  # (n, 3) e·Å about Sites.center
+    charge_error: np.ndarray  # (n,) e, standard error of the sum of the charges
+
+
+def choose_sites(numbers: np.ndarray, positions: np.ndarray, center: np.ndarray, n_heavy: int, n_points: int) -> Sites:
+    """The most detailed multipoles for molecules of this size and so many grid points.
+
+    Args:
+        numbers: (n, atoms), heavy atoms first.
+        positions: (n, atoms, 3) in Å.
+        center: (n, 3) in Å.
+        n_heavy: atoms that are not hydrogen.
+        n_points: least number of grid points.
+    """
+    n_dipoles, n_quadrupoles = _detail(numbers.shape[1], n_heavy, n_points)
+    return Sites(positions, VAN_DER_WAALS_RADII[numbers], center, n_dipoles, n_quadrupoles)
+
+
+def number_of_unknowns(numbers: np.ndarray) -> np.ndarray:
+    """(n,) that the fits of these molecules have on many points; ``numbers`` is (n, atoms), 0 = padding."""
+    counts = np.stack([(numbers > 0).sum(axis=1), (numbers > 1).sum(axis=1)], axis=1)
+    kinds, kind = np.unique(counts, axis=0, return_inverse=True)
+    details = [(atoms, *_detail(atoms, heavy, LARGEST)) for atoms, heavy in kinds]
+    sizes = [atoms + 3 * dipoles + 5 * quadrupoles for atoms, dipoles, quadrupoles in details]
+    return np.array(sizes, dtype=np.int64)[kind.reshape(-1)]
+
+
+def _detail(atoms: int, heavy: int, points: int) -> tuple[int, int]:
+    """Numbers of dipoles and of quadrupoles."""
+    for dipoles, quadrupoles, most in ((atoms, heavy, USUAL), (heavy, heavy, LARGEST), (heavy, 0, LARGEST)):
+        size = atoms + 3 * dipoles + 5 * quadrupoles
+        if size <= most and _points_needed(size) <= points:
+            return dipoles, quadrupoles
+    return 0, 0
+
+
+def _points_needed(size: int) -> float:
+    return 1.2 * size + 8
+
+
+def charges_only(sites: Sites) -> Sites:
+    """The same atoms without dipoles and quadrupoles."""
+    return Sites(sites.positions, sites.radii, sites.center, 0, 0)
+
+
+def fit(sites: Sites, grid: np.ndarray, esp: np.ndarray, used: np.ndarray, n_real: np.ndarray) -> Fit:
+    """Fit the multipoles to some of the grid points.
+
+    Args:
+        sites: n molecules.
+        grid: (n, points, 3) in Å.
+        esp: (n, points) in Hartree/e.
+        used: (n, points), which points to fit; see Sites.outside.
+        n_real: (n,) number of points that are not padding: if too few of them are used, there is no fit.
+    """
+    offset = (grid[:, :, None] - sites.positions[:, None]) / BOHR_IN_ANGSTROM
+    inverse = 1 / np.maximum(np.sqrt(np.einsum("npak,npak->npa", offset, offset)), _SHORTEST_BOHR)
+    columns = _columns(sites, offset, inverse) * used[..., None]
+    target = np.where(used, esp, 0.0)
+    size, atoms = sites.size, sites.positions.shape[1]
+    solution, influence = _solve(columns, target, atoms)
+    misfit = np.einsum("nps,ns->np", columns, solution) - target
+    count, squares = used.sum(axis=1), np.einsum("np,np->n", misfit, misfit)
+    enough = (count >= _points_needed(size)) & (count >= _SMALLEST_SHARE * n_real)
+    power = np.einsum("np,np->n", target, target)
+    residual = np.sqrt(squares / np.where(power > 0, power, np.nan))
+    charges = np.where(enough[:, None], solution[:, :atoms], np.nan)
+    atomic_dipoles = solution[:, atoms : atoms + 3 * sites.n_dipoles].reshape(len(esp), 3, sites.n_dipoles)
+    return Fit(
+        residual=np.where(enough, residual, np.where(n_real >= _points_needed(size), TOO_FEW_POINTS, np.nan)),
+        charges=charges,
+        dipole=np.einsum("na,nak->nk", charges, sites.positions - sites.center[:, None])
+        + atomic_dipoles.sum(axis=2) * BOHR_IN_ANGSTROM,
+        charge_error=np.sqrt(squares / np.maximum(count - size, 1) * np.where(enough, influence, np.nan)),
+    )
+
+
+def _solve(columns: np.ndarray, target: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares (n, size), and the variance (n,) of the sum of the charges for data of unit variance."""
+    n, _, size = columns.shape
+    diagonal = np.arange(size)
+    normal = columns.transpose(0, 2, 1) @ columns
+    normal[:, diagonal, diagonal] += _RIDGE * np.einsum("nii->n", normal)[:, None] / size + 1e-12
+    moment = np.einsum("nps,np->ns", columns, target)
+    charge = np.broadcast_to((diagonal < atoms).astype(np.float64), (n, size))
+    solution = np.linalg.solve(normal, np.stack([moment, charge], axis=2))
+    return solution[:, :, 0], (solution[:, :, 1] * charge).sum(axis=1)
+
+
+def _columns(sites: Sites, offset: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """(n, points, size): the potential of each unit multipole, with offsets in Bohr."""
+    n, points = offset.shape[:2]
+    dipoles = offset[:, :, : sites.n_dipoles] * inverse[:, :, : sites.n_dipoles, None] ** 3
+    x, y, z = np.moveaxis(offset[:, :, : sites.n_quadrupoles] * inverse[:, :, : sites.n_quadrupoles, None], 3, 0)
+    # The five real d harmonics over r³, scaled alike.
+    harmonics = (x * y, x * z, y * z, (x * x - y * y) / 2, (3 * z * z - 1) / np.sqrt(12.0))
+    cubed = inverse[:, :, : sites.n_quadrupoles] ** 3
+    return np.concatenate(
+        [inverse, np.moveaxis(dipoles, 3, 2).reshape(n, points, -1), *(one * cubed for one in harmonics)], axis=2
+    )

@@ -1,0 +1,238 @@
+"""Rules about energies and forces: units, signs, frames, outliers, values that are constant or zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocess.checks.evidence import Evidence, Finding, Severity, UnitFlags
+from preprocess.checks.group import FEWEST, Group
+from preprocess.checks.tables import ENERGY_UNITS, FORCE_UNITS, atomic_energy_sum
+from shared import units
+
+_NEAR_ANGSTROM = 0.1
+_DEVIATIONS = 25.0
+_TIMES_TENTH = 6.0
+"""An outlier lies 25 robust standard deviations off and 6 times as far as nine in ten do: vibrations reach 8 and 2."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The work of the forces over the energies' difference, over pairs of near frames."""
+
+    value: float  # weighted median; 1 in right data, to 3 % from 8 pairs on
+    agree: float  # weighted share of the pairs within 25 % of it
+    error: float  # standard error of the value
+    near: float  # the same share among the pairs within 0.1 Å, NaN if there are fewer than 8
+    count: int
+
+
+def judge_energies_and_forces(group: Group, flags: UnitFlags) -> list[Finding]:
+    """All rules of this module for one group."""
+    trivial = zero_and_constant(group)
+    if any(one.severity == "error" for one in trivial):
+        return trivial
+    frame = force_frame(group)
+    return trivial + frame + energy_and_force_units(group, flags, bool(frame)) + outliers(group)
+
+
+def energy_and_force_units(group: Group, flags: UnitFlags, turned: bool) -> list[Finding]:
+    """The unit of E from totals of atomic energies where they tell, that of F from the slope of E.
+
+    Where E is not an all-electron total (atomisation or pseudopotential energies), the slope alone must be explained,
+    by a unit of E or of F. ``turned``: the forces are known to be wrong, so the slope says nothing.
+    """
+    unit, agree, ratio = energy_unit(group, flags)
+    findings = []
+    flagged = ENERGY_UNITS[flags.energy_unit]
+    if unit and unit != flags.energy_unit:
+        what = f"E is given as {flags.energy_unit}, but is {ratio:.4g} times the atoms' total energies, as in {unit}"
+        everyone = np.ones(len(agree), dtype=bool)
+        findings.append(group.find("energy-unit", "error", agree, what, _remedy("energy", unit), everyone))
+    slope = None if turned else measure_slope(group.pairs)
+    if slope is None:
+        return findings
+    if slope.agree < 0.5:
+        return findings + (_unrelated(group, slope) if slope.near < 0.4 else [])
+    force_factor = slope.value * (flagged / ENERGY_UNITS[unit] if unit else 1.0)
+    if force_factor > 0 and abs(np.log(force_factor)) < max(0.12, 4 * slope.error / abs(slope.value)):
+        return findings
+    return [*findings, _explain(group, slope, force_factor, flags, unit is not None)]
+
+
+def energy_unit(group: Group, flags: UnitFlags) -> tuple[str | None, np.ndarray, float]:
+    """The unit in which E is within 6 % of the sum of its atoms' total energies, for nine in ten molecules.
+
+    Returns:
+        The unit, or None if E is no such total; the molecules that agree; the median ratio of E to the sum.
+    """
+    m = group.molecules
+    sums = np.array([atomic_energy_sum(one) for one in group.evidence.compositions])[m["composition"]]
+    ratio = m["energy"] / sums
+    known = np.isfinite(ratio)
+    if known.sum() < FEWEST:
+        return None, known, float("nan")
+    median = float(np.median(ratio[known]))
+    for name, size in ENERGY_UNITS.items():
+        agree = known & (np.abs(ratio * size / ENERGY_UNITS[flags.energy_unit] - 1) < 0.06)
+        if agree.sum() >= 0.9 * known.sum():
+            return name, agree, median
+    return None, known, median
+
+
+def measure_slope(pairs: np.ndarray) -> Slope | None:
+    """Weighted median of work over energy difference: far pairs count less, large differences more; None if few."""
+    energy, work = pairs["energy"].astype(np.float64), pairs["work"].astype(np.float64)
+    used = (np.abs(energy) > 1e-9) & (np.abs(work) > 0) & (pairs["apart"] > 1e-3)
+    if used.sum() < FEWEST:
+        return None
+    size = np.abs(energy[used])
+    weight = np.minimum(size, 5 * np.median(size)) / (1 + (pairs["apart"][used] / _NEAR_ANGSTROM) ** 2)
+    ratio = work[used] / energy[used]
+    order = np.argsort(ratio)
+    total = np.cumsum(weight[order])
+    value = float(ratio[order][np.searchsorted(total, total[-1] / 2)])
+    agree = np.abs(ratio / value - 1) < 0.25
+    # 1.25 times the standard error of a mean: that of a median.
+    error = 1.25 * 1.4826 * float(np.median(np.abs(ratio - value))) / np.sqrt(used.sum())
+    near = (pairs["apart"][used] < _NEAR_ANGSTROM) & (size > 0.2 * np.median(size))
+    near_share = float(agree[near].mean()) if near.sum() >= FEWEST else float("nan")
+    return Slope(value, float(weight[agree].sum() / total[-1]), error, near_share, int(used.sum()))
+
+
+def _explain(group: Group, slope: Slope, factor: float, flags: UnitFlags, energy_known: bool) -> Finding:
+    """What makes the forces ``factor`` times what the energies say."""
+    numbers = f"between near frames the work of the forces is {slope.value:.4g} times the change of E"
+    names = {f"force {u}": FORCE_UNITS[flags.force_unit] / s for u, s in FORCE_UNITS.items()}
+    if not energy_known:
+        names |= {f"energy {u}": s / ENERGY_UNITS[flags.energy_unit] for u, s in ENERGY_UNITS.items()}
+    names |= {"times 2": 2.0, "times 0.5": 0.5}
+    names.pop(f"force {flags.force_unit}")
+    size = abs(factor)
+    name = min(names, key=lambda one: abs(np.log(size / names[one])))
+    known = abs(np.log(size / names[name])) < 0.05
+    everyone = np.ones(len(group.molecules), dtype=bool)
+    if abs(np.log(size)) < 0.12:
+        check, what = "force-sign", f"F has the opposite sign: {numbers}"
+        remedy = "negate F: forces are minus the gradient of E (or E, if it is a positive binding energy)"
+    elif not known:
+        check, what, remedy = "force-unit", f"{numbers}, which no unit explains", "look at the units of E and F"
+    elif name.startswith("times"):
+        check, what = "force-unit", f"F is {names[name]:g} times what E says: {numbers}"
+        remedy = f"divide F by {names[name]:g} (or see whether E is twice or half of what it should be)"
+    else:
+        kind, unit = name.split(" ", 1)
+        check, given = f"{kind}-unit", getattr(flags, f"{kind}_unit")
+        what = f"{'E' if kind == 'energy' else 'F'} is given as {given}, but fits as {unit}: {numbers}"
+        remedy = _remedy(kind, unit)
+    if factor < 0 and check != "force-sign":
+        what, remedy = f"{what}; the sign is reversed too", f"{remedy}, and negate F (minus the gradient of E)"
+    found = group.find(check, "error", everyone, f"{what} ({slope.count} pairs, {slope.agree:.0%} agree)", remedy)
+    return Finding(check, "error", round(slope.agree, 3), found.what, remedy, found.rows)
+
+
+def _unrelated(group: Group, slope: Slope) -> list[Finding]:
+    what = f"F does not explain how E changes between near frames ({slope.count} pairs, {slope.near:.0%} agree)"
+    remedy = "look whether E, F and R are of the same rows, atoms and method"
+    found = group.find("energy-force", "warning", np.ones(len(group.molecules), dtype=bool), what, remedy)
+    return [Finding(found.check, "warning", round(1 - slope.near, 3), found.what, remedy, found.rows)]
+
+
+def _remedy(kind: str, unit: str) -> str:
+    flags = units.ENERGY_UNITS_IN_EV if kind == "energy" else units.FORCE_UNITS_IN_EV_PER_ANGSTROM
+    if unit in flags:
+        return f"--{kind}-unit {unit}"
+    if kind == "energy":
+        return f"convert E to eV: multiply by {ENERGY_UNITS[unit]:.8g} (and give --energy-unit ev)"
+    return f"convert F to eV/Å: multiply by {FORCE_UNITS[unit]:.8g} (and give --force-unit ev/angstrom)"
+
+
+def force_frame(group: Group) -> list[Finding]:
+    """Forces that sum up to 0, as without a field, but turn the molecule: not those of these positions."""
+    m = group.molecules
+    known = (m["n_atoms"] > 1) & (m["force"] > 0.1) & (m["net_force"] < 0.02)
+    bad = known & (m["torque"] > 0.05)
+    if bad.sum() < max(_FEWEST_TURNED, 0.1 * known.sum()):
+        return []
+    what = (
+        f"the forces turn the molecule ({np.median(m['torque'][bad]):.0%} of the greatest possible torque) "
+        f"in {bad.sum()} of {known.sum()} molecules, though their sum is 0"
+    )
+    remedy = "give F in the frame of R, in the same order of atoms and rows"
+    return [group.find("force-frame", "error", bad, what, remedy, known)]
+
+
+_FEWEST_TURNED = 4
+
+
+def zero_and_constant(group: Group) -> list[Finding]:
+    """E or F exactly 0, or equal in all molecules although the geometries differ."""
+    m = group.molecules
+    several = m["n_atoms"] > 1
+    findings = []
+    for key, values, known in (("E", m["energy"], several), ("F", m["force"], m["n_atoms"] > 2)):
+        zero = known & (values == 0)
+        everywhere = bool(zero.sum() == known.sum() and known.sum() > 2)
+        differ = several.sum() >= FEWEST and np.ptp(m["lengths"][several], axis=0).max() > 1e-3
+        if zero.any():
+            what = f"{key} is exactly 0 in {zero.sum()} of {known.sum()} molecules"
+            weight = {"E": "--energy-weight 0", "F": "--forces-weight 0"}[key]
+            remedy = f"fill in {key} or train with {weight}" if everywhere else "remove these molecules or fill in"
+            severity: Severity = "error" if everywhere else "warning"
+            findings.append(group.find("zero-target", severity, zero, what, remedy))
+        elif differ and np.ptp(values[several]) == 0:
+            what = f"{key} is {values[several][0]:.6g} in all molecules, although their geometries differ"
+            findings.append(group.find("constant-target", "error", several, what, f"fill in {key}", several))
+    return findings
+
+
+def outliers(group: Group) -> list[Finding]:
+    """Single molecules whose energy or greatest force lies far from all others."""
+    m = group.molecules
+    findings = []
+    dangling = energy_beyond_composition(group.evidence, m)
+    for check, key, values, unit in (
+        ("outlier-energy", "E (less what its composition explains)", dangling, "eV"),
+        ("outlier-force", "the greatest force", m["force"].astype(np.float64), "eV/Å"),
+    ):
+        bad = _far_off(values)
+        if bad.any():
+            worst = values[bad][np.abs(values[bad]).argmax()]
+            what = f"{key} lies far off in {bad.sum()} of {len(m)} molecules, up to {worst:.4g} {unit}"
+            remedy = "look at these rows (unconverged, fragments, another unit or method?) and remove what is wrong"
+            findings.append(group.find(check, "warning", bad, what, remedy))
+    return findings
+
+
+def _far_off(values: np.ndarray) -> np.ndarray:
+    """Mask of outliers: robust standard deviations from the median, and far beyond the other nine in ten."""
+    if len(values) < FEWEST:
+        return np.zeros(len(values), dtype=bool)
+    deviation = np.abs(values - np.median(values))
+    floor = 1e-6 * max(1.0, float(np.abs(values).max()))
+    spread = max(1.4826 * float(np.median(deviation)), floor)
+    usual = max(float(np.quantile(deviation, 0.9)), floor)
+    return np.asarray((deviation > _DEVIATIONS * spread) & (deviation > _TIMES_TENTH * usual))
+
+
+def energy_beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.ndarray:
+    """(n,) eV: E less a sum over the atoms (least absolute deviations), less the median of its composition.
+
+    Of compositions with fewer than five molecules the median is not taken: it would be the outlier itself.
+    """
+    present, index = np.unique(molecules["composition"], return_inverse=True)
+    rows = [np.bincount(np.frombuffer(evidence.compositions[one], np.uint8), minlength=256) for one in present]
+    table = np.array(rows, dtype=np.float64).reshape(-1, 256)
+    counts = table[:, table.any(axis=0)][index]
+    left = molecules["energy"].astype(np.float64)
+    weight = np.ones(len(left))
+    for _ in range(10):  # reweighted least squares, so that an outlier does not bend the fit
+        root = np.sqrt(weight)[:, None]
+        solution = np.linalg.lstsq(counts * root, molecules["energy"] * root[:, 0], rcond=None)[0]
+        left = molecules["energy"] - counts @ solution
+        weight = 1 / np.maximum(np.abs(left), 1e-3)
+    for number in np.flatnonzero(np.bincount(index.reshape(-1)) >= 5):
+        member = index.reshape(-1) == number
+        left[member] -= np.median(left[member])
+    return left
