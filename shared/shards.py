@@ -144,9 +144,12 @@ def map_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nd
     arrays = {}
     for name, (offset, shape, dtype) in places.items():
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if size and offset is None:
+        if size == 0:
+            arrays[name] = np.zeros(shape, dtype)
+            continue
+        if offset is None:
             raise UserError(f"{path}: array {name!r} is not contiguous; `{REBUILD_COMMAND}` rebuilds it")
-        arrays[name] = content[offset or 0 : (offset or 0) + size].view(dtype).reshape(shape) if size else np.zeros(shape, dtype)
+        arrays[name] = content[offset : offset + size].view(dtype).reshape(shape)
     return arrays
 
 

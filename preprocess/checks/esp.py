@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,12 +55,12 @@ class _Batch:
         """Least squares on ``grid`` (that given) at points outside the atoms and in the mask ``also``, (n, points)."""
         grid = self.grid if grid is None else grid
         used = self.real & self.sites.outside(grid) & also
-        some = slice(self._points())
-        return fit(sites or self.sites, grid[:, some], self.esp[:, some], used[:, some], self.real[:, some].sum(axis=1))
+        return fit(sites or self.sites, grid, self.esp, used, self.real.sum(axis=1))
 
-    def _points(self) -> int:
-        """As many as the multipoles need."""
-        return int((3 * self.sites.size + 120) / max(self.real.mean(axis=1).min(), 0.01)) + 1
+    def thinned(self) -> _Batch:
+        """As many points as the multipoles need."""
+        points = int((3 * self.sites.size + 120) / self.real.mean(axis=1).min()) + 1
+        return replace(self, grid=self.grid[:, :points], esp=self.esp[:, :points], real=self.real[:, :points])
 
 
 def examine_esp(
@@ -83,32 +83,37 @@ def examine_esp(
     found["axes"] = -1
 
     def batches(rows: np.ndarray) -> Iterator[_Batch]:
-        return _batches(given, numbers, positions, center, rows)
+        return _batches(given, numbers, positions, center, rows, sizes)
 
-    sizes = number_of_unknowns(numbers)
+    sizes = number_of_unknowns(numbers, given.n_grid)
     for batch in batches(np.flatnonzero(given.n_grid > 0)):
         _describe(batch, found)
     for batch in batches(_rows_to_fit(sizes, found["esp"] > 0)):
-        _fit_as_given(batch, given, found)
+        _fit_as_given(batch.thinned(), given, found)
     fitted = np.flatnonzero(np.isfinite(found["residual"]))
     tried = max(8, int(_CANDIDATES_TRIED * min(1.0, USUAL / sizes[fitted].mean()))) if len(fitted) else 0
     for batch in batches(_spread(fitted, tried)):
         # Without quadrupoles lone pairs let some wrong grids fit better than the right one.
         if batch.sites.n_quadrupoles:
-            _try_candidates(batch, given, found)
+            _try_candidates(batch.thinned(), given, found)
     for batch in batches(_rows_to_turn(found, sizes)):
-        _try_axes(batch, found)
+        _try_axes(batch.thinned(), found)
 
 
 def _batches(
-    given: CheckInput, numbers: np.ndarray, positions: np.ndarray, center: np.ndarray, rows: np.ndarray
+    given: CheckInput,
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    center: np.ndarray,
+    rows: np.ndarray,
+    sizes: np.ndarray,
 ) -> Iterator[_Batch]:
-    """The molecules of ``rows``, alike ones together and a bounded number at a time."""
-    counts = np.stack([(numbers[rows] > 0).sum(axis=1), (numbers[rows] > 1).sum(axis=1)], axis=1)
+    """The molecules of ``rows``, those with alike fits together and a bounded number at a time."""
+    counts = np.stack([(numbers[rows] > 0).sum(axis=1), (numbers[rows] > 1).sum(axis=1), sizes[rows]], axis=1)
     kinds, kind = np.unique(counts, axis=0, return_inverse=True)
-    for index, (atoms, heavy) in enumerate(kinds):
+    for index, (atoms, heavy, size) in enumerate(kinds.tolist()):
         alike = rows[kind.reshape(-1) == index]
-        step = max(1, _NUMBERS_AT_ONCE // (_POINTS * max(3 * int(atoms), USUAL)))
+        step = max(1, _NUMBERS_AT_ONCE // (_POINTS * max(3 * atoms, size)))
         for start in range(0, len(alike), step):
             block = alike[start : start + step]
             order = np.argsort(-numbers[block], axis=1, kind="stable")[:, :atoms]
@@ -120,7 +125,7 @@ def _batches(
                 numbers=sorted_numbers,
                 first_atom=positions[block, 0],
                 sites=choose_sites(
-                    sorted_numbers, sorted_positions, center[block], int(heavy), int(real.sum(axis=1).min())
+                    sorted_numbers, sorted_positions, center[block], heavy, int(given.n_grid[block].min())
                 ),
                 grid=np.where(real[..., None], given.grid[block[:, None], point], 0.0).astype(np.float64),
                 esp=np.where(real, given.esp_values[block[:, None], point], 0.0).astype(np.float64),
@@ -211,9 +216,11 @@ def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None
         # A grid as given that lies within the atoms is no standard; the candidate is then judged by itself.
         also = outside | (found["residual"][rows] == TOO_FEW_POINTS)[:, None]
         candidate = batch.fit(grid, also=also)
-        standard = batch.fit(also=batch.sites.outside(grid))
+        outside_too = batch.sites.outside(grid)
+        fewer = bool((outside & ~outside_too & batch.real).any())
+        standard = batch.fit(also=outside_too).residual if fewer else found["residual"][rows]
         found["tried"][rows, column] = candidate.residual
-        found["gain"][rows, column] = candidate.residual / np.maximum(standard.residual, 1e-4)
+        found["gain"][rows, column] = candidate.residual / np.maximum(standard, 1e-4)
         found["cosine_tried"][rows, column] = _cosine(batch, given, candidate)
 
 

@@ -71,11 +71,11 @@ def choose_sites(numbers: np.ndarray, positions: np.ndarray, center: np.ndarray,
     return Sites(positions, VAN_DER_WAALS_RADII[numbers], center, n_dipoles, n_quadrupoles)
 
 
-def number_of_unknowns(numbers: np.ndarray) -> np.ndarray:
-    """(n,) that the fits of these molecules have on many points; ``numbers`` is (n, atoms), 0 = padding."""
-    counts = np.stack([(numbers > 0).sum(axis=1), (numbers > 1).sum(axis=1)], axis=1)
+def number_of_unknowns(numbers: np.ndarray, n_grid: np.ndarray) -> np.ndarray:
+    """(n,) that the fits of these molecules have; ``numbers`` is (n, atoms), 0 = padding, ``n_grid`` is (n,)."""
+    counts = np.stack([(numbers > 0).sum(axis=1), (numbers > 1).sum(axis=1), np.minimum(n_grid, LARGEST * 2)], axis=1)
     kinds, kind = np.unique(counts, axis=0, return_inverse=True)
-    details = [(atoms, *_detail(atoms, heavy, LARGEST)) for atoms, heavy in kinds]
+    details = [(atoms, *_detail(atoms, heavy, points)) for atoms, heavy, points in kinds.tolist()]
     sizes = [atoms + 3 * dipoles + 5 * quadrupoles for atoms, dipoles, quadrupoles in details]
     return np.array(sizes, dtype=np.int64)[kind.reshape(-1)]
 
