@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from preprocess.checks.evidence import Evidence, Finding, UnitFlags
-from preprocess.checks.group import Group, groups
+from preprocess.checks.group import EXAMPLES, Group, groups
 from preprocess.checks.rules_esp import judge_esp
 from preprocess.checks.rules_geometry import close_atoms, positions_unit, repeated_geometries
-from preprocess.checks.rules_targets import judge_energies_and_forces
+from preprocess.checks.rules_targets import energy_shift, judge_energies_and_forces
 
-_EXAMPLES = 10
+_OF_ENERGY = ("energy-unit", "zero-target", "constant-target")
 
 
 def conclude(evidence: Evidence, flags: UnitFlags) -> list[Finding]:
@@ -20,9 +22,17 @@ def conclude(evidence: Evidence, flags: UnitFlags) -> list[Finding]:
     are judged together with the other small ones of their split. What follows from another finding is not said: while
     positions have the wrong unit nothing else is looked at, while the grid does not fit nothing that is read from it.
     """
+    # Numbers as large as float32 allows are valid, if senseless, and overflow here and there.
+    with np.errstate(all="ignore"):
+        return _conclude(evidence, flags)
+
+
+def _conclude(evidence: Evidence, flags: UnitFlags) -> list[Finding]:
     found = repeated_geometries(evidence) if len(evidence.molecules) else []
     for group in groups(evidence):
         found.extend(_judge(group, flags))
+    if not any(one.check in _OF_ENERGY for one in found):
+        found.extend(energy_shift(evidence))
     return sorted(_join(found), key=lambda one: (one.severity != "error", -one.confidence))
 
 
@@ -53,5 +63,5 @@ def _joined(members: list[Finding]) -> Finding:
         confidence=round(sum(one.confidence for one in members) / len(members), 3),
         what=f"{first.what} (and so in {named})",
         remedy=first.remedy,
-        rows=tuple(row for one in members for row in one.rows)[:_EXAMPLES],
+        rows=tuple(row for one in members for row in one.rows)[:EXAMPLES],
     )

@@ -20,6 +20,8 @@ POLAR = 0.1
 """e·Å (0.5 Debye): the dipole of a fit is exact to 2 % beyond it."""
 POLAR_AS_GIVEN = 0.02
 """e·Å, the same in the smallest unit that it may be given in."""
+_DIPOLE_ERROR = 0.1
+"""Largest relative error: few points, or points on one side, do not determine a dipole."""
 _NUMBERS_AT_ONCE = 1_000_000
 _WHOLE = 1e-4
 
@@ -59,7 +61,7 @@ class _Batch:
 
     def thinned(self) -> _Batch:
         """As many points as the multipoles need."""
-        points = int((3 * self.sites.size + 120) / self.real.mean(axis=1).min()) + 1
+        points = 3 * self.sites.size + 120
         return replace(self, grid=self.grid[:, :points], esp=self.esp[:, :points], real=self.real[:, :points])
 
 
@@ -134,10 +136,15 @@ def _batches(
 
 
 def _choose_points(n_grid: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, points) indices in random order, one from each of 512 stretches of the grid, and which are real."""
+    """(n, points) indices in random order, one from each of 512 stretches of the grid, and which are real.
+
+    Real ones stand first, so that the first so many of them are a sample of the grid.
+    """
     spread = ((_ORDER + _JITTER) / _POINTS * n_grid[:, None]).astype(np.int64)
     point = np.where(n_grid[:, None] > _POINTS, np.minimum(spread, n_grid[:, None] - 1), _ORDER)
     real = point < n_grid[:, None]
+    first = np.argsort(~real, axis=1, kind="stable")
+    point, real = np.take_along_axis(point, first, axis=1), np.take_along_axis(real, first, axis=1)
     return np.minimum(point, width - 1), real
 
 
@@ -170,9 +177,10 @@ def _fit_as_given(batch: _Batch, given: CheckInput, found: np.ndarray) -> None:
     multipoles, point_charges = batch.fit(), batch.fit(sites=charges_only(batch.sites))
     dipole = given.dipole[rows]
     found["residual"][rows] = multipoles.residual
-    found["fitted_charge"][rows] = multipoles.charges.sum(axis=1)
+    found["fitted_charge"][rows] = multipoles.total_charge
     found["charge_error"][rows] = multipoles.charge_error
-    found["fitted_dipole"][rows] = np.linalg.norm(multipoles.dipole, axis=1)
+    size = np.linalg.norm(multipoles.dipole, axis=1)
+    found["fitted_dipole"][rows] = np.where(multipoles.dipole_error < _DIPOLE_ERROR * size, size, np.nan)
     found["dipole_product"][rows] = (dipole * multipoles.dipole).sum(axis=1)
     found["cosine"][rows] = _cosine(batch, given, multipoles)
     found["largest_charge"][rows] = np.abs(point_charges.charges).max(axis=1)
@@ -236,7 +244,7 @@ def _candidate_grids(batch: _Batch) -> Iterator[np.ndarray]:
 def _rows_to_turn(found: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Molecules whose fitted dipole points elsewhere than D, if they are many; any, if few have a dipole to tell."""
     polar = (found["fitted_dipole"] > POLAR) & (found["dipole"] > POLAR_AS_GIVEN)
-    turned = polar & (np.abs(found["cosine"]) < 0.9)
+    turned = polar & (found["cosine"] < 0.9)
     if turned.sum() >= max(4, 0.1 * polar.sum()):
         return _spread(np.flatnonzero(turned), _AXES_TRIED)
     fitted = (found["residual"] < TOO_FEW_POINTS) & (found["n_atoms"] > 1) & (sizes <= USUAL)

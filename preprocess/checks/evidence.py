@@ -34,7 +34,7 @@ MOLECULE = np.dtype(
         ("lengths", "f4", (5,)),  # Å, see gather.lengths_and_bonds: what two copies of a geometry share
         ("bond", "f4"),  # distance to the nearest neighbour over the sum of covalent radii, median over the atoms
         ("dipole", "f4"),  # e·Å, |D| as given
-        ("fitted_dipole", "f4"),  # e·Å, of the multipoles fitted to the ESP, about the centre of mass
+        ("fitted_dipole", "f4"),  # e·Å, of the multipoles fitted to the ESP, about the centre of mass; NaN if inexact
         ("dipole_product", "f4"),  # (e·Å)², given · fitted
         ("cosine", "f2"),  # between both, of ions about the better of two origins
         ("cosine_tried", "f2", (len(CANDIDATES),)),  # the same on each candidate
@@ -58,7 +58,7 @@ MOLECULE = np.dtype(
         ("axes_better", "f2"),  # share of those exchanges and reversals that fit better than the grid as given
     ]
 )
-"""One molecule, about 150 bytes. Numbers that could not be computed are NaN."""
+"""One molecule, 150 bytes. Numbers that could not be computed are NaN."""
 
 PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4")])
 """Two near frames of one molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
@@ -108,7 +108,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is kept of the molecules examined. Grows by about 150 bytes per molecule; picklable."""
+    """What is kept of the molecules examined. Grows by about 170 bytes per molecule; picklable."""
 
     files: tuple[tuple[Split, str, str], ...]  # split, EFD file, ESP file
     compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom

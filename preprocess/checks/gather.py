@@ -20,6 +20,12 @@ def gather(molecules: CheckInput) -> Evidence:
     molecules of a call, and the pairs of near frames are found among the molecules of one call. A call with a few
     hundred molecules of a file is therefore enough for every check but the duplicates.
     """
+    # Numbers as large as float32 allows are valid, if senseless, and overflow here and there.
+    with np.errstate(all="ignore"):
+        return _gather(molecules)
+
+
+def _gather(molecules: CheckInput) -> Evidence:
     width = int(molecules.n_atoms.max(initial=1))
     real = np.arange(width) < molecules.n_atoms[:, None]
     numbers = np.where(real, molecules.atomic_numbers[:, :width], 0)

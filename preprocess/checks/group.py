@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from preprocess.checks.esp import POLAR, POLAR_AS_GIVEN
 from preprocess.checks.evidence import Evidence, Finding, Severity
 
 FEWEST = 8
 """Molecules (or pairs of frames) that a statement about a whole file needs."""
 _SMALL_FILE = 16
-_EXAMPLES = 10
+EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,20 @@ class Group:
             rows=examples(self.evidence, self.molecules[bad], of_esp),
         )
 
+    def polar(self) -> np.ndarray:
+        """Mask of the molecules whose dipole is large enough to compare and whose total charge is right."""
+        m = self.molecules
+        right_charge = np.abs(m["fitted_charge"] - m["charge"]) < 0.4
+        return np.asarray((m["fitted_dipole"] > POLAR) & (m["dipole"] > POLAR_AS_GIVEN) & right_charge)
+
     def _files(self) -> list[tuple[str, str, str]]:
         return [self.evidence.files[index] for index in np.unique(self.molecules["file"])]
 
 
 def examples(evidence: Evidence, molecules: np.ndarray, of_esp: bool = False) -> tuple[tuple[str, str, int], ...]:
     """Split, file and row of the first few."""
-    files = [evidence.files[index] for index in molecules["file"][:_EXAMPLES]]
-    rows = molecules["row"][:_EXAMPLES]
+    files = [evidence.files[index] for index in molecules["file"][:EXAMPLES]]
+    rows = molecules["row"][:EXAMPLES]
     return tuple((file[0], file[2 if of_esp else 1], int(row)) for file, row in zip(files, rows, strict=True))
 
 
@@ -67,3 +74,9 @@ def groups(evidence: Evidence) -> Iterator[Group]:
     for members in [*large, *([i for i in small if evidence.files[i][0] == split] for split in splits)]:
         chosen, near = np.isin(file, members), np.isin(evidence.pairs["file"], members)
         yield Group(evidence, evidence.molecules[chosen], evidence.pairs[near])
+
+
+def median(values: np.ndarray) -> float:
+    """Of the finite ones; NaN if there are none."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else float("nan")

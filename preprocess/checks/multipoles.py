@@ -53,8 +53,10 @@ class Fit:
 
     residual: np.ndarray  # (n,) root mean square of the misfit over that of the ESP, or TOO_FEW_POINTS
     charges: np.ndarray  # (n, atoms) e
+    total_charge: np.ndarray  # (n,) e, sum of the charges
     dipole: np.ndarray  # (n, 3) e·Å about Sites.center
-    charge_error: np.ndarray  # (n,) e, standard error of the sum of the charges
+    charge_error: np.ndarray  # (n,) e, standard error
+    dipole_error: np.ndarray  # (n,) e·Å
 
 
 def choose_sites(numbers: np.ndarray, positions: np.ndarray, center: np.ndarray, n_heavy: int, n_points: int) -> Sites:
@@ -90,7 +92,7 @@ def _detail(atoms: int, heavy: int, points: int) -> tuple[int, int]:
 
 
 def _points_needed(size: int) -> float:
-    return 1.2 * size + 8
+    return 1.3 * size + 12
 
 
 def charges_only(sites: Sites) -> Sites:
@@ -112,34 +114,52 @@ def fit(sites: Sites, grid: np.ndarray, esp: np.ndarray, used: np.ndarray, n_rea
     inverse = 1 / np.maximum(np.sqrt(np.einsum("npak,npak->npa", offset, offset)), _SHORTEST_BOHR)
     columns = _columns(sites, offset, inverse) * used[..., None]
     target = np.where(used, esp, 0.0)
-    size, atoms = sites.size, sites.positions.shape[1]
-    solution, influence = _solve(columns, target, atoms)
+    size = sites.size
+    sums = _charge_and_dipole(sites)
+    solution, variance = _solve(columns, target, sums)
     misfit = np.einsum("nps,ns->np", columns, solution) - target
     count, squares = used.sum(axis=1), np.einsum("np,np->n", misfit, misfit)
     enough = (count >= _points_needed(size)) & (count >= _SMALLEST_SHARE * n_real)
     power = np.einsum("np,np->n", target, target)
     residual = np.sqrt(squares / np.where(power > 0, power, np.nan))
-    charges = np.where(enough[:, None], solution[:, :atoms], np.nan)
-    atomic_dipoles = solution[:, atoms : atoms + 3 * sites.n_dipoles].reshape(len(esp), 3, sites.n_dipoles)
+    moments = np.where(enough[:, None], np.einsum("nsm,ns->nm", sums, solution), np.nan)
+    error = np.sqrt((squares / np.maximum(count - size, 1))[:, None] * variance)
     return Fit(
         residual=np.where(enough, residual, np.where(n_real >= _points_needed(size), TOO_FEW_POINTS, np.nan)),
-        charges=charges,
-        dipole=np.einsum("na,nak->nk", charges, sites.positions - sites.center[:, None])
-        + atomic_dipoles.sum(axis=2) * BOHR_IN_ANGSTROM,
-        charge_error=np.sqrt(squares / np.maximum(count - size, 1) * np.where(enough, influence, np.nan)),
+        charges=np.where(enough[:, None], solution[:, : sites.positions.shape[1]], np.nan),
+        total_charge=moments[:, 0],
+        dipole=moments[:, 1:],
+        charge_error=error[:, 0],
+        dipole_error=np.linalg.norm(error[:, 1:], axis=1),
     )
 
 
-def _solve(columns: np.ndarray, target: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray]:
-    """Least squares (n, size), and the variance (n,) of the sum of the charges for data of unit variance."""
-    n, _, size = columns.shape
+def _charge_and_dipole(sites: Sites) -> np.ndarray:
+    """(n, size, 4): what each unknown adds to the total charge (e) and to the dipole about the center (e·Å)."""
+    n, atoms = sites.positions.shape[:2]
+    sums = np.zeros((n, sites.size, 4))
+    sums[:, :atoms, 0] = 1.0
+    sums[:, :atoms, 1:] = sites.positions - sites.center[:, None]
+    for axis in range(3):
+        start = atoms + axis * sites.n_dipoles
+        sums[:, start : start + sites.n_dipoles, 1 + axis] = BOHR_IN_ANGSTROM
+    return sums
+
+
+def _solve(columns: np.ndarray, target: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares (n, size), and the variances (n, 4) of its sums (n, size, 4) for data of unit variance."""
+    size = columns.shape[2]
     diagonal = np.arange(size)
-    normal = columns.transpose(0, 2, 1) @ columns
+    normal = np.zeros((len(columns), size, size))
+    # OpenBLAS gives larger products to several threads, which wait ten times the product's time where cores are shared.
+    step = max(32, 1_000_000 // (size * (size + 1)))
+    for start in range(0, columns.shape[1], step):
+        some = columns[:, start : start + step]
+        normal += some.transpose(0, 2, 1) @ some
     normal[:, diagonal, diagonal] += _RIDGE * np.einsum("nii->n", normal)[:, None] / size + 1e-12
     moment = np.einsum("nps,np->ns", columns, target)
-    charge = np.broadcast_to((diagonal < atoms).astype(np.float64), (n, size))
-    solution = np.linalg.solve(normal, np.stack([moment, charge], axis=2))
-    return solution[:, :, 0], (solution[:, :, 1] * charge).sum(axis=1)
+    solution = np.linalg.solve(normal, np.concatenate([moment[:, :, None], sums], axis=2))
+    return solution[:, :, 0], np.einsum("nsm,nsm->nm", solution[:, :, 1:], sums)
 
 
 def _columns(sites: Sites, offset: np.ndarray, inverse: np.ndarray) -> np.ndarray:

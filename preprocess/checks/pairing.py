@@ -27,6 +27,8 @@ def find_permutation(
         return None
     width = max(int((numbers > 0).sum(axis=1).max(initial=1)) for numbers in (numbers_a, numbers_b))
     a, b = _flatten(numbers_a, positions_a, width), _flatten(numbers_b, positions_b, width)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
     assigned = np.full(len(a), -1, dtype=np.int64)
     left_a, left_b = np.arange(len(a)), np.arange(len(b))
     generator = np.random.default_rng(0)
@@ -50,7 +52,7 @@ def _flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarr
     real = numbers[:, :kept] > 0
     flat[:, :kept, :3] = np.where(real[..., None], positions[:, :kept], 0.0)
     flat[:, :kept, 3] = numbers[:, :kept]
-    return flat.reshape(n, -1)
+    return flat.reshape(n, width * 4)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -60,7 +62,9 @@ def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _assign_nearest(a: np.ndarray, b: np.ndarray, left_a: np.ndarray, left_b: np.ndarray, assigned: np.ndarray) -> bool:
     """Give what is left its nearest partner, each only once; False if some row has none."""
-    from scipy.spatial import cKDTree
+    if len(left_a) == 0:
+        return True
+    from scipy.spatial import cKDTree  # costs more to import than all else takes
 
     farthest = _TOLERANCE_ANGSTROM * np.sqrt(a.shape[1])
     while len(left_a):

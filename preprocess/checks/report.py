@@ -13,7 +13,8 @@ from preprocess.checks.rules_targets import measure_slope
 def report(findings: Sequence[Finding], evidence: Evidence) -> str:
     """One block per finding, and a line of what was measured."""
     blocks = [_block(one) for one in findings]
-    return "\n".join([*blocks, _summary(findings, evidence)])
+    with np.errstate(all="ignore"):
+        return "\n".join([*blocks, _summary(findings, evidence)])
 
 
 def _block(finding: Finding) -> str:
@@ -57,4 +58,6 @@ def _summary(findings: Sequence[Finding], evidence: Evidence) -> str:
         measured.append(
             f"the work of F is {slope.value:.3f} times the change of E ({slope.count} pairs of near frames)"
         )
-    return f"data: {len(m):,} molecules of {len(evidence.files)} files checked, {verdict}: " + "; ".join(measured)
+    return f"data: {len(m):,} molecules of {len(evidence.files)} files checked, {verdict}" + "".join(
+        f"; {one}" for one in measured
+    )

@@ -12,6 +12,7 @@ from preprocess.checks.tables import ENERGY_UNITS, FORCE_UNITS, atomic_energy_su
 from shared import units
 
 _NEAR_ANGSTROM = 0.1
+_FEWEST_TURNED = 4
 _DEVIATIONS = 25.0
 _TIMES_TENTH = 6.0
 """An outlier lies 25 robust standard deviations off and 6 times as far as nine in ten do: vibrations reach 8 and 2."""
@@ -50,7 +51,7 @@ def energy_and_force_units(group: Group, flags: UnitFlags, turned: bool) -> list
         what = f"E is given as {flags.energy_unit}, but is {ratio:.4g} times the atoms' total energies, as in {unit}"
         everyone = np.ones(len(agree), dtype=bool)
         findings.append(group.find("energy-unit", "error", agree, what, _remedy("energy", unit), everyone))
-    slope = None if turned else measure_slope(group.pairs)
+    slope = None if turned or len(group.molecules) < FEWEST else measure_slope(group.pairs)
     if slope is None:
         return findings
     if slope.agree < 0.5:
@@ -163,9 +164,6 @@ def force_frame(group: Group) -> list[Finding]:
     return [group.find("force-frame", "error", bad, what, remedy, known)]
 
 
-_FEWEST_TURNED = 4
-
-
 def zero_and_constant(group: Group) -> list[Finding]:
     """E or F exactly 0, or equal in all molecules although the geometries differ."""
     m = group.molecules
@@ -191,9 +189,9 @@ def outliers(group: Group) -> list[Finding]:
     """Single molecules whose energy or greatest force lies far from all others."""
     m = group.molecules
     findings = []
-    dangling = energy_beyond_composition(group.evidence, m)
+    unexplained = energy_beyond_composition(group.evidence, m)
     for check, key, values, unit in (
-        ("outlier-energy", "E (less what its composition explains)", dangling, "eV"),
+        ("outlier-energy", "E (less what its composition explains)", unexplained, "eV"),
         ("outlier-force", "the greatest force", m["force"].astype(np.float64), "eV/Å"),
     ):
         bad = _far_off(values)
@@ -232,7 +230,55 @@ def energy_beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.n
         solution = np.linalg.lstsq(counts * root, molecules["energy"] * root[:, 0], rcond=None)[0]
         left = molecules["energy"] - counts @ solution
         weight = 1 / np.maximum(np.abs(left), 1e-3)
-    for number in np.flatnonzero(np.bincount(index.reshape(-1)) >= 5):
-        member = index.reshape(-1) == number
-        left[member] -= np.median(left[member])
+    for members in _by_composition(molecules).values():
+        if len(members) >= 5:
+            left[members] -= np.median(left[members])
     return left
+
+
+def _by_composition(molecules: np.ndarray) -> dict[int, np.ndarray]:
+    """Indices of the molecules of each composition."""
+    order = np.argsort(molecules["composition"], kind="stable")
+    numbers, first = np.unique(molecules["composition"][order], return_index=True)
+    parts: list[np.ndarray] = np.split(order, first[1:])
+    return dict(zip(numbers.tolist(), parts, strict=False))
+
+
+def energy_shift(evidence: Evidence) -> list[Finding]:
+    """Files, but the largest, whose energies lie elsewhere than those of the same compositions in all others.
+
+    Compared are medians, in units of the spread within compositions; temperatures differ by 1 or 2 of them, methods,
+    references and units by many. A warning from 10 on.
+    """
+    m = evidence.molecules
+    findings = []
+    largest = int(np.bincount(m["file"]).argmax()) if len(m) else 0
+    for number, file in enumerate(evidence.files):
+        if number == largest:
+            continue
+        own = m["file"] == number
+        offset, inner = _offsets(m[own], m[~own])
+        if len(offset) < FEWEST:
+            continue
+        shift, spread = float(np.median(offset)), 1.4826 * float(np.median(np.abs(inner)))
+        agree = float((np.abs(offset - shift) < 5 * max(spread, 1e-3)).mean())
+        if abs(shift) > 10 * max(spread, 1e-3) and agree > 0.5:
+            what = (
+                f"{file[0]} ({file[1]}): E lies {shift:+.4g} eV from that of the same compositions in the other files"
+            )
+            remedy = "give the energies of all files in one unit, by one method and with one reference"
+            findings.append(Finding("energy-shift", "warning", round(agree, 3), what, remedy))
+    return findings
+
+
+def _offsets(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E of ``own`` and of ``others`` less the median of ``others``, of compositions that both hold thrice."""
+    offset, inner = [np.empty(0)], [np.empty(0)]
+    of_others = _by_composition(others)
+    for composition, rows in _by_composition(own).items():
+        known = of_others.get(composition, rows[:0])
+        if len(rows) > 2 and len(known) > 2:
+            middle = np.median(others["energy"][known])
+            offset.append(own["energy"][rows] - middle)
+            inner.append(others["energy"][known] - middle)
+    return np.concatenate(offset), np.concatenate(inner)

@@ -1,0 +1,157 @@
+"""Rules about the grid: its unit and frame against R, points inside atoms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from preprocess.checks.esp import AXES, POLAR
+from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, Finding, UnitFlags
+from preprocess.checks.group import FEWEST, Group, median
+from shared.units import BOHR_IN_ANGSTROM, LENGTH_UNITS_IN_ANGSTROM
+
+_BETTER = 0.8
+GOOD_FIT = 0.3
+"""A candidate mends a molecule whose residual it lowers by a fifth and below this. On right data none ever did."""
+_FEWEST_MENDED = 4
+_SHARE_MENDED = 0.1
+_NOTABLE_ESP = 1e-3
+"""Hartree/e: below it (atoms, some hydrocarbons) a poor fit says little."""
+_GRID_REMEDY = {
+    "plus mass": ("the grid is relative to the centre of mass", "add each molecule's centre of mass to vdw_surface"),
+    "plus centroid": ("the grid is relative to the atoms' centroid", "add each molecule's centroid to vdw_surface"),
+    "plus atom": ("the grid is relative to the first atom", "add the first atom's position to vdw_surface"),
+    "centred": (
+        "the grid and R have different origins",
+        "give vdw_surface and R in one frame (is one of them centred and the other not?)",
+    ),
+}
+
+
+def grid_unit_and_frame(group: Group, flags: UnitFlags) -> list[Finding]:
+    """Grid indices; another unit or origin, which mend at least a tenth of the molecules tried; other frames."""
+    m = group.molecules
+    gridded = m["n_grid"] > 0
+    whole = m["integer_grid"]
+    if whole.sum() >= max(_FEWEST_MENDED, 0.5 * gridded.sum()):
+        what = (
+            f"the coordinates of vdw_surface are whole numbers in {whole.sum()} of {gridded.sum()} molecules: indices"
+        )
+        remedy = "convert the indices to Å: origin + index times spacing, of each molecule's cube file"
+        return [group.find("grid-unit", "error", whole, what, remedy, gridded, of_esp=True)]
+    return _another_unit_or_origin(group, flags) or (_another_frame(group) if len(m) >= FEWEST else [])
+
+
+def _another_unit_or_origin(group: Group, flags: UnitFlags) -> list[Finding]:
+    """The candidate that mends most molecules, unless it leaves dipoles in another direction or other axes fit better.
+
+    Of several that mend as many as well, the first of CANDIDATES.
+    """
+    m = group.molecules
+    tried = np.asarray(np.isfinite(m["gain"]).all(axis=1) & (m["n_atoms"] > 1))
+    if tried.sum() < FEWEST:
+        return []
+    turned = (tried & (m["dipole"] > POLAR))[:, None] & (np.abs(m["cosine_tried"]) < 0.9)
+    mended = tried[:, None] & ~turned & (m["gain"] < _BETTER) & (m["tried"] < GOOD_FIT)
+    counts, gain = mended.sum(axis=0), np.median(m["gain"][tried], axis=0)
+    able = np.flatnonzero(counts >= 0.9 * counts.max())
+    best = int(able[gain[able] < 1.1 * gain[able].min()][0])
+    found = mended[:, best]
+    if counts[best] < max(_FEWEST_MENDED, _SHARE_MENDED * tried.sum(), 4 * turned[:, best].sum()):
+        return []
+    axes, turned_axes = _best_axes(group)
+    if axes is not None and median(m["axes_residual"][turned_axes] / m["residual"][turned_axes]) < gain[best]:
+        return []
+    now = np.median(m["residual"][found])
+    numbers = (
+        f"multipoles fit the ESP of {counts[best]} of {tried.sum()} molecules better so: residual "
+        f"{np.median(m['tried'][found, best]):.1%} instead of "
+        f"{f'{now:.1%}' if now < TOO_FEW_POINTS else 'no fit (the points lie in the atoms)'}"
+    )
+    lost = (m["tried"][:, best] == TOO_FEW_POINTS) & (m["residual"] < TOO_FEW_POINTS)
+    spoilt = tried & (lost | (m["gain"][:, best] > 1 / _BETTER))
+    partly = bool(spoilt.sum() >= max(_FEWEST_MENDED, _SHARE_MENDED * tried.sum()))
+    check, wrong, remedy = _name_candidate(CANDIDATES[best], flags, partly)
+    if partly:
+        numbers += f", while {spoilt.sum()} fit as given"
+    return [group.find(check, "error", found, f"{wrong}; {numbers}", remedy, tried, of_esp=True)]
+
+
+def _name_candidate(name: str, flags: UnitFlags, partly: bool) -> tuple[str, str, str]:
+    """Check, fault and remedy; ``partly``: other molecules of the file are right as they are."""
+    only = " (only of the molecules that need it)" if partly else ""
+    if name in _GRID_REMEDY:
+        wrong, remedy = _GRID_REMEDY[name]
+        return "grid-frame", wrong, remedy + only
+    factor = {"times bohr": BOHR_IN_ANGSTROM, "over bohr": 1 / BOHR_IN_ANGSTROM}[name]
+    actual = LENGTH_UNITS_IN_ANGSTROM[flags.grid_unit] * factor
+    unit = next((one for one, size in LENGTH_UNITS_IN_ANGSTROM.items() if abs(size / actual - 1) < 0.01), None)
+    wrong = f"vdw_surface is given as {flags.grid_unit}, but fits as {unit or f'multiples of {actual:.4f} Å'}"
+    remedy = f"multiply vdw_surface by {factor:.6f}{only}"
+    return "grid-unit", wrong, remedy if partly or not unit else f"--grid-unit {unit}"
+
+
+def _another_frame(group: Group) -> list[Finding]:
+    """The dipole of the ESP points elsewhere than D in a tenth of the polar molecules, or other axes fit as well."""
+    m = group.molecules
+    polar = group.polar()
+    turned = polar & (np.abs(m["cosine"]) < 0.9)
+    many = polar.sum() >= FEWEST and turned.sum() >= max(_FEWEST_MENDED, _SHARE_MENDED * polar.sum())
+    tried = (m["axes"] >= 0) & (m["esp"] > _NOTABLE_ESP)
+    # In right frames hardly any of the 47 exchanges fit better (in 0 to 25 % of the molecules one does), in wrong ones
+    # a few to most of them (in 50 to 100 % of the molecules).
+    loose = tried & (m["axes_better"] > 0.02)
+    grid_is_loose = bool(tried.sum() >= 6 and loose.sum() >= 0.4 * tried.sum())
+    axes, agree = _best_axes(group)
+    if not (many or grid_is_loose or axes is not None):
+        return []
+    bad, among = (turned, polar) if many else (loose | agree, tried)
+    level = f"residual of the ESP fit {median(m['residual'][bad]):.1%}"
+    if many:
+        level = f"the dipole of the ESP points elsewhere than D in {turned.sum()} of {polar.sum()} molecules; {level}"
+    if axes is not None:
+        what = f"{level}; with the grid's axes as ({axes}) it is {median(m['axes_residual'][agree]):.1%}"
+        remedy = f"give vdw_surface as ({axes}) of what it is now"
+        return [group.find("grid-frame", "error", bad, what, remedy, among, of_esp=True)]
+    if many and tried.sum() >= _FEWEST_MENDED and not grid_is_loose:
+        what = f"{level}, less than with other axes: R and the grid agree, D does not"
+        remedy = "give Dxyz in the frame of R (a program's standard orientation?), in the same order of rows"
+        if np.median(np.abs(m["charge"][bad])) > 0.5:
+            remedy += "; of ions about the centre of mass"
+        return [group.find("dipole-frame", "error", bad, what, remedy, among)]
+    what = f"{level}, no less than with other axes; neither another unit nor a shift mends it"
+    remedy = "give vdw_surface, esp, R and Dxyz in one frame, rows in one order (rotated, or rows of other molecules?)"
+    return [group.find("grid-frame", "error", bad, what, remedy, among, of_esp=True)]
+
+
+def _best_axes(group: Group) -> tuple[str | None, np.ndarray]:
+    """The exchange of axes that halves the residual of six in ten of the molecules tried, and which ones those are."""
+    m = group.molecules
+    tried = m["axes"] >= 0
+    if not tried.any():
+        return None, tried
+    axes = int(np.bincount(m["axes"][tried].astype(np.int64)).argmax())
+    agree = tried & (m["axes"] == axes) & (m["axes_residual"] < 0.5 * m["residual"])
+    known = agree.sum() >= max(_FEWEST_MENDED, 0.6 * tried.sum())
+    return (_name_axes(AXES[axes]) if known else None), agree & known
+
+
+def _name_axes(turn: np.ndarray) -> str:
+    names = []
+    for row in turn:
+        axis = int(np.abs(row).argmax())
+        names.append(("-" if row[axis] < 0 else "") + "xyz"[axis])
+    return ", ".join(names)
+
+
+def points_inside_atoms(group: Group) -> list[Finding]:
+    """Grid points within 0.55 van der Waals radii of a nucleus, where the ESP is that of the nucleus."""
+    inside = group.molecules["inside"]
+    bad = inside > 0
+    if not bad.any():
+        return []
+    what = (
+        f"{np.nanmean(inside):.2%} of the grid points, in {bad.sum()} of {np.isfinite(inside).sum()} molecules, lie "
+        "within 0.55 van der Waals radii of an atom"
+    )
+    remedy = "train with --esp-radius-factor 1 or more (the default is 1) or --esp-min-distance, or remove the points"
+    return [group.find("grid-inside-atom", "warning", bad, what, remedy, of_esp=True)]
