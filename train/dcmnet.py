@@ -1,8 +1,7 @@
-"""DCMNet: distributed charges per atom, equivariant (Boittier & Meuwly, arXiv 2602.07234), on e3x features."""
+"""DCMNet: distributed charges per atom, equivariant (Boittier & Meuwly, arXiv 2602.07234)."""
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import e3x
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
+from train.equivariant import Components, DegreeDense, MessagePass, TensorDense, add, gated_silu
 from train.graph import Edges
 
 Array = jax.Array
@@ -28,8 +28,8 @@ class DistributedCharges(NamedTuple):
 class DCMNet(nn.Module):
     """n_dcm charges per atom and their displacements.
 
-    Features have shape (N, 1, (L+1)², F): one parity channel, so they are proper tensors, and displacements are true
-    vectors under rotation and reflection.
+    Features are proper tensors (one parity channel, in e3x's terms), so displacements are true vectors under rotation
+    and reflection.
 
     Attributes:
         features: F, channels.
@@ -61,8 +61,8 @@ class DCMNet(nn.Module):
         shape = atomic_numbers.shape
         flat_numbers = atomic_numbers.reshape(-1)
         x = self._features(flat_numbers, monopoles.reshape(-1), edges)
-        x = e3x.nn.TensorDense(self.n_dcm, max_degree=1, include_pseudotensors=False, name="head")(x)
-        scalars, vectors = x[:, 0, 0, :], e3x.nn.hard_tanh(x)[:, 0, 1:4, :]
+        head = jnp.stack(TensorDense(self.n_dcm, max_degree=1, name="head")(x), axis=1)[:, None]
+        scalars, vectors = head[:, 0, 0, :], e3x.nn.hard_tanh(head)[:, 0, 1:4, :]
         bias = self.param("element_bias", nn.initializers.zeros, (MAX_ATOMIC_NUMBER + 1, self.n_dcm))
         charges = nn.Dense(self.n_dcm, use_bias=False, name="charges")(scalars) + bias[flat_numbers]
         # (N, xyz, n_dcm) to (N, n_dcm, xyz): a transposition, never a reshape, which would mix the charges' x, y, z.
@@ -76,23 +76,21 @@ class DCMNet(nn.Module):
             displacements=jnp.where(atom_mask[..., None, None], displacements.reshape(*shape, self.n_dcm, 3), 0.0),
         )
 
-    def _features(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> Array:
-        """Message passing: (N, 1, (max_degree+1)², features)."""
-        basis = e3x.nn.basis(
-            edges.displacements,
-            max_degree=self.max_degree,
-            num=self.basis,
-            radial_fn=e3x.nn.reciprocal_bernstein,
-            cutoff_fn=functools.partial(e3x.nn.smooth_cutoff, cutoff=self.cutoff),
+    def _features(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> Components:
+        """Message passing: (max_degree+1)² components of (N, features)."""
+        distances = e3x.ops.norm(edges.displacements, axis=-1)
+        radial = e3x.nn.reciprocal_bernstein(distances, self.basis)
+        radial = radial * e3x.nn.smooth_cutoff(distances, cutoff=self.cutoff)[:, None]
+        harmonics = jnp.split(
+            e3x.so3.spherical_harmonics(edges.displacements, self.max_degree), (self.max_degree + 1) ** 2, axis=-1
         )
-        x = e3x.nn.Embed(MAX_ATOMIC_NUMBER + 1, self.features, name="embedding")(atomic_numbers)
-        x = x + e3x.nn.Dense(self.features, use_bias=False, name="monopole")(monopoles[:, None, None, None])
+        embedded = e3x.nn.Embed(MAX_ATOMIC_NUMBER + 1, self.features, name="embedding")(atomic_numbers)
+        charged = DegreeDense(self.features, use_bias=False, name="monopole")([monopoles[:, None]])
+        x: Components = [embedded[:, 0, 0] + charged[0]]
         for i in range(self.iterations):
-            y = e3x.nn.MessagePass(max_degree=self.max_degree, include_pseudotensors=False, name=f"message_{i}")(
-                x, basis, dst_idx=edges.dst_idx, src_idx=edges.src_idx, indices_are_sorted=True
-            )
-            x = e3x.nn.add(x, y)
-            y = e3x.nn.Dense(self.features, name=f"mlp_{i}_0")(x)
-            y = e3x.nn.Dense(self.features, name=f"mlp_{i}_1")(e3x.nn.silu(y))
-            x = e3x.nn.add(x, y)
+            y = MessagePass(self.max_degree, name=f"message_{i}")(x, radial, harmonics, edges)
+            x = add(x, y)
+            y = DegreeDense(self.features, name=f"mlp_{i}_0")(x)
+            y = DegreeDense(self.features, name=f"mlp_{i}_1")(gated_silu(y))
+            x = add(x, y)
         return x

@@ -1,0 +1,195 @@
+"""The fast equivariant layers against e3x's own, with the same parameters."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import e3x
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from shared.elements import MAX_ATOMIC_NUMBER
+from train.dcmnet import DISPLACEMENT_SCALE_ANGSTROM, DCMNet, DistributedCharges
+from train.equivariant import MessagePass, TensorDense, couple, coupling_terms
+from train.graph import Edges
+
+Array = jax.Array
+ATOMS, FEATURES, BASIS, CUTOFF = 7, 4, 5, 6.0
+
+
+class PlainDCMNet(nn.Module):
+    """DCMNet written with e3x's layers, parameter for parameter the network of train.dcmnet."""
+
+    features: int
+    iterations: int
+    basis: int
+    cutoff: float
+    n_dcm: int
+    max_degree: int
+
+    @nn.compact
+    def __call__(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> DistributedCharges:
+        """Charges and displacements, without the exact-monopole option."""
+        shape = atomic_numbers.shape
+        numbers = atomic_numbers.reshape(-1)
+        basis = e3x.nn.basis(
+            edges.displacements,
+            max_degree=self.max_degree,
+            num=self.basis,
+            radial_fn=e3x.nn.reciprocal_bernstein,
+            cutoff_fn=functools.partial(e3x.nn.smooth_cutoff, cutoff=self.cutoff),
+        )
+        x = e3x.nn.Embed(MAX_ATOMIC_NUMBER + 1, self.features, name="embedding")(numbers)
+        charges = monopoles.reshape(-1)[:, None, None, None]
+        x = x + e3x.nn.Dense(self.features, use_bias=False, name="monopole")(charges)
+        for i in range(self.iterations):
+            y = e3x.nn.MessagePass(max_degree=self.max_degree, include_pseudotensors=False, name=f"message_{i}")(
+                x, basis, dst_idx=edges.dst_idx, src_idx=edges.src_idx, indices_are_sorted=True
+            )
+            x = e3x.nn.add(x, y)
+            y = e3x.nn.Dense(self.features, name=f"mlp_{i}_0")(x)
+            y = e3x.nn.Dense(self.features, name=f"mlp_{i}_1")(e3x.nn.silu(y))
+            x = e3x.nn.add(x, y)
+        x = e3x.nn.TensorDense(self.n_dcm, max_degree=1, include_pseudotensors=False, name="head")(x)
+        bias = self.param("element_bias", nn.initializers.zeros, (MAX_ATOMIC_NUMBER + 1, self.n_dcm))
+        scalars, vectors = x[:, 0, 0, :], e3x.nn.hard_tanh(x)[:, 0, 1:4, :]
+        charges = nn.Dense(self.n_dcm, use_bias=False, name="charges")(scalars) + bias[numbers]
+        displacements = DISPLACEMENT_SCALE_ANGSTROM * jnp.swapaxes(vectors, 1, 2)
+        real = atomic_numbers > 0
+        return DistributedCharges(
+            jnp.where(real[..., None], charges.reshape(*shape, self.n_dcm), 0.0),
+            jnp.where(real[..., None, None], displacements.reshape(*shape, self.n_dcm, 3), 0.0),
+        )
+
+
+def graph(rng: np.random.Generator) -> Edges:
+    """All pairs of seven atoms, sorted by dst, two places of padding beyond the cutoff."""
+    positions = rng.normal(scale=1.5, size=(ATOMS, 3))
+    dst, src = np.nonzero(~np.eye(ATOMS, dtype=bool))
+    displacements = positions[src] - positions[dst]
+    beyond = np.array([[2 * CUTOFF, 0.0, 0.0]] * 2)
+    last = [ATOMS - 1] * 2
+    return Edges(
+        jnp.asarray(np.append(dst, last)),
+        jnp.asarray(np.append(src, last)),
+        jnp.asarray(np.concatenate([displacements, beyond]), jnp.float32),
+    )
+
+
+def perturbed(params: Any, seed: int = 0) -> Any:
+    """Parameters of order one, so that no path is hidden behind a zero."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(p + 0.3 * rng.normal(size=p.shape), jnp.float32), params)
+
+
+def random_components(rng: np.random.Generator, degree: int, n: int = ATOMS) -> list[Array]:
+    """Features of degrees up to ``degree``."""
+    return [jnp.asarray(rng.normal(size=(n, FEATURES)), jnp.float32) for _ in range((degree + 1) ** 2)]
+
+
+def as_e3x(components: list[Array]) -> Array:
+    """(n, 1, (L+1)², features)."""
+    return jnp.stack(components, axis=1)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "result"), [(0, 0, 0), (1, 1, 1), (2, 0, 2), (2, 2, 1), (2, 2, 2), (1, 3, 2)]
+)
+def test_tensor_product_is_that_of_e3x(first: int, second: int, result: int) -> None:
+    """Every path with a weight of its own; parity forbids the others there too."""
+    rng = np.random.default_rng(first + 10 * second)
+    x, y = random_components(rng, first), random_components(rng, second)
+    layer = e3x.nn.Tensor(max_degree=result, include_pseudotensors=False)
+    params = perturbed(layer.init(jax.random.key(0), as_e3x(x), as_e3x(y)))
+    expected = layer.apply(params, as_e3x(x), as_e3x(y))
+    ours = couple(x, y, params["params"]["kernel"], result)
+    np.testing.assert_allclose(as_e3x(ours), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_couplings_are_few() -> None:
+    """83 of 729 coefficients in 11 paths: what makes the layer fast."""
+    terms = coupling_terms(2, 2, 2)
+    assert len(terms) == 11
+    assert sum(len(parts) for path in terms.values() for parts in path.values()) == 83
+
+
+@pytest.mark.parametrize("source_degree", [0, 2])
+def test_message_pass_is_that_of_e3x(source_degree: int) -> None:
+    """The same parameter tree gives the same messages."""
+    rng = np.random.default_rng(1)
+    edges, x = graph(rng), random_components(rng, source_degree)
+    distances = jnp.linalg.norm(edges.displacements, axis=-1)
+    cutoff = e3x.nn.smooth_cutoff(distances, cutoff=CUTOFF)
+    radial = e3x.nn.reciprocal_bernstein(distances, BASIS) * cutoff[:, None]
+    harmonics = jnp.split(e3x.so3.spherical_harmonics(edges.displacements, 2), 9, axis=-1)
+    basis = e3x.nn.basis(
+        edges.displacements,
+        max_degree=2,
+        num=BASIS,
+        radial_fn=e3x.nn.reciprocal_bernstein,
+        cutoff_fn=functools.partial(e3x.nn.smooth_cutoff, cutoff=CUTOFF),
+    )
+    layer = e3x.nn.MessagePass(max_degree=2, include_pseudotensors=False)
+    indices: dict[str, Any] = {"dst_idx": edges.dst_idx, "src_idx": edges.src_idx, "indices_are_sorted": True}
+    params = perturbed(layer.init(jax.random.key(0), as_e3x(x), basis, **indices))
+    ours = MessagePass(2).apply(params, x, radial, harmonics, edges)
+    np.testing.assert_allclose(as_e3x(ours), layer.apply(params, as_e3x(x), basis, **indices), rtol=1e-5, atol=1e-5)
+
+
+def test_tensor_dense_is_that_of_e3x() -> None:
+    """Down to degree one, to another number of features."""
+    x = random_components(np.random.default_rng(2), 2)
+    layer = e3x.nn.TensorDense(3, max_degree=1, include_pseudotensors=False)
+    params = perturbed(layer.init(jax.random.key(0), as_e3x(x)))
+    ours = TensorDense(3, 1).apply(params, x)
+    np.testing.assert_allclose(as_e3x(ours), layer.apply(params, as_e3x(x)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[DCMNet, PlainDCMNet, Any, tuple[Array, Array, Edges]]:
+    """Both networks, parameters for both, and a molecule with padding."""
+    shape: dict[str, Any] = {"features": FEATURES, "iterations": 2, "basis": BASIS, "cutoff": CUTOFF, "n_dcm": 3}
+    rng = np.random.default_rng(3)
+    numbers = jnp.asarray([[6, 8, 1, 1, 7, 9, 0]])
+    molecule = (numbers, jnp.asarray(rng.normal(size=(1, ATOMS)), jnp.float32), graph(rng))
+    plain = PlainDCMNet(**shape, max_degree=2)
+    return DCMNet(**shape, max_degree=2), plain, plain.init(jax.random.key(1), *molecule), molecule
+
+
+def test_new_parameters_are_those_of_e3x(networks: Any) -> None:
+    """The same names, shapes and initial spread: weights of one network fit the other."""
+    fast, _, params, molecule = networks
+    ours = fast.init(jax.random.key(2), *molecule)
+    assert jax.tree.structure(ours) == jax.tree.structure(params)
+    for (path, one), two in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(params), strict=True):
+        name = jax.tree_util.keystr(path)
+        assert one.shape == two.shape, name
+        if two.size > 30 and np.std(two) > 0:
+            assert np.std(one) == pytest.approx(np.std(two), rel=0.5), name
+
+
+def test_network_is_that_of_e3x(networks: Any) -> None:
+    """Charges, displacements, and the gradient of both in parameters and monopoles, to float32 rounding."""
+    fast, plain, params, (numbers, monopoles, edges) = networks
+    params = perturbed(params)
+
+    def loss(network: Any, params: Any, monopoles: Array) -> tuple[Array, DistributedCharges]:
+        out = network.apply(params, numbers, monopoles, edges)
+        return (out.charges**2).sum() + (out.displacements**3).sum(), out
+
+    gradients = []
+    outputs = []
+    for network in (fast, plain):
+        gradient_of = jax.jit(jax.grad(functools.partial(loss, network), argnums=(0, 1), has_aux=True))
+        gradient, out = gradient_of(params, monopoles)
+        gradients.append(gradient)
+        outputs.append(out)
+    scale = float(np.abs(outputs[1].charges).max())
+    np.testing.assert_allclose(outputs[0].charges, outputs[1].charges, rtol=1e-5, atol=1e-6 * scale)
+    np.testing.assert_allclose(outputs[0].displacements, outputs[1].displacements, rtol=1e-5, atol=1e-6)
+    for ours, expected in zip(jax.tree.leaves(gradients[0]), jax.tree.leaves(gradients[1]), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * max(float(np.abs(expected).max()), 1e-3))
