@@ -18,7 +18,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     config = config_io.parse(TrainConfig, "train", argv, prog="python -m train")
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    from train.compilation import keep_compilations
     from train.loop import train
+
+    keep_compilations()
 
     train(config)
 

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = tyro.cli(EvaluateConfig, prog="python -m train.evaluate", args=argv, description=EvaluateConfig.__doc__)
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from shared.cache import open_cache
+    from train.compilation import keep_compilations
     from train.evaluation import finish_run
     from train.joint import build_model
     from train.loop import split_loader
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.state import build_optimizer
     from train.step import build_steps
 
+    keep_compilations()
     folder = RunFolder(Path(asked.run))
     config = load_config(folder)
     frames = load_data_digests(folder)["frames"]

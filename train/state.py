@@ -39,11 +39,11 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
 
 
 def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam on clipped gradients."""
+    """Adam on clipped gradients, over all parameters as one vector: 141 small arrays take twice as long."""
     adam = optax.adam(learning_rate_schedule(config, steps_per_epoch))
     if config.grad_clip_norm == 0:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), adam)
+        return optax.flatten(adam)
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), adam))
 
 
 def create_state(model: JointModel, optimizer: optax.GradientTransformation, example: Batch, seed: int) -> TrainState:

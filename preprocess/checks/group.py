@@ -50,7 +50,8 @@ class Group:
     def polar(self) -> np.ndarray:
         """Mask of the molecules whose dipole is large enough to compare and whose total charge is right."""
         m = self.molecules
-        right_charge = np.abs(m["fitted_charge"] - m["charge"]) < 0.4
+        # Relative to the charges, for an ESP in another unit makes errors of its sum as large as its unit is small.
+        right_charge = np.abs(m["fitted_charge"] - m["charge"]) < 0.4 * np.maximum(m["largest_charge"], 1.0)
         return np.asarray((m["fitted_dipole"] > POLAR) & (m["dipole"] > POLAR_AS_GIVEN) & right_charge)
 
     def _files(self) -> list[tuple[str, str, str]]:

@@ -152,7 +152,7 @@ def _solve(columns: np.ndarray, target: np.ndarray, sums: np.ndarray) -> tuple[n
     diagonal = np.arange(size)
     normal = np.zeros((len(columns), size, size))
     # OpenBLAS gives larger products to several threads, which wait ten times the product's time where cores are shared.
-    step = max(32, 1_000_000 // (size * (size + 1)))
+    step = max(32, 250_000 // (size * (size + 1)))
     for start in range(0, columns.shape[1], step):
         some = columns[:, start : start + step]
         normal += some.transpose(0, 2, 1) @ some
