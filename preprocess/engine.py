@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -61,7 +61,7 @@ class Engine(Generic[Result]):
             for future in futures:
                 future.cancel()
             if not self._remote:
-                wait(futures, return_when=FIRST_EXCEPTION)
+                wait(futures)  # a task that still runs must not write into a folder that its owner gives up
 
     def _result(self, future: Future[Any]) -> Result:
         if not self._remote:

@@ -29,6 +29,7 @@ from shared.shards import ShardEntry
 
 _RECORD_SUFFIX = ".done.json"
 _POLL_SECONDS = 0.2
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,12 @@ class StageBuild:
         return sum(1 for _ in self.partial.glob(f"*{_RECORD_SUFFIX}"))
 
     def discard(self) -> None:
-        """Remove what was begun."""
-        shutil.rmtree(self.partial, ignore_errors=True)
+        """Remove what was begun; again, where a worker elsewhere was still writing meanwhile."""
+        for _ in range(_ATTEMPTS):
+            shutil.rmtree(self.partial, ignore_errors=True)
+            if not self.partial.exists():
+                return
+            time.sleep(_POLL_SECONDS)
 
     def _link(self, source: Path, entry: ShardEntry) -> bool:
         if not source.is_file() or source.stat().st_size != entry.bytes or self._digests.digest(source) != entry.digest:

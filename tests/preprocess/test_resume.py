@@ -199,7 +199,7 @@ def test_appended_files_add_their_own_shards_alone(
     old = open_cache(cache_dir, 6.0, 10.0)
     old_files = {p.name: p.stat().st_ino for p in old.frames_folder.glob("*.h5")}
     run_with(after, cache_dir, dry_run=True)
-    assert "1 pairs of files appended" in capsys.readouterr().out
+    assert "1 pair of files appended" in capsys.readouterr().out
     run_with(after, cache_dir)
     new = open_cache(cache_dir, 6.0, 10.0)
     new_files = {p.name: p.stat().st_ino for p in new.frames_folder.glob("*.h5")}
