@@ -104,7 +104,8 @@ def decide(files: list[PairFiles], config: PreprocessConfig, digests: DigestCach
     elif extend and latest is not None and latest["settings"] == settings and _appended(latest["inputs"], inputs):
         recipe = FramesRecipe(inputs, settings, Basis.of(latest))
         count = len(inputs) - len(latest["inputs"])
-        why_frames = f"{count} {'pair' if count == 1 else 'pairs'} of files appended; buckets and reference energies stay (--refit chooses anew)"
+        pairs = "1 pair" if count == 1 else f"{count} pairs"
+        why_frames = f"{pairs} of files appended; buckets and reference energies stay (--refit chooses anew)"
     else:
         why_frames = _difference(latest, inputs, settings) if latest else "nothing preprocessed yet"
     wanted_edges = edges_digest(recipe.digest, config.physnet_cutoff, config.dcmnet_cutoff)

@@ -14,8 +14,9 @@ from shared import units
 _NEAR_ANGSTROM = 0.1
 _FEWEST_TURNED = 4
 _DEVIATIONS = 25.0
-_TIMES_TENTH = 6.0
-"""An outlier lies 25 robust standard deviations off and 6 times as far as nine in ten do: vibrations reach 8 and 2."""
+_TIMES_TENTH = 10.0
+_FEWEST_WITH_OUTLIERS = 40
+"""An outlier lies 25 robust standard deviations off and 10 times as far as nine in ten; vibrations reach 15 and 6."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def energy_and_force_units(group: Group, flags: UnitFlags, turned: bool) -> list
     force_factor = slope.value * (flagged / ENERGY_UNITS[unit] if unit else 1.0)
     if force_factor > 0 and abs(np.log(force_factor)) < max(0.12, 4 * slope.error / abs(slope.value)):
         return findings
-    return [*findings, _explain(group, slope, force_factor, flags, unit is not None)]
+    return findings + _explain(group, slope, force_factor, flags, unit is not None)
 
 
 def energy_unit(group: Group, flags: UnitFlags) -> tuple[str | None, np.ndarray, float]:
@@ -102,8 +103,8 @@ def measure_slope(pairs: np.ndarray) -> Slope | None:
     return Slope(value, float(weight[agree].sum() / total[-1]), error, near_share, int(used.sum()))
 
 
-def _explain(group: Group, slope: Slope, factor: float, flags: UnitFlags, energy_known: bool) -> Finding:
-    """What makes the forces ``factor`` times what the energies say."""
+def _explain(group: Group, slope: Slope, factor: float, flags: UnitFlags, energy_known: bool) -> list[Finding]:
+    """What makes the forces ``factor`` times what the energies say; a factor of no unit needs 8 very near pairs."""
     numbers = f"between near frames the work of the forces is {slope.value:.4g} times the change of E"
     names = {f"force {u}": FORCE_UNITS[flags.force_unit] / s for u, s in FORCE_UNITS.items()}
     if not energy_known:
@@ -117,6 +118,8 @@ def _explain(group: Group, slope: Slope, factor: float, flags: UnitFlags, energy
     if abs(np.log(size)) < 0.12:
         check, what = "force-sign", f"F has the opposite sign: {numbers}"
         remedy = "negate F: forces are minus the gradient of E (or E, if it is a positive binding energy)"
+    elif not known and not slope.near > 0.5:
+        return []
     elif not known:
         check, what, remedy = "force-unit", f"{numbers}, which no unit explains", "look at the units of E and F"
     elif name.startswith("times"):
@@ -130,7 +133,7 @@ def _explain(group: Group, slope: Slope, factor: float, flags: UnitFlags, energy
     if factor < 0 and check != "force-sign":
         what, remedy = f"{what}; the sign is reversed too", f"{remedy}, and negate F (minus the gradient of E)"
     found = group.find(check, "error", everyone, f"{what} ({slope.count} pairs, {slope.agree:.0%} agree)", remedy)
-    return Finding(check, "error", round(slope.agree, 3), found.what, remedy, found.rows)
+    return [Finding(check, "error", round(slope.agree, 3), found.what, remedy, found.rows)]
 
 
 def _unrelated(group: Group, slope: Slope) -> list[Finding]:
@@ -205,7 +208,7 @@ def outliers(group: Group) -> list[Finding]:
 
 def _far_off(values: np.ndarray) -> np.ndarray:
     """Mask of outliers: robust standard deviations from the median, and far beyond the other nine in ten."""
-    if len(values) < FEWEST:
+    if len(values) < _FEWEST_WITH_OUTLIERS:
         return np.zeros(len(values), dtype=bool)
     deviation = np.abs(values - np.median(values))
     floor = 1e-6 * max(1.0, float(np.abs(values).max()))
@@ -217,13 +220,16 @@ def _far_off(values: np.ndarray) -> np.ndarray:
 def energy_beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.ndarray:
     """(n,) eV: E less a sum over the atoms (least absolute deviations), less the median of its composition.
 
-    Of compositions with fewer than five molecules the median is not taken: it would be the outlier itself.
+    Of compositions with fewer than five molecules the median is not taken: it would be the outlier itself. Zeros if
+    there are too few molecules for their elements, so that the sum would explain all.
     """
     present, index = np.unique(molecules["composition"], return_inverse=True)
     rows = [np.bincount(np.frombuffer(evidence.compositions[one], np.uint8), minlength=256) for one in present]
     table = np.array(rows, dtype=np.float64).reshape(-1, 256)
-    counts = table[:, table.any(axis=0)][index]
+    counts = table[:, table.any(axis=0)][index.reshape(-1)]
     left = molecules["energy"].astype(np.float64)
+    if len(left) < FEWEST + 3 * counts.shape[1]:
+        return np.zeros(len(left))
     weight = np.ones(len(left))
     for _ in range(10):  # reweighted least squares, so that an outlier does not bend the fit
         root = np.sqrt(weight)[:, None]
