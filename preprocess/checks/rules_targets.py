@@ -113,7 +113,7 @@ def _explain(group: Group, slope: Slope, factor: float, flags: UnitFlags, energy
     names.pop(f"force {flags.force_unit}")
     size = abs(factor)
     name = min(names, key=lambda one: abs(np.log(size / names[one])))
-    known = abs(np.log(size / names[name])) < 0.05
+    known = abs(np.log(size / names[name])) < 0.08
     everyone = np.ones(len(group.molecules), dtype=bool)
     if abs(np.log(size)) < 0.12:
         check, what = "force-sign", f"F has the opposite sign: {numbers}"
