@@ -13,7 +13,7 @@ from preprocess.edge_stage import Cutoffs, write_edges
 from preprocess.engine import Engine, open_engine
 from preprocess.frames import write_frames
 from preprocess.load import Chunk, InputUnits, PairFiles, split_into_chunks
-from preprocess.npz import Piece as Checksum
+from preprocess.npz import Checksum
 from preprocess.plan import choose_buckets
 from preprocess.report import bucket_totals, describe
 from preprocess.stage import Piece, StageBuild, build_stage
@@ -142,7 +142,7 @@ def _survey(
 
 def _check_sums(file: PairFiles, found: list[dict[str, list[Checksum]]]) -> None:
     for kind, npz in (("efd", file.efd), ("esp", file.esp)):
-        npz.check_pieces(checksum for checksums in found for checksum in checksums[kind])
+        npz.check_sums(checksum for checksums in found for checksum in checksums[kind])
 
 
 def _fit(files: list[PairFiles], surveys: list[Survey], config: PreprocessConfig) -> Basis:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from preprocess.checks import (
     CheckInput,
     Evidence,
     Finding,
-    UnitFlags,
     conclude,
     find_permutation,
     gather,
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with open_engine(config.workers, config.scheduler, config.chunk_mib * 2**20) as engine:
         found = dict(engine.run(tasks, "check data", amounts))
     evidence = merge([part for index in range(len(tasks)) for part in found[index]])
-    findings = conclude(evidence, UnitFlags(**asdict(units)))
+    findings = conclude(evidence, units)
     text = report(findings, evidence)
     print(text)
     path = Path(config.cache_dir) / "check-data.txt"
@@ -106,7 +105,7 @@ def check_sample(files: list[PairFiles], config: PreprocessConfig) -> list[Findi
     """
     units = InputUnits.of(config)
     evidence = merge([gather(sample) for file in files if (sample := _sample(file, files, units)) is not None])
-    findings = conclude(evidence, UnitFlags(**asdict(units)))
+    findings = conclude(evidence, units)
     if findings:
         print(report(findings, evidence))
     if config.checks == "stop":

@@ -12,7 +12,7 @@ import tyro
 
 from preprocess.decide import survey_names
 from preprocess.stage import lock_cache
-from shared.cache import current_stages, read_manifest, stage_folder
+from shared.cache import CURRENT, current_stages, read_manifest, stage_folder
 from shared.config_io import SharedConfig
 from shared.errors import UserError, run_program
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Clean the cache folder.
 
     Raises:
-        UserError: no such folder, or nothing in it is current.
+        UserError: no such folder, or current.json is damaged.
     """
     config = tyro.cli(CleanConfig, prog="python -m preprocess.clean_cache", args=argv)
     cache_dir = Path(config.cache_dir)
@@ -54,17 +54,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def unneeded(cache_dir: Path) -> Iterator[Path]:
-    """Stages, parts of stages and surveys that the current ones do not refer to.
+    """Stages, parts of stages and surveys that the current ones do not refer to; while none is current, the parts.
 
     Raises:
-        UserError: nothing is current: then nothing can be told apart.
+        UserError: current.json is damaged.
     """
+    yield from sorted(cache_dir.glob(".*.partial"))
+    if not (cache_dir / CURRENT).exists():
+        return
     current = current_stages(cache_dir)
     frames = stage_folder(cache_dir, "frames", current["frames"])
     needed = {frames, stage_folder(cache_dir, "edges", current["edges"])}
     manifest = read_manifest(frames)
     surveys = survey_names(manifest["inputs"], manifest["settings"]) if manifest else []
-    for pattern in ("frames-*", "edges-*", ".frames-*.partial", ".edges-*.partial"):
+    for pattern in ("frames-*", "edges-*"):
         yield from (path for path in sorted(cache_dir.glob(pattern)) if path not in needed)
     yield from (path for path in sorted(cache_dir.glob("surveys/*.json")) if path.name not in surveys)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,14 @@ class Decision:
     """Both stages: where they are or will be, and why they have to be built (empty: they are there)."""
 
     recipe: FramesRecipe
-    frames_digest: str
     edges_digest: str
     why_frames: str
     why_edges: str
+
+    @property
+    def frames_digest(self) -> str:
+        """Digest of the frames."""
+        return self.recipe.digest
 
     def frames_folder(self, cache_dir: Path) -> Path:
         """Folder of the frames."""
@@ -99,7 +103,8 @@ def decide(files: list[PairFiles], config: PreprocessConfig, digests: DigestCach
     if found is not None:
         recipe = FramesRecipe(inputs, settings, Basis.of(found) if found["basis"] else None)
         folder = stage_folder(cache_dir, "frames", recipe.digest)
-        intact = is_intact(folder, digests) and _inputs_are_theirs(files, digests)
+        _verify_touched(files, digests)
+        intact = is_intact(folder, digests)
         why_frames = "asked for (--force)" if config.force else "" if intact else f"{folder.name} is damaged"
     elif extend and latest is not None and latest["settings"] == settings and _appended(latest["inputs"], inputs):
         recipe = FramesRecipe(inputs, settings, Basis.of(latest))
@@ -109,9 +114,7 @@ def decide(files: list[PairFiles], config: PreprocessConfig, digests: DigestCach
     else:
         why_frames = _difference(latest, inputs, settings) if latest else "nothing preprocessed yet"
     wanted_edges = edges_digest(recipe.digest, config.physnet_cutoff, config.dcmnet_cutoff)
-    return Decision(
-        recipe, recipe.digest, wanted_edges, why_frames, _why_edges(config, wanted_edges, why_frames, digests)
-    )
+    return Decision(recipe, wanted_edges, why_frames, _why_edges(config, wanted_edges, why_frames, digests))
 
 
 def _why_edges(config: PreprocessConfig, digest: str, why_frames: str, digests: DigestCache) -> str:
@@ -144,24 +147,23 @@ def _manifests(cache_dir: Path) -> Iterator[dict[str, Any]]:
             yield manifest
 
 
-def _inputs_are_theirs(files: list[PairFiles], digests: DigestCache) -> bool:
-    """Whether the files' bytes are those of their directories' checksums.
+def _verify_touched(files: list[PairFiles], digests: DigestCache) -> None:
+    """Read files again that were touched since they were read last: an edit in place leaves the directory as it was.
 
-    A file that was touched since it was read last is read once more: an edit in place would leave the directory as it
-    was. The error of a damaged file is raised here.
+    Raises:
+        UserError: a file's bytes are not those of its directory's checksums.
     """
     for file in files:
         for npz in (file.efd, file.esp):
             if not digests.is_known(npz.path, npz.content_digest):
                 verify_file(npz.path)
-                digests.remember(npz.path, npz.content_digest)
-    return True
+    remember_inputs(files, digests)
 
 
 def survey_names(inputs: list[dict[str, str]], settings: Mapping[str, Any]) -> list[str]:
     """File names of the pairs' surveys."""
     # The chunks decide in which order sums are taken, and with it the last digit of the reference energies.
-    names = ("grid_unit", "energy_unit", "force_unit", "dipole_unit", "chunk_mib")
+    names = [*(field.name for field in fields(InputUnits)), "chunk_mib"]
     recipe = {"schema": SCHEMA_VERSION, **{name: settings[name] for name in names}}
     return [f"{settings_digest({**recipe, 'efd': pair['efd'], 'esp': pair['esp']})}.json" for pair in inputs]
 

@@ -32,7 +32,7 @@ class Engine(Generic[Result]):
         self._remote = remote
 
     def run(
-        self, tasks: Sequence[Callable[[], Result]], label: str, amounts: Sequence[int], unit: str = "mol"
+        self, tasks: Sequence[Callable[[], Result]], label: str, amounts: Sequence[int]
     ) -> Iterator[tuple[int, Result]]:
         """Index and result of every task, in the order in which they finish, under a progress bar.
 
@@ -40,7 +40,6 @@ class Engine(Generic[Result]):
             tasks: must be picklable for a cluster, and may run more than once there.
             label: of the progress bar.
             amounts: how far each task brings the bar.
-            unit: of the bar.
 
         Raises:
             UserError: of the first task that has one; a worker that died again and again.
@@ -50,7 +49,7 @@ class Engine(Generic[Result]):
             self._executor.submit(_guarded if self._remote else _call, task): i for i, task in enumerate(tasks)
         }
         try:
-            with tqdm(total=sum(amounts), desc=label, unit=unit, unit_scale=True, disable=None) as bar:
+            with tqdm(total=sum(amounts), desc=label, unit="mol", unit_scale=True, disable=None) as bar:
                 for future in as_completed(futures):
                     result = self._result(future)
                     bar.update(amounts[futures[future]])

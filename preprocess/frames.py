@@ -13,7 +13,7 @@ import numpy as np
 
 from preprocess.engine import Engine
 from preprocess.load import Chunk, Grids, InputUnits, Molecules, PairFiles, open_pair
-from preprocess.npz import Piece as Checksum
+from preprocess.npz import Checksum
 from preprocess.padding import pad_grids
 from preprocess.plan import Plan
 from preprocess.stage import Piece, StageBuild, finish_piece, new_shard
@@ -21,6 +21,7 @@ from preprocess.statistics import centers_of_mass, sum_reference_energies
 from preprocess.validate import atom_mask, check_grids
 from shared.buckets import FrameShape, array_shape
 from shared.digests import settings_digest
+from shared.errors import UserError
 from shared.schema import FRAME_ARRAYS, NAME_ARRAY, SCHEMA_VERSION
 from shared.shards import ShardEntry, ShardWriter, describe_shard
 
@@ -52,7 +53,7 @@ class FrameTask:
             for chunk, molecules, grids in reader.read_ahead(self.chunks):
                 shards = self._write(chunk, molecules, grids)
                 checksums: dict[str, list[list[Any]]] = {
-                    file: [list(c) for c in parts if c.start == chunk.start] for file, parts in reader.pieces.items()
+                    file: [list(c) for c in parts if c.start == chunk.start] for file, parts in reader.checksums.items()
                 }
                 piece = Piece(next(recipes), shards, checksums)
                 finish_piece(self.folder, chunk_name(chunk), piece)
@@ -90,7 +91,10 @@ class FrameTask:
                         )
                         if not valid:
                             check_grids(molecules, grids)
-                            raise AssertionError("the padded grids are not finite, although the input is")
+                            raise UserError(
+                                f"{chunk.pair.esp}: 'vdw_surface' of rows {chunk.start} to {chunk.stop - 1} holds "
+                                "numbers beyond what float32 can hold; look at them, at R and at --grid-unit"
+                            )
                         shard.write("grid", start, points)
                         shard.write("esp", start, esp)
                 entry = describe_shard(temporary, chunk.pair.split, int(index), len(rows))
@@ -141,7 +145,7 @@ def write_frames(
     for file, parts in zip(files, chunks, strict=True):
         own = [pieces[chunk_name(chunk)].checksums for chunk in parts]
         for kind, npz in (("efd", file.efd), ("esp", file.esp)):
-            npz.check_pieces(Checksum(*values) for checksums in own for values in checksums.get(kind, []))
+            npz.check_sums(Checksum(*values) for checksums in own for values in checksums.get(kind, []))
     return [pieces[name] for name in recipes]
 
 

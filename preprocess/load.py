@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.config import PreprocessConfig
-from preprocess.npz import NpzFile, NpzRows, Piece
+from preprocess.npz import Checksum, NpzFile, NpzRows
 from shared import units
 from shared.errors import UserError
 from shared.schema import SPLITS, Split
@@ -173,8 +173,8 @@ class PairFiles:
 
     @property
     def is_sequential(self) -> bool:
-        """Whether rows can only be read after those before them (compressed members)."""
-        return self.efd.is_compressed(_EFD_KEYS) or self.esp.is_compressed((*_ESP_KEYS, *_GRID_KEYS))
+        """Whether one reader should read all rows in order (compressed members, or such as are loaded whole)."""
+        return self.efd.is_sequential(_EFD_KEYS) or self.esp.is_sequential((*_ESP_KEYS, *_GRID_KEYS))
 
     def rows_per_chunk(self, chunk_bytes: float) -> int:
         """Rows whose input takes about so many bytes; at least one."""
@@ -209,7 +209,7 @@ class PairReader:
         self._units = input_units
         self._efd, self._esp = NpzRows(files.efd), NpzRows(files.esp)
         self._ahead: ThreadPoolExecutor | None = None
-        self.pieces: dict[str, list[Piece]] = {"efd": [], "esp": []}
+        self.checksums: dict[str, list[Checksum]] = {"efd": [], "esp": []}
 
     def close(self) -> None:
         """Close both files."""
@@ -220,7 +220,7 @@ class PairReader:
 
     def _read(self, file: str, key: str, start: int, stop: int) -> np.ndarray:
         rows, piece = (self._efd if file == "efd" else self._esp).read(key, start, stop)
-        self.pieces[file].append(piece)
+        self.checksums[file].append(piece)
         return rows
 
     def molecules(self, start: int, stop: int) -> Molecules:

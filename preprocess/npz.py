@@ -2,7 +2,7 @@
 
 A member is a sequential stream, so rows are read forwards and nothing is loaded whole; rows of a member that is stored
 without compression are read from wherever they lie. Every piece's CRC-32 is kept, for the check against the archive's
-directory that :func:`check_pieces` does once all pieces were read, in whatever order and by whatever process.
+directory that :func:`check_sums` does once all pieces were read, in whatever order and by whatever process.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _DAMAGED: tuple[type[Exception], ...] = (  # type: ignore[assignment]  # isal's 
 _LOCAL_HEADER_BYTES = 30  # of a zip archive: fixed part; two lengths at its end tell how much follows
 _DEFLATED_BYTES_AT_ONCE = 1 << 18
 _VERIFIED_AT_ONCE = 1 << 25
-_COLUMN_ORDER_BYTES = 1 << 28
+_COLUMN_ORDER_BYTES = 1 << 26
 """Largest array in Fortran order that is taken: its rows are scattered, so it has to be loaded whole."""
 
 
-class Piece(NamedTuple):
+class Checksum(NamedTuple):
     """CRC-32 of some rows of a member, and where they begin."""
 
     key: str
@@ -117,9 +117,10 @@ class NpzFile:
         contents = sorted((key, m.info.file_size, m.info.CRC) for key, m in self._members.items())
         return settings_digest({"members": contents})
 
-    def is_compressed(self, keys: Iterable[str]) -> bool:
-        """Whether any of these members can only be read from its beginning on."""
-        return any(self._members[key].info.compress_type != zipfile.ZIP_STORED for key in keys if key in self._members)
+    def is_sequential(self, keys: Iterable[str]) -> bool:
+        """Whether one reader should read these members: some are compressed, or in Fortran order and loaded whole."""
+        members = [self._members[key] for key in keys if key in self._members]
+        return any(m.info.compress_type != zipfile.ZIP_STORED or m.fortran_order for m in members)
 
     def require(self, *keys: str) -> str:
         """The first of these keys that the file holds.
@@ -174,13 +175,13 @@ class NpzFile:
                 f"other; save it with numpy.ascontiguousarray"
             )
 
-    def check_pieces(self, pieces: Iterable[Piece]) -> None:
+    def check_sums(self, pieces: Iterable[Checksum]) -> None:
         """Compare members read completely, in pieces, with the archive's CRC-32s; incomplete ones pass.
 
         Raises:
             UserError: a member's bytes are not those that were written.
         """
-        by_key: dict[str, list[Piece]] = {}
+        by_key: dict[str, list[Checksum]] = {}
         for piece in pieces:
             by_key.setdefault(piece.key, []).append(piece)
         for key, parts in by_key.items():
@@ -205,7 +206,7 @@ class NpzRows:
         self._streams: dict[str, _StoredRows | _InflatedRows | _WholeArray] = {}
         self._descriptor = os.open(file.path, os.O_RDONLY)
 
-    def read(self, key: str, start: int, stop: int) -> tuple[np.ndarray, Piece]:
+    def read(self, key: str, start: int, stop: int) -> tuple[np.ndarray, Checksum]:
         """Rows ``start`` to ``stop`` of a member, in its shape and dtype, and their checksum.
 
         Raises:
@@ -219,8 +220,8 @@ class NpzRows:
             raise self.file.damaged(key, error) from error
         member = self.file._members[key]
         if member.fortran_order:
-            return rows, Piece(key, 0, member.info.CRC, 0)
-        return rows, Piece(key, start, isal_zlib.crc32(_bytes_of(rows)), rows.nbytes)
+            return rows, Checksum(key, 0, member.info.CRC, 0)
+        return rows, Checksum(key, start, isal_zlib.crc32(_bytes_of(rows)), rows.nbytes)
 
     def _open(self, key: str) -> _StoredRows | _InflatedRows | _WholeArray:
         member = self.file._members[key]
@@ -255,7 +256,7 @@ def verify_file(path: Path) -> None:
         for key, member in file._members.items():
             n = member.shape[0] if member.shape else 0
             step = max(1, _VERIFIED_AT_ONCE // max(member.row_bytes, 1))
-            file.check_pieces([rows.read(key, i, min(i + step, n))[1] for i in range(0, n, step)])
+            file.check_sums([rows.read(key, i, min(i + step, n))[1] for i in range(0, n, step)])
     finally:
         rows.close()
 
@@ -321,19 +322,18 @@ class _Deflated:
         self._pending = b""
 
     def readinto(self, view: memoryview) -> int:
-        if not self._pending and self._left:
-            self._pending = os.pread(self._descriptor, min(_DEFLATED_BYTES_AT_ONCE, self._left), self._offset)
-            self._offset += len(self._pending)
-            self._left -= len(self._pending)
-        if self._inflater.eof:
-            return 0
-        out = self._inflater.decompress(self._pending, len(view))
-        progressed = bool(out) or len(self._inflater.unconsumed_tail) < len(self._pending)
-        self._pending = self._inflater.unconsumed_tail
-        view[: len(out)] = out
-        if not out and progressed and (self._pending or self._left):
-            return self.readinto(view)
-        return len(out)
+        while not self._inflater.eof:
+            if not self._pending:
+                self._pending = os.pread(self._descriptor, min(_DEFLATED_BYTES_AT_ONCE, self._left), self._offset)
+                self._offset += len(self._pending)
+                self._left -= len(self._pending)
+            last = not self._pending
+            out = self._inflater.decompress(self._pending, len(view))
+            self._pending = self._inflater.unconsumed_tail
+            if out or last:
+                view[: len(out)] = out
+                return len(out)
+        return 0
 
 
 class _WholeArray:

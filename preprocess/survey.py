@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.load import Chunk, InputUnits, Molecules, open_pair
-from preprocess.npz import Piece
+from preprocess.npz import Checksum
 from preprocess.validate import atom_mask, check_molecules
 
 Composition = tuple[tuple[int, int], ...]
@@ -117,7 +117,7 @@ class SurveyTask:
     chunks: list[Chunk]
     units: InputUnits
 
-    def __call__(self) -> tuple[list[Survey], dict[str, list[Piece]]]:
+    def __call__(self) -> tuple[list[Survey], dict[str, list[Checksum]]]:
         """Check and survey every chunk; also the checksums of what was read.
 
         Raises:
@@ -129,7 +129,7 @@ class SurveyTask:
                 molecules = reader.molecules(chunk.start, chunk.stop)
                 check_molecules(molecules)
                 surveys.append(survey(molecules))
-            return surveys, reader.pieces
+            return surveys, reader.checksums
 
 
 def survey(molecules: Molecules) -> Survey:

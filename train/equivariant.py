@@ -120,7 +120,7 @@ class _Kernel(nn.Module):
 def rotations(harmonics: Components, source_degree: int, max_degree: int) -> Rotations:
     """Σ CG · harmonics for every path: what the direction of an edge makes of its source's components.
 
-    It has no features and no parameters, so that it costs little, and message passes of the same degrees share it.
+    It has no features and no parameters, so that it costs little, forwards and backwards.
 
     Args:
         harmonics: spherical harmonics of the edges' directions, (P, 1) each.

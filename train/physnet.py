@@ -20,7 +20,7 @@ Array = jax.Array
 def activation(x: Array) -> Array:
     """Shifted softplus ln(1 + eˣ) - ln 2 (eq 3): smooth, and zero at zero.
 
-    As ln(½ + ½eˣ), which costs half of the usual form; beyond 20 float32 cannot tell it from x - ln 2.
+    As ln(½ + ½eˣ), which is cheaper than the usual form; beyond 20 float32 cannot tell it from x - ln 2.
     """
     small = jnp.minimum(x, 20.0)
     return jnp.where(x > 20.0, x - math.log(2.0), jnp.log(0.5 + 0.5 * jnp.exp(small)))

@@ -4,7 +4,7 @@
 """
 
 from preprocess.checks.conclude import conclude
-from preprocess.checks.evidence import CheckInput, Evidence, Finding, UnitFlags, merge
+from preprocess.checks.evidence import CheckInput, Evidence, Finding, merge
 from preprocess.checks.gather import gather
 from preprocess.checks.pairing import find_permutation
 from preprocess.checks.report import report
@@ -13,7 +13,6 @@ __all__ = [
     "CheckInput",
     "Evidence",
     "Finding",
-    "UnitFlags",
     "conclude",
     "find_permutation",
     "gather",

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preprocess.checks.evidence import Evidence, Finding, UnitFlags
+from preprocess.checks.evidence import Evidence, Finding
 from preprocess.checks.group import EXAMPLES, Group, groups
 from preprocess.checks.rules_esp import judge_esp
 from preprocess.checks.rules_geometry import close_atoms, positions_unit, repeated_geometries
 from preprocess.checks.rules_targets import energy_shift, judge_energies_and_forces
+from preprocess.load import InputUnits
 
 _OF_ENERGY = ("energy-unit", "zero-target", "constant-target")
 
 
-def conclude(evidence: Evidence, flags: UnitFlags) -> list[Finding]:
+def conclude(evidence: Evidence, flags: InputUnits) -> list[Finding]:
     """What is wrong with the molecules examined, errors first, then by confidence.
 
     Statements about a whole file need 8 of its molecules (or pairs of frames); files of which fewer than 16 are known
@@ -27,7 +28,7 @@ def conclude(evidence: Evidence, flags: UnitFlags) -> list[Finding]:
         return _conclude(evidence, flags)
 
 
-def _conclude(evidence: Evidence, flags: UnitFlags) -> list[Finding]:
+def _conclude(evidence: Evidence, flags: InputUnits) -> list[Finding]:
     found = repeated_geometries(evidence) if len(evidence.molecules) else []
     for group in groups(evidence):
         found.extend(_judge(group, flags))
@@ -36,7 +37,7 @@ def _conclude(evidence: Evidence, flags: UnitFlags) -> list[Finding]:
     return sorted(_join(found), key=lambda one: (one.severity != "error", -one.confidence))
 
 
-def _judge(group: Group, flags: UnitFlags) -> list[Finding]:
+def _judge(group: Group, flags: InputUnits) -> list[Finding]:
     positions = positions_unit(group)
     if positions:
         return positions + close_atoms(group)

@@ -85,16 +85,6 @@ class CheckInput:
 
 
 @dataclass(frozen=True)
-class UnitFlags:
-    """The unit flags in force, as in PreprocessConfig."""
-
-    grid_unit: str
-    energy_unit: str
-    force_unit: str
-    dipole_unit: str
-
-
-@dataclass(frozen=True)
 class Finding:
     """One thing that is wrong, or looks so."""
 

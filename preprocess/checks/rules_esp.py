@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess.checks.esp import POLAR
-from preprocess.checks.evidence import Finding, UnitFlags
+from preprocess.checks.evidence import Finding
 from preprocess.checks.group import FEWEST, Group, median
 from preprocess.checks.rules_grid import GOOD_FIT, grid_unit_and_frame, points_inside_atoms
 from preprocess.checks.tables import DIPOLE_UNITS, ESP_UNITS
+from preprocess.load import InputUnits
 
 
-def judge_esp(group: Group, flags: UnitFlags) -> list[Finding]:
+def judge_esp(group: Group, flags: InputUnits) -> list[Finding]:
     """All rules about grid and ESP; those that build on a sound grid only where it is sound."""
     zero = zero_esp(group)
     grid = grid_unit_and_frame(group, flags)
@@ -24,7 +25,7 @@ def judge_esp(group: Group, flags: UnitFlags) -> list[Finding]:
     return unit + total_charge(group) + dipole_origin(group) + single_rows(group) + rest
 
 
-def dipole_and_esp_unit(group: Group, flags: UnitFlags) -> list[Finding]:
+def dipole_and_esp_unit(group: Group, flags: InputUnits) -> list[Finding]:
     """The ratio of the fitted dipole to D tells their units and signs apart.
 
     Median over polar molecules; the confidence is the share within 10 % of it. Ratios of dipole units are taken for

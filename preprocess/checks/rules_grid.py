@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess.checks.esp import AXES, POLAR
-from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, Finding, UnitFlags
+from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, Finding
 from preprocess.checks.group import FEWEST, Group, median
+from preprocess.load import InputUnits
 from shared.units import BOHR_IN_ANGSTROM, LENGTH_UNITS_IN_ANGSTROM
 
 _BETTER = 0.8
@@ -29,7 +30,7 @@ _GRID_REMEDY = {
 }
 
 
-def grid_unit_and_frame(group: Group, flags: UnitFlags) -> list[Finding]:
+def grid_unit_and_frame(group: Group, flags: InputUnits) -> list[Finding]:
     """Grid indices; another unit or origin, which mend at least a tenth of the molecules tried; other frames."""
     m = group.molecules
     gridded = m["n_grid"] > 0
@@ -43,7 +44,7 @@ def grid_unit_and_frame(group: Group, flags: UnitFlags) -> list[Finding]:
     return _another_unit_or_origin(group, flags) or (_another_frame(group) if len(m) >= FEWEST else [])
 
 
-def _another_unit_or_origin(group: Group, flags: UnitFlags) -> list[Finding]:
+def _another_unit_or_origin(group: Group, flags: InputUnits) -> list[Finding]:
     """The candidate that mends most molecules, unless it leaves dipoles in another direction or other axes fit better.
 
     Of several that mend as many as well, the first of CANDIDATES.
@@ -78,7 +79,7 @@ def _another_unit_or_origin(group: Group, flags: UnitFlags) -> list[Finding]:
     return [group.find(check, "error", found, f"{wrong}; {numbers}", remedy, tried, of_esp=True)]
 
 
-def _name_candidate(name: str, flags: UnitFlags, partly: bool) -> tuple[str, str, str]:
+def _name_candidate(name: str, flags: InputUnits, partly: bool) -> tuple[str, str, str]:
     """Check, fault and remedy; ``partly``: other molecules of the file are right as they are."""
     only = " (only of the molecules that need it)" if partly else ""
     if name in _GRID_REMEDY:

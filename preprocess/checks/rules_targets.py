@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocess.checks.evidence import Evidence, Finding, Severity, UnitFlags
+from preprocess.checks.evidence import Evidence, Finding, Severity
 from preprocess.checks.group import FEWEST, Group
 from preprocess.checks.tables import ENERGY_UNITS, FORCE_UNITS, atomic_energy_sum
+from preprocess.load import InputUnits
 from shared import units
 
 _NEAR_ANGSTROM = 0.1
@@ -30,7 +31,7 @@ class Slope:
     count: int
 
 
-def judge_energies_and_forces(group: Group, flags: UnitFlags) -> list[Finding]:
+def judge_energies_and_forces(group: Group, flags: InputUnits) -> list[Finding]:
     """All rules of this module for one group."""
     trivial = zero_and_constant(group)
     if any(one.severity == "error" for one in trivial):
@@ -39,7 +40,7 @@ def judge_energies_and_forces(group: Group, flags: UnitFlags) -> list[Finding]:
     return trivial + frame + energy_and_force_units(group, flags, bool(frame)) + outliers(group)
 
 
-def energy_and_force_units(group: Group, flags: UnitFlags, turned: bool) -> list[Finding]:
+def energy_and_force_units(group: Group, flags: InputUnits, turned: bool) -> list[Finding]:
     """The unit of E from totals of atomic energies where they tell, that of F from the slope of E.
 
     Where E is not an all-electron total (atomisation or pseudopotential energies), the slope alone must be explained,
@@ -63,7 +64,7 @@ def energy_and_force_units(group: Group, flags: UnitFlags, turned: bool) -> list
     return findings + _explain(group, slope, force_factor, flags, unit is not None)
 
 
-def energy_unit(group: Group, flags: UnitFlags) -> tuple[str | None, np.ndarray, float]:
+def energy_unit(group: Group, flags: InputUnits) -> tuple[str | None, np.ndarray, float]:
     """The unit in which E is within 6 % of the sum of its atoms' total energies, for nine in ten molecules.
 
     Returns:
@@ -103,7 +104,7 @@ def measure_slope(pairs: np.ndarray) -> Slope | None:
     return Slope(value, float(weight[agree].sum() / total[-1]), error, near_share, int(used.sum()))
 
 
-def _explain(group: Group, slope: Slope, factor: float, flags: UnitFlags, energy_known: bool) -> list[Finding]:
+def _explain(group: Group, slope: Slope, factor: float, flags: InputUnits, energy_known: bool) -> list[Finding]:
     """What makes the forces ``factor`` times what the energies say; a factor of no unit needs 8 very near pairs."""
     numbers = f"between near frames the work of the forces is {slope.value:.4g} times the change of E"
     names = {f"force {u}": FORCE_UNITS[flags.force_unit] / s for u, s in FORCE_UNITS.items()}

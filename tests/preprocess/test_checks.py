@@ -16,7 +16,6 @@ from preprocess.checks import (
     CheckInput,
     Evidence,
     Finding,
-    UnitFlags,
     conclude,
     find_permutation,
     gather,
@@ -24,6 +23,7 @@ from preprocess.checks import (
     report,
 )
 from preprocess.checks.tables import ATOMIC_ENERGIES
+from preprocess.load import InputUnits
 from preprocess.statistics import centers_of_mass
 from shared import units
 from shared.schema import Split
@@ -31,7 +31,7 @@ from tests import support
 
 BOHR, HARTREE, DEBYE = units.BOHR_IN_ANGSTROM, units.HARTREE_IN_EV, units.DEBYE_IN_E_ANGSTROM
 KCAL = units.KCAL_PER_MOL_IN_EV
-FLAGS = UnitFlags(grid_unit="angstrom", energy_unit="ev", force_unit="ev/angstrom", dipole_unit="debye")
+FLAGS = InputUnits(grid_unit="angstrom", energy_unit="ev", force_unit="ev/angstrom", dipole_unit="debye")
 PER_MOLECULE = tuple(f.name for f in fields(CheckInput) if f.name not in ("split", "efd", "esp"))
 
 Spoil = Callable[[CheckInput], CheckInput]
@@ -67,7 +67,7 @@ def take(molecules: CheckInput, rows: slice | np.ndarray) -> CheckInput:
     return replace(molecules, **{name: getattr(molecules, name)[rows] for name in PER_MOLECULE})
 
 
-def findings(*parts: CheckInput, flags: UnitFlags = FLAGS) -> list[Finding]:
+def findings(*parts: CheckInput, flags: InputUnits = FLAGS) -> list[Finding]:
     """What is found in these files together."""
     return conclude(merge([gather(part) for part in parts]), flags)
 

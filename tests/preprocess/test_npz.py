@@ -62,7 +62,7 @@ def test_rows_are_those_that_numpy_reads(path: Path, bounds: list[int]) -> None:
                 values, piece = rows.read(key, start, stop)
                 np.testing.assert_array_equal(values, expected[key][start:stop], strict=True)
                 pieces.append(piece)
-    file.check_pieces(pieces)
+    file.check_sums(pieces)
     rows.close()
 
 
@@ -120,7 +120,7 @@ def test_incomplete_pieces_are_not_judged(tmp_path: Path) -> None:
     write(tmp_path / "a.npz", zipfile.ZIP_STORED)
     file = NpzFile(tmp_path / "a.npz")
     rows = NpzRows(file)
-    file.check_pieces([rows.read("float64", 0, 50)[1]])
+    file.check_sums([rows.read("float64", 0, 50)[1]])
     rows.close()
 
 

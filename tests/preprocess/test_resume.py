@@ -383,8 +383,16 @@ def test_clean_cache_removes_what_nothing_current_needs(
 
 
 def test_clean_cache_of_nothing_is_told(tmp_path: Path) -> None:
-    """No folder; a folder in which nothing is current."""
+    """No folder."""
     with pytest.raises(UserError, match="no such folder"):
         clean_cache.main(["--cache-dir", str(tmp_path / "absent")])
-    with pytest.raises(UserError, match="no preprocessed data"):
-        clean_cache.main(["--cache-dir", str(tmp_path)])
+
+
+def test_clean_cache_removes_what_a_first_run_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The disk was full before anything was current: the part goes, finished stages stay."""
+    for name in (".frames-0123456789abcdef.partial", "frames-0123456789abcdef"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train-00000-0.h5").write_bytes(b"x" * 2_000_000)
+    clean_cache.main(["--cache-dir", str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}: 2.0 MB freed"
+    assert [path.name for path in tmp_path.glob("*frames-*")] == ["frames-0123456789abcdef"]
