@@ -11,6 +11,9 @@ from train.graph import pair_distances
 
 Array = jax.Array
 
+_LARGEST_INVERSE = 1e3
+"""1/Å, of charges on grid points."""
+
 
 def polynomial_cutoff(distances: Array, cutoff: float) -> Array:
     """φ(r) = 1 - 6x⁵ + 15x⁴ - 10x³ with x = r/r_c, and 0 from r_c on (Unke & Meuwly 2019, eq 8).
@@ -67,8 +70,12 @@ def distributed_coulomb_energy(charges: Array, sites: Array, atom_mask: Array) -
     return 0.5 * COULOMB_CONSTANT_EV_ANGSTROM * jnp.einsum("bi,bij,bj->b", flat_charges, kernel, flat_charges)
 
 
+@jax.custom_vjp
 def electrostatic_potential(charges: Array, sites: Array, grid: Array) -> Array:
     """V(r) = Σ_k m_k / |r - r_k| in Hartree/e, distances in Bohr.
+
+    Its derivative is written by hand: automatic differentiation would keep several arrays over (charge × grid point),
+    and sum over them without using the vector registers. Here both directions are a few matrix products.
 
     Args:
         charges: (B, K) in e; 0 for padding.
@@ -78,11 +85,42 @@ def electrostatic_potential(charges: Array, sites: Array, grid: Array) -> Array:
     Returns:
         (B, G) in Hartree/e.
     """
+    return BOHR_IN_ANGSTROM * jnp.einsum("bk,bkg->bg", charges, _inverse_distances(sites, grid))
+
+
+def _potential_forward(charges: Array, sites: Array, grid: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    return electrostatic_potential(charges, sites, grid), (charges, sites, grid)
+
+
+def _potential_backward(kept: tuple[Array, Array, Array], cotangent: Array) -> tuple[Array, Array, Array]:
+    """With w = 1/|r - r_k|³: ∂V/∂r_k = m_k w (r - r_k), ∂V/∂r = -Σ_k of the same."""
+    charges, sites, grid = kept
+    # Relative to the molecule, for Σ c w r - r_k Σ c w to lose no digits where it is far from the origin.
+    origin = sites[:, :1]
+    sites, grid = sites - origin, grid - origin
+    inverse = _inverse_distances(sites, grid)
+    # Nearer than the bound the potential is constant.
+    cubed = jnp.where(inverse < _LARGEST_INVERSE, inverse**3, 0.0)
+    # Materialised once: fused into both products, it would be computed again for each of their terms.
+    inverse, cubed = jax.lax.optimization_barrier((inverse, cubed))
+    moments = jnp.stack([cotangent, *(cotangent * grid[..., i] for i in range(3))], axis=1)
+    weighted = jnp.einsum("bkg,bcg->bkc", cubed, moments)
+    to_charges = jnp.einsum("bkg,bg->bk", inverse, cotangent)
+    to_sites = charges[..., None] * (weighted[..., 1:] - sites * weighted[..., :1])
+    sources = jnp.concatenate([charges[..., None], charges[..., None] * sites], axis=-1)
+    field = jnp.einsum("bkg,bkc->bgc", cubed, sources)
+    to_grid = cotangent[..., None] * (field[..., 1:] - grid * field[..., :1])
+    return BOHR_IN_ANGSTROM * to_charges, BOHR_IN_ANGSTROM * to_sites, BOHR_IN_ANGSTROM * to_grid
+
+
+electrostatic_potential.defvjp(_potential_forward, _potential_backward)
+
+
+def _inverse_distances(sites: Array, grid: Array) -> Array:
+    """(B, K, G) 1/|r - r_k| in 1/Å, bounded: a charge exactly on a grid point gives a large number, not infinity."""
     # Component by component: an array with a trailing axis of 3 wastes most of a vector register.
-    squared = sum((grid[:, :, None, i] - sites[:, None, :, i]) ** 2 for i in range(3))
-    # A charge exactly on a grid point gives a large number instead of infinity, and no NaN in the gradient.
-    inverse = jax.lax.rsqrt(jnp.maximum(squared, 1e-6))
-    return BOHR_IN_ANGSTROM * jnp.einsum("bgk,bk->bg", inverse, charges)
+    squared = sum((grid[:, None, :, i] - sites[:, :, None, i]) ** 2 for i in range(3))
+    return jnp.minimum(jax.lax.rsqrt(squared), _LARGEST_INVERSE)
 
 
 def centers_of_mass(positions: Array, atomic_numbers: Array) -> Array:

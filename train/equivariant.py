@@ -9,6 +9,7 @@ one multiplication of whole rows, which the compiler fuses.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import e3x
@@ -70,12 +71,28 @@ def couple(first: Components, second: Components, kernel: Array, max_degree: int
     """
     out: dict[int, Array] = {}
     terms = coupling_terms(max_degree_of(first), max_degree_of(second), max_degree)
-    for (l1, l2, l3), components in terms.items():
-        weight = kernel[0, l1, 0, l2, 0, l3]
+    weights = _path_weights(kernel)
+    for path, components in terms.items():
+        weight = weights[path]
         for k, parts in components.items():
             product = weight * sum(value * first[i] * second[j] for i, j, value in parts)
             out[k] = out[k] + product if k in out else product
     return [out[k] for k in range((max_degree + 1) ** 2)]
+
+
+def unstack(array: Array, axis: int = 0) -> list[Array]:
+    """The slices along an axis. Unlike indexing, whose derivatives are padded to the whole array and added one by one,
+    a split has a concatenation as its derivative."""
+    parts = jax.lax.split(array, [1] * array.shape[axis], axis)
+    return [jnp.squeeze(part, axis) for part in parts]
+
+
+def _path_weights(kernel: Array) -> dict[Path, Array]:
+    """The weights (1, features) of every path, from e3x's array of them."""
+    _, first, _, second, _, result, features = kernel.shape
+    paths = itertools.product(range(first), range(second), range(result))
+    rows = jax.lax.split(kernel.reshape(-1, features), [1] * (first * second * result), 0)
+    return dict(zip(paths, rows, strict=True))
 
 
 def add(first: Components, second: Components) -> Components:
@@ -103,7 +120,7 @@ class DegreeDense(nn.Module):
         for degree in range(max_degree_of(components) + 1):
             stacked = jnp.stack(components[degree**2 : (degree + 1) ** 2])
             dense = nn.Dense(self.features, use_bias=self.use_bias and degree == 0, name=_degree_name(degree))
-            out.extend(dense(stacked))
+            out.extend(unstack(dense(stacked)))
         return out
 
 
@@ -160,17 +177,18 @@ class MessagePass(nn.Module):
         filters = _RadialFilter(features, self.max_degree, name="filter")(radial)
         source_degree = max_degree_of(components)
         kernel = _Kernel(name="tensor")(self.max_degree, source_degree, self.max_degree, features)
-        sources = jnp.stack(components)[:, edges.src_idx]
+        sources = unstack(jnp.stack(components)[:, edges.src_idx])
+        weights = _path_weights(kernel)
         messages: dict[int, Array] = {}
-        for (l1, l2, l3), rotation in rotations(harmonics, source_degree, self.max_degree).items():
+        for path, rotation in rotations(harmonics, source_degree, self.max_degree).items():
             # All orders of a degree share their filter, so it is taken out of the sum over the orders.
-            weight = filters[l1] * kernel[0, l1, 0, l2, 0, l3]
+            weight = filters[path[0]] * weights[path]
             for k, factors in rotation.items():
                 message = weight * sum(factor * sources[j] for j, factor in factors.items())
                 messages[k] = messages[k] + message if k in messages else message
         stacked = jnp.stack([messages[k] for k in range((self.max_degree + 1) ** 2)], axis=1)
         summed = jax.ops.segment_sum(stacked, edges.dst_idx, n, indices_are_sorted=True)
-        return [summed[:, k] for k in range(summed.shape[1])]
+        return unstack(summed, axis=1)
 
 
 class _RadialFilter(nn.Module):
@@ -198,8 +216,8 @@ class TensorDense(nn.Module):
         mapped = DegreeDense(2 * self.features, name="dense")(components)
         degree = max_degree_of(components)
         kernel = _Kernel(name="tensor")(degree, degree, self.max_degree, self.features)
-        first, second = ([part[:, s] for part in mapped] for s in (slice(self.features), slice(self.features, None)))
-        return couple(first, second, kernel, self.max_degree)
+        halves = [jnp.split(part, 2, axis=1) for part in mapped]
+        return couple([half[0] for half in halves], [half[1] for half in halves], kernel, self.max_degree)
 
 
 def _degree_name(degree: int) -> str:
