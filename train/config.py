@@ -112,6 +112,30 @@ class TrainConfig(ModelConfig):
     esp_radius_factor: NonNegative = 1.0
     """Leave out grid points within this multiple of an atom's van der Waals radius (0 = keep all)."""
 
+    data_placement: Literal["auto", "device", "stream"] = "auto"
+    """Training data on the device, or streamed from the shards; auto: on the device if they fit."""
+
+    chunk_size: NonNegativeInt = 0
+    """Molecules that a device handles at once, the gradients being added up (0 = all; on a processor, 64)."""
+
+    matmul_precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of matrix products, where the device has others; a processor always computes in float32."""
+
+    host_devices: NonNegativeInt = 0
+    """Devices that the processor is divided into (0 = one per core, with at least 8 molecules of a batch each)."""
+
+    distributed: bool = False
+    """Train together with the other processes that srun (Slurm) or mpirun (Open MPI) started."""
+
+    coordinator: Annotated[str, Field(pattern=r"^(\S+:\d+)?$")] = ""
+    """HOST:PORT of process 0, where no launcher tells the processes of each other."""
+
+    processes: PositiveInt = 1
+    """Number of processes, with --coordinator."""
+
+    process_id: NonNegativeInt = 0
+    """This process, from 0, with --coordinator."""
+
     seed: Seed = 0
     """Seed of the initial weights and of the shuffle."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -40,22 +40,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from shared.cache import open_cache
     from train.compilation import keep_compilations
+    from train.devices import own_devices, start_devices
     from train.evaluation import finish_run
-    from train.joint import build_model
     from train.loop import split_loader
-    from train.losses import loss_weights
     from train.run_folder import RunFolder, load_config, load_data_digests
-    from train.state import build_optimizer
     from train.step import build_steps
 
     keep_compilations()
     folder = RunFolder(Path(asked.run))
-    config = load_config(folder)
+    # Evaluated by this process alone, however many trained.
+    config = replace(load_config(folder), distributed=False, coordinator="", processes=1, process_id=0)
+    start_devices(config)
     frames = load_data_digests(folder)["frames"]
     cache = open_cache(Path(asked.cache_dir or config.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff, frames)
-    loader = split_loader(cache, asked.split, config)
-    optimizer = build_optimizer(config, loader.batches_per_epoch)
-    steps = build_steps(build_model(config), loss_weights(config), optimizer, config.ema_decay)
+    devices = own_devices()
+    loader = split_loader(cache, asked.split, config, devices)
+    steps = build_steps(config, loader.batches_per_epoch, devices)
     finish_run(folder, steps, loader, asked.split, asked.plot_results)
 
 

@@ -14,11 +14,9 @@ from shared.batch import Batch
 from shared.digests import write_atomically
 from shared.schema import NAME_ARRAY
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
-from train.joint import Params
 from train.loader import BatchPlan, Loader
 from train.metrics import named_metrics, zero_sums
 from train.run_folder import RunFolder
-from train.state import state_sharding
 from train.step import Steps
 from train.weights import load_weights
 
@@ -58,14 +56,31 @@ class Targets:
         return np.concatenate(self.reference[name]), np.concatenate(self.predicted[name])
 
 
-def evaluate_split(steps: Steps, params: Params, loader: Loader, targets: Targets | None = None) -> dict[str, float]:
-    """Every metric on a split; ``targets`` collects references and predictions if given."""
-    sums = jax.device_put(zero_sums(), state_sharding())
-    with tqdm(total=len(loader), desc="evaluate", unit="mol", leave=False, disable=None) as bar:
-        for plan, batch in loader.stream(loader.plan()):
-            sums, prediction = steps.evaluate(params, sums, batch)
+def evaluate_split(
+    steps: Steps, params: jax.Array, loader: Loader, targets: Targets | None = None, quiet: bool = False
+) -> dict[str, float]:
+    """Every metric on a split; ``targets`` collects references and predictions if given.
+
+    Args:
+        steps: compiled functions.
+        params: (P,) on the devices of ``steps``.
+        loader: of the split.
+        targets: needs all devices to belong to this process.
+        quiet: no progress bar.
+    """
+    devices = steps.devices
+    sums = devices.place(zero_sums())
+    part = devices.own_part(loader.places)
+
+    def prepare(plan: BatchPlan) -> tuple[Batch, Batch]:
+        batch = loader.read(plan, part)
+        return batch, devices.place_batch(batch, loader.places)
+
+    with tqdm(total=len(loader), desc="evaluate", unit="mol", leave=False, disable=quiet or None) as bar:
+        for plan, (batch, placed) in loader.stream(loader.plan(), prepare):
+            sums, prediction = steps.evaluate(params, sums, placed)
             if targets is not None:
-                names = loader.buckets[plan.bucket].take(NAME_ARRAY, np.sort(plan.rows))
+                names = loader.buckets[plan.bucket].take(NAME_ARRAY, plan.rows)
                 _collect(targets, plan, batch, jax.device_get(prediction), names)
             bar.update(len(plan.rows))
     return named_metrics(sums)
@@ -74,10 +89,13 @@ def evaluate_split(steps: Steps, params: Params, loader: Loader, targets: Target
 def finish_run(
     folder: RunFolder, steps: Steps, loader: Loader, split: str, plots: bool, quiet: bool = False
 ) -> dict[str, float]:
-    """Evaluate a run's best weights, write evaluation-SPLIT.json and the pictures, and print the errors."""
+    """Evaluate a run's best weights, write evaluation-SPLIT.json and the pictures, and print the errors.
+
+    All devices must belong to this process.
+    """
     trained = load_weights(folder.best)
     targets = Targets()
-    params = jax.device_put(trained.params, state_sharding())
+    params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
     metrics = evaluate_split(steps, params, loader, targets)
     record: dict[str, Any] = {"split": split, "molecules": len(loader), "metrics": metrics}
     write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())

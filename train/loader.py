@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,7 +15,10 @@ from shared.batch import Batch
 from shared.cache import BucketArrays
 from train.esp_points import EspSelection, esp_mask
 
+Prepared = TypeVar("Prepared")
+
 _READ_AHEAD = 4
+_LONGEST_RUN = 64
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,13 @@ class BatchPlan:
 class Loader:
     """One split of the data as a stream of batches."""
 
-    def __init__(self, buckets: Sequence[BucketArrays], batch_size: int, selection: EspSelection) -> None:
+    def __init__(
+        self, buckets: Sequence[BucketArrays], batch_size: int, selection: EspSelection, divisible_by: int = 1
+    ) -> None:
+        """Batches of ``batch_size`` molecules, in arrays whose length is the next multiple of ``divisible_by``."""
         self.buckets = list(buckets)
         self.batch_size = batch_size
+        self.places = -(-batch_size // divisible_by) * divisible_by
         self._selection = selection
 
     def __len__(self) -> int:
@@ -41,54 +50,74 @@ class Loader:
         """Steps in one pass; the last batch of each bucket may be partly empty."""
         return sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that all molecules take."""
+        return sum(len(bucket) * _bytes_of_molecule(bucket) for bucket in self.buckets)
+
+    def run_length(self, bucket: int) -> int:
+        """How many batches of a bucket may follow each other: its share of the epoch is divided in eight or more.
+
+        Runs are what one dispatch to the device can cover. The buckets still take turns often.
+        """
+        batches = -(-len(self.buckets[bucket]) // self.batch_size)
+        return max(1, min(_LONGEST_RUN, -(-batches // (8 if len(self.buckets) > 1 else 4))))
+
     def plan(self, seed: int | None = None, epoch: int = 0) -> list[BatchPlan]:
         """The batches of one pass, in order.
 
         Args:
-            seed: shuffles the molecules within their buckets, and the batches of all buckets among each other,
-                as a function of (seed, epoch) alone; None keeps the order of the data.
+            seed: shuffles the molecules within their buckets (a permutation of all of them, whatever their number and
+                wherever they are kept), and the runs of batches of all buckets among each other, as a function of
+                (seed, epoch) alone; None keeps the order of the data.
             epoch: which pass.
         """
         generator = None if seed is None else np.random.default_rng([seed, epoch])
-        batches: list[BatchPlan] = []
+        runs: list[list[BatchPlan]] = []
         for index, bucket in enumerate(self.buckets):
             rows = np.arange(len(bucket)) if generator is None else generator.permutation(len(bucket))
-            batches.extend(
-                BatchPlan(index, rows[start : start + self.batch_size])
+            # Each batch in the file's order, so that a map of a large file is read forwards: a batch is a set.
+            batches = [
+                BatchPlan(index, np.sort(rows[start : start + self.batch_size]))
                 for start in range(0, len(rows), self.batch_size)
-            )
+            ]
+            length = self.run_length(index)
+            runs.extend(batches[start : start + length] for start in range(0, len(batches), length))
         if generator is not None:
-            batches = [batches[i] for i in generator.permutation(len(batches))]
-        return batches
+            runs = [runs[i] for i in generator.permutation(len(runs))]
+        return list(itertools.chain.from_iterable(runs))
 
-    def read(self, plan: BatchPlan) -> Batch:
-        """Gather one batch; rows that are missing to the batch size are molecules without atoms."""
-        bucket = self.buckets[plan.bucket]
-        # In the file's order, so that a map of a large file is read forwards; a batch is a set, its order is free.
-        rows = np.sort(plan.rows)
-        gathered = {name: self._gather(bucket, name, rows) for name in _GATHERED}
+    def read(self, plan: BatchPlan, part: slice | None = None) -> Batch:
+        """Gather one batch, or some of its places; places beyond the rows are molecules without atoms."""
+        return self.gather(plan.bucket, plan.rows[part] if part else plan.rows, self._length(part))
+
+    def _length(self, part: slice | None) -> int:
+        return len(range(self.places)[part]) if part else self.places
+
+    def gather(self, index: int, rows: np.ndarray, places: int) -> Batch:
+        """These rows of a bucket, and empty molecules up to the number of places."""
+        bucket = self.buckets[index]
+        gathered = {name: _padded(bucket.take(name, rows), places) for name in _GATHERED}
         mask = esp_mask(
             self._selection,
             gathered["positions"],
             gathered["atomic_numbers"],
             gathered["grid"],
             gathered["esp"],
-            self._gather(bucket, "n_grid", rows),
+            _padded(bucket.take("n_grid", rows), places),
         )
-        return Batch(molecule_mask=np.arange(self.batch_size) < len(rows), esp_mask=mask, **gathered)
+        return Batch(molecule_mask=np.arange(places) < len(rows), esp_mask=mask, **gathered)
 
-    def _gather(self, bucket: BucketArrays, name: str, rows: np.ndarray) -> np.ndarray:
-        values = bucket.take(name, rows)
-        missing = self.batch_size - len(rows)
-        return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)) if missing else values
-
-    def stream(self, plans: Sequence[BatchPlan]) -> Iterator[tuple[BatchPlan, Batch]]:
-        """The planned batches, gathered by a thread a few batches ahead. An error there is raised here."""
+    def stream(
+        self, plans: Sequence[BatchPlan], prepare: Callable[[BatchPlan], Prepared]
+    ) -> Iterator[tuple[BatchPlan, Prepared]]:
+        """The planned batches, as ``prepare`` makes them (:meth:`read`, and perhaps placing them on a device), by a
+        thread a few batches ahead. An error there is raised here."""
         pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        pending: deque[tuple[BatchPlan, Future[Batch]]] = deque()
+        pending: deque[tuple[BatchPlan, Future[Prepared]]] = deque()
         try:
             for plan in plans:
-                pending.append((plan, pool.submit(self.read, plan)))
+                pending.append((plan, pool.submit(prepare, plan)))
                 if len(pending) > _READ_AHEAD:
                     first, batch = pending.popleft()
                     yield first, batch.result()
@@ -96,6 +125,17 @@ class Loader:
                 yield first, batch.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _bytes_of_molecule(bucket: BucketArrays) -> int:
+    one = {name: bucket.shards[0][name][:1] for name in _GATHERED}
+    # The two masks are made from the rest: one byte for each grid point, and one for the molecule.
+    return sum(values.nbytes for values in one.values()) + one["esp"].size + 1
+
+
+def _padded(values: np.ndarray, places: int) -> np.ndarray:
+    missing = places - len(values)
+    return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)) if missing else values
 
 
 _GATHERED = tuple(name for name in Batch._fields if name not in ("molecule_mask", "esp_mask"))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from shared.cache import Cache, open_cache
@@ -17,14 +16,14 @@ from shared.errors import UserError
 from train import run_folder
 from train.checkpoint import Checkpoints, Progress
 from train.config import TrainConfig
+from train.devices import Devices, agreed, all_devices, own_devices
 from train.esp_points import EspSelection
 from train.evaluation import evaluate_split, finish_run
-from train.joint import build_model
+from train.feed import Feed, ResidentFeed, build_feed
 from train.loader import Loader
-from train.losses import loss_weights
 from train.metrics import METRIC_NAMES, named_metrics, zero_sums
 from train.run_folder import RunFolder
-from train.state import TrainState, build_optimizer, create_state, state_sharding
+from train.state import TrainState
 from train.step import Steps, build_steps
 from train.weights import TrainedModel, save_weights
 
@@ -38,9 +37,14 @@ class Session:
     config: TrainConfig
     cache: Cache
     folder: RunFolder
-    train: Loader
-    valid: Loader
     steps: Steps
+    feed: Feed
+    valid: Loader
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.steps.devices.is_first
 
 
 def train(config: TrainConfig) -> Path:
@@ -49,28 +53,35 @@ def train(config: TrainConfig) -> Path:
     Raises:
         UserError: no such preprocessed data, a folder that holds another run, or a diverged training.
     """
-    cache = open_cache(Path(config.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff)
-    loaders = {split: split_loader(cache, split, config) for split in ("train", "valid")}
-    folder = run_folder.prepare_run(config, cache)
-    model = build_model(config)
-    optimizer = build_optimizer(config, loaders["train"].batches_per_epoch)
-    steps = build_steps(model, loss_weights(config), optimizer, config.ema_decay)
-    session = Session(config, cache, folder, loaders["train"], loaders["valid"], steps)
-    example = session.train.read(session.train.plan()[0])
-    print(f"train: {len(session.train):,} molecules, {len(session.train.buckets)} bucket(s), run {folder.path}")
-    state = create_state(model, optimizer, example, config.seed)
-    checkpoints = Checkpoints(folder.checkpoints)
+    session = _open(config)
+    checkpoints = Checkpoints(session.folder.checkpoints)
     try:
-        state, progress = _resume(session, checkpoints, state)
+        state, progress = _resume(session, checkpoints, session.steps.create_state(config.seed))
         _epochs(session, checkpoints, state, progress)
     finally:
         checkpoints.close()
-    finish_run(folder, steps, session.valid, "valid", config.plot_results)
-    return folder.path
+    _finish(session, plots=config.plot_results)
+    return session.folder.path
 
 
-def split_loader(cache: Cache, split: Any, config: TrainConfig) -> Loader:
-    """The batches of one split.
+def _open(config: TrainConfig) -> Session:
+    cache = open_cache(Path(config.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff)
+    devices = all_devices()
+    loader, valid = (split_loader(cache, split, config, devices) for split in ("train", "valid"))
+    folder = run_folder.prepare_run(config, cache, write=devices.is_first)
+    steps = build_steps(config, loader.batches_per_epoch, devices)
+    feed = build_feed(config, steps, loader)
+    if devices.is_first:
+        where = "on the device" if isinstance(feed, ResidentFeed) else "streamed"
+        print(
+            f"train: {len(loader):,} molecules, {len(loader.buckets)} bucket(s), {where}; "
+            f"{devices.count} {devices.platform} device(s); run {folder.path}"
+        )
+    return Session(config, cache, folder, steps, feed, valid)
+
+
+def split_loader(cache: Cache, split: Any, config: TrainConfig, devices: Devices) -> Loader:
+    """The batches of one split, in arrays that divide among the devices.
 
     Raises:
         UserError: the split was not preprocessed.
@@ -78,19 +89,18 @@ def split_loader(cache: Cache, split: Any, config: TrainConfig) -> Loader:
     if not cache.has_split(split):
         raise UserError(f"{cache.frames_folder}: no {split} split; preprocess with --{split}-efd and --{split}-esp")
     selection = EspSelection(config.esp_radius_factor, config.esp_min_distance, config.esp_max_value)
-    return Loader(cache.load_split(split), config.batch_size, selection)
+    return Loader(cache.load_split(split), config.batch_size, selection, devices.count)
 
 
 def _resume(session: Session, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, Progress]:
     restored = checkpoints.restore(state)
-    if restored is None:
-        run_folder.rewrite_metrics(session.folder, [])
-        return state, Progress()
-    state, progress = restored
+    state, progress = restored or (state, Progress())
+    if not session.is_first:
+        return state, progress
     run_folder.rewrite_metrics(session.folder, run_folder.read_metrics(session.folder, progress.epoch))
     if progress.epoch >= session.config.epochs:
         print(f"this run has finished its {progress.epoch} epochs; more --epochs (make's EPOCHS=) continue it")
-    else:
+    elif progress.epoch:
         print(f"continuing after epoch {progress.epoch} of {session.config.epochs}")
     return state, progress
 
@@ -102,7 +112,7 @@ def _epochs(session: Session, checkpoints: Checkpoints, state: TrainState, progr
         start = time.perf_counter()
         state, train_metrics = _train_epoch(session, state, epoch)
         seconds = time.perf_counter() - start
-        valid_metrics = evaluate_split(session.steps, state.ema_params, session.valid)
+        valid_metrics = evaluate_split(session.steps, state.ema_params, session.valid, quiet=not session.is_first)
         loss = valid_metrics["loss"]
         progress = replace(progress, epoch=epoch + 1)
         if loss < progress.best_loss:
@@ -111,33 +121,38 @@ def _epochs(session: Session, checkpoints: Checkpoints, state: TrainState, progr
         record = {
             "epoch": epoch + 1,
             "seconds": seconds,
-            "samples_per_second": len(session.train) / seconds,
+            "samples_per_second": len(session.feed.loader) / seconds,
+            "input_wait_seconds": session.feed.input_wait,
             "train": train_metrics,
             "valid": valid_metrics,
         }
-        run_folder.append_metrics(session.folder, record)
-        print(_epoch_line(record, config.epochs, best=progress.best_epoch == epoch + 1))
+        if session.is_first:
+            run_folder.append_metrics(session.folder, record)
+            print(_epoch_line(record, config.epochs, best=progress.best_epoch == epoch + 1))
         last = epoch + 1 == config.epochs
-        if last or time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+        if last or agreed(time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS):
             checkpoints.save(state, progress)
             saved_at = time.monotonic()
         if config.plot_freq and (epoch + 1) % config.plot_freq == 0 and not last:
-            finish_run(session.folder, session.steps, session.valid, "valid", plots=True, quiet=True)
+            _finish(session, plots=True, quiet=True)
 
 
 def _train_epoch(session: Session, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, float]]:
-    sums = jax.device_put(zero_sums(), state_sharding())
-    plans = session.train.plan(session.config.seed, epoch)
+    sums = session.steps.devices.place(zero_sums())
+    plans = session.feed.loader.plan(session.config.seed, epoch)
+    hidden = None if session.is_first else True
     shown: Any = None
-    with tqdm(total=len(session.train), desc=f"epoch {epoch + 1}", unit="mol", leave=False, disable=None) as bar:
-        for plan, batch in session.train.stream(plans):
-            state, sums, loss = session.steps.train(state, sums, batch)
+    total = len(session.feed.loader)
+    with tqdm(total=total, desc=f"epoch {epoch + 1}", unit="mol", leave=False, disable=hidden) as bar:
+        for done in session.feed.epoch(state, sums, plans):
+            # These replace the arrays that went in, whose memory is given up.
+            state, sums = done.state, done.sums
             # Only a loss that has arrived is shown: asking for one that has not would make the device wait.
             if shown is not None and shown.is_ready():
                 bar.set_postfix(loss=f"{float(shown):.4g}", refresh=False)
                 shown = None
-            shown = loss if shown is None else shown
-            bar.update(len(plan.rows))
+            shown = done.loss if shown is None else shown
+            bar.update(done.molecules)
         metrics = named_metrics(sums)
     if not math.isfinite(metrics["loss"]):
         raise UserError(
@@ -148,8 +163,21 @@ def _train_epoch(session: Session, state: TrainState, epoch: int) -> tuple[Train
 
 
 def _save_best(session: Session, state: TrainState) -> None:
-    params = jax.tree.map(np.asarray, jax.device_get(state.ema_params))
-    save_weights(session.folder.best, TrainedModel(session.config, session.cache.reference_energies_ev, params))
+    if session.is_first:
+        params = session.steps.parameters.to_host(state.ema_params)
+        save_weights(session.folder.best, TrainedModel(session.config, session.cache.reference_energies_ev, params))
+
+
+def _finish(session: Session, plots: bool, quiet: bool = False) -> None:
+    """Evaluate the best weights in the first process, which can look only at arrays of its own devices."""
+    if not session.is_first:
+        return
+    steps, valid = session.steps, session.valid
+    if jax.process_count() > 1:
+        own = own_devices()
+        steps = build_steps(session.config, valid.batches_per_epoch, own)
+        valid = split_loader(session.cache, "valid", session.config, own)
+    finish_run(session.folder, steps, valid, "valid", plots, quiet)
 
 
 def _epoch_line(record: dict[str, Any], epochs: int, best: bool) -> str:

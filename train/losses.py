@@ -50,32 +50,53 @@ def loss_weights(config: TrainConfig) -> LossWeights:
     )
 
 
-def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """Mean of the values where ``mask`` holds; 0 where it never does. Masked values are not looked at."""
-    count = mask.sum(axis=axis)
-    return jnp.where(mask, values, 0.0).sum(axis=axis) / jnp.maximum(count, 1)
-
-
 def esp_mean_square(error: Array, batch: Batch) -> tuple[Array, Array]:
     """Mean square over each molecule's grid points (B,), and which molecules (B,) have any."""
-    return masked_mean(error**2, batch.esp_mask, axis=1), batch.esp_mask.any(axis=1)
+    points = batch.esp_mask.sum(axis=1)
+    return jnp.where(batch.esp_mask, error**2, 0.0).sum(axis=1) / jnp.maximum(points, 1), points > 0
 
 
-def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights) -> Losses:
+class Counts(NamedTuple):
+    """What the means of a batch divide by; scalars, at least 1."""
+
+    molecules: Array
+    atoms: Array
+    esp_molecules: Array  # with any grid point that counts
+
+
+def count(batch: Batch) -> Counts:
+    """Counts of a cleaned batch, or of a device's part of it; those of the parts add up."""
+    numbers = (batch.molecule_mask, batch.atomic_numbers > 0, batch.esp_mask.any(axis=1))
+    return Counts(*(mask.sum().astype(jnp.float32) for mask in numbers))
+
+
+def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, counts: Counts | None = None) -> Losses:
     """The loss of a cleaned batch: a padded batch has the loss of the unpadded one.
 
     Energies and dipoles are averaged over molecules, forces over the atoms' components, the ESP over each
     molecule's grid points and then over molecules, monopoles over atoms.
+
+    Args:
+        prediction: of these molecules.
+        batch: their references.
+        weights: of the terms.
+        counts: of the whole batch, if this is a part: the losses of the parts add up to that of the whole.
     """
+    counts = Counts(*(jnp.maximum(number, 1.0) for number in (counts or count(batch))))
     molecules = batch.molecule_mask
     atoms = batch.atomic_numbers > 0
-    xyz = (1, 1, 3)
     fitted_dipole = prediction.dipole if weights.dipole_source == "physnet" else prediction.dipole_dcm
-    energy = 0.5 * masked_mean((prediction.energy - batch.energy) ** 2, molecules)
-    forces = 0.5 * masked_mean((prediction.forces - batch.forces) ** 2, jnp.tile(atoms[..., None], xyz))
-    dipole = 0.5 * masked_mean((fitted_dipole - batch.dipole) ** 2, jnp.tile(molecules[:, None], (1, 3)))
-    esp = 0.5 * masked_mean(*esp_mean_square(prediction.esp - batch.esp, batch))
-    mono = 0.5 * masked_mean((prediction.dcm_charges.sum(axis=-1) - prediction.charges) ** 2, atoms)
+    monopoles = prediction.dcm_charges.sum(axis=-1)
+    mean_square, has_points = esp_mean_square(prediction.esp - batch.esp, batch)
+
+    def half_mean(values: Array, mask: Array, number: Array) -> Array:
+        return 0.5 * jnp.where(mask, values, 0.0).sum() / number
+
+    energy = half_mean((prediction.energy - batch.energy) ** 2, molecules, counts.molecules)
+    forces = half_mean((prediction.forces - batch.forces) ** 2, atoms[..., None], 3.0 * counts.atoms)
+    dipole = half_mean((fitted_dipole - batch.dipole) ** 2, molecules[:, None], 3.0 * counts.molecules)
+    esp = half_mean(mean_square, has_points, counts.esp_molecules)
+    mono = half_mean((monopoles - prediction.charges) ** 2, atoms, counts.atoms)
     total = (
         weights.energy * energy
         + weights.forces * forces

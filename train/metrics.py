@@ -12,7 +12,7 @@ from shared.batch import Batch
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.electrostatics import electrostatic_potential
 from train.joint import Prediction
-from train.losses import Losses, esp_mean_square
+from train.losses import Counts, Losses, esp_mean_square
 
 Array = jax.Array
 
@@ -50,18 +50,18 @@ def zero_sums() -> MetricSums:
     return MetricSums(*(jnp.zeros(()) for _ in MetricSums._fields))
 
 
-def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, point_charges: bool) -> MetricSums:
-    """Sums over one cleaned batch.
+def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Counts, point_charges: bool) -> MetricSums:
+    """Sums over one cleaned batch, or over a part of it; those of the parts add up.
 
     Args:
-        prediction: of this batch.
-        batch: the references.
-        losses: of this batch.
+        prediction: of these molecules.
+        batch: their references.
+        losses: of these molecules.
+        counts: of the whole batch.
         point_charges: also evaluate the ESP of PhysNet's own charges (a third more work on the grid).
     """
     molecules = batch.molecule_mask
     atoms = batch.atomic_numbers > 0
-    count = molecules.sum()
 
     def over_molecules(error: Array) -> Array:
         error = jnp.abs(error).reshape(error.shape[0], -1).mean(axis=1)
@@ -75,10 +75,10 @@ def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, point_charg
         point_square = jnp.full((), jnp.nan)
     monopole = jnp.abs(prediction.dcm_charges.sum(axis=-1) - prediction.charges)
     return MetricSums(
-        molecules=count.astype(jnp.float32),
+        molecules=molecules.sum().astype(jnp.float32),
         atoms=atoms.sum().astype(jnp.float32),
         esp_molecules=has_points.sum().astype(jnp.float32),
-        loss=losses.total * count,
+        loss=losses.total * counts.molecules,
         energy=over_molecules(prediction.energy - batch.energy),
         forces=jnp.where(atoms[..., None], jnp.abs(prediction.forces - batch.forces), 0.0).sum() / 3.0,
         dipole=over_molecules(prediction.dipole - batch.dipole),

@@ -18,8 +18,11 @@ from shared.errors import UserError
 from train.config import TrainConfig
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
-_MAY_CHANGE = ("config", "cache_dir", "runs_dir", "epochs", "plot_results", "plot_freq")
-"""Settings that a continued run may change: none of them touches the steps already taken."""
+_MAY_CHANGE = (
+    *("config", "cache_dir", "runs_dir", "epochs", "plot_results", "plot_freq"),
+    *("data_placement", "chunk_size", "host_devices", "distributed", "coordinator", "processes", "process_id"),
+)
+"""Settings that a continued run may change: they do not touch the steps taken, beyond rounding."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class RunFolder:
         return self.path / f"evaluation-{split}.json"
 
 
-def prepare_run(config: TrainConfig, cache: Cache) -> RunFolder:
-    """Create the run's folder, or check that the run in it is the same one.
+def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFolder:
+    """Create the run's folder, or check that the run in it is the same one (which is all it does without ``write``).
 
     Raises:
         UserError: the folder holds a run with other settings or other data.
@@ -75,6 +78,8 @@ def prepare_run(config: TrainConfig, cache: Cache) -> RunFolder:
         _check_same(folder, config, data)
     elif folder.path.exists() and any(folder.path.iterdir()):
         raise UserError(f"{folder.path}: exists but holds no config.toml, so it is not a run; choose another --name")
+    if not write:
+        return folder
     folder.path.mkdir(parents=True, exist_ok=True)
     record = {"data": data, "versions": _versions(), "device": _device()}
     write_atomically(folder.record_file, json.dumps(record, indent=1).encode())
@@ -159,5 +164,6 @@ def _versions() -> dict[str, str]:
 
 
 def _device() -> dict[str, Any]:
-    devices = jax.local_devices()
-    return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
+    devices = jax.devices()
+    kinds = {"platform": devices[0].platform, "kind": devices[0].device_kind}
+    return {**kinds, "count": len(devices), "processes": jax.process_count()}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from shared.batch import Batch
 from train.config import TrainConfig
-from train.joint import JointModel, Params
+from train.devices import Devices
+from train.joint import JointModel
+from train.parameters import ParameterVector, initial_parameters
 
 Array = jax.Array
 
@@ -18,12 +20,12 @@ _FINAL_FRACTION = 0.01
 
 
 class TrainState(NamedTuple):
-    """All that a step reads and replaces; all that a checkpoint holds."""
+    """All that a step reads and replaces; all that a checkpoint holds. P parameters, as one vector."""
 
     step: Array  # () int32, steps taken
-    params: Params
+    params: Array  # (P,)
     opt_state: Any
-    ema_params: Params  # running average of the weights, for evaluation
+    ema_params: Array  # (P,) running average of the weights, for evaluation
 
 
 def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
@@ -39,26 +41,32 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
 
 
 def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam on clipped gradients, over all parameters as one vector: one pass instead of one for each small array."""
+    """Adam on clipped gradients."""
     adam = optax.adam(learning_rate_schedule(config, steps_per_epoch))
     if config.grad_clip_norm == 0:
-        return optax.flatten(adam)
-    return optax.flatten(optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), adam))
+        return adam
+    return optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), adam)
 
 
-def create_state(model: JointModel, optimizer: optax.GradientTransformation, example: Batch, seed: int) -> TrainState:
-    """A new state, committed to its device: a state whose placement changed later would compile the step again."""
+def build_create(
+    model: JointModel, parameters: ParameterVector, optimizer: optax.GradientTransformation
+) -> Callable[[int, Devices], TrainState]:
+    """``create(seed, devices)``: a new state, the same for any devices.
 
-    @jax.jit
-    def create(key: Array) -> TrainState:
-        params = model.init(key, example)
+    It is drawn on the host's processor, compiled without optimization, which would take longer than running it; and
+    placed where it stays, because a state that is placed later compiles the step a second time.
+    """
+
+    def draw(key: Array) -> TrainState:
+        params = parameters.join(initial_parameters(model, key))
         # A copy of its own: the step gives the parameters' memory back (donation), once for each array.
-        ema = jax.tree.map(jnp.copy, params)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params.copy())
 
-    return jax.device_put(create(jax.random.key(seed)), state_sharding())
+    compiled = jax.jit(draw, compiler_options={"xla_backend_optimization_level": 0})
 
+    def create(seed: int, devices: Devices) -> TrainState:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            state = jax.device_get(compiled(jax.random.key(seed)))
+        return devices.place(state)
 
-def state_sharding() -> jax.sharding.Sharding:
-    """Where the state lives: whole, on the first device."""
-    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return create

@@ -21,10 +21,8 @@ from shared.batch import Batch, empty_batch
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.edges import build_edges
 from train.config import TrainConfig
-from train.joint import build_model
-from train.losses import loss_weights
+from train.devices import all_devices, start_devices
 from train.metrics import zero_sums
-from train.state import build_optimizer, create_state, state_sharding
 from train.step import build_steps
 
 
@@ -58,16 +56,16 @@ def dense_batch(atoms: int, grid: int, batch_size: int) -> Batch:
 
 def timed_step(config: TrainConfig, batch: Batch) -> Callable[[], float]:
     """A compiled step on one batch; calling it gives its seconds."""
-    model = build_model(config)
-    optimizer = build_optimizer(config, 1000)
-    steps = build_steps(model, loss_weights(config), optimizer, config.ema_decay)
-    state = create_state(model, optimizer, batch, seed=0)
+    devices = all_devices()
+    steps = build_steps(config, 1000, devices)
+    state = steps.create_state(seed=0)
+    placed = devices.place_batch(batch, config.batch_size)
 
     def run() -> float:
         nonlocal state
-        sums = jax.device_put(zero_sums(), state_sharding())
+        sums = devices.place(zero_sums())
         start = time.perf_counter()
-        state, sums, loss = steps.train(state, sums, batch)
+        state, sums, loss = steps.train(state, sums, placed)
         loss.block_until_ready()
         return time.perf_counter() - start
 
@@ -79,6 +77,7 @@ def main() -> None:
     """Time every shape in turn and print the fitted costs."""
     bench = tyro.cli(CostConfig, description=__doc__)
     config = replace(TrainConfig(), batch_size=bench.batch_size)
+    start_devices(config)
     shapes = list(itertools.product(bench.atoms, bench.grid))
     runs = {shape: timed_step(config, dense_batch(*shape, bench.batch_size)) for shape in shapes}
     times: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}

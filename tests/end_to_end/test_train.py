@@ -18,12 +18,12 @@ from tests import support
 from train import evaluate, loop, run_folder
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
+from train.devices import all_devices
 from train.esp_points import EspSelection
 from train.joint import build_model, clean
 from train.loader import Loader
-from train.losses import loss_weights
 from train.metrics import METRIC_NAMES
-from train.state import TrainState, build_optimizer, create_state
+from train.state import TrainState
 from train.step import Steps, build_steps
 from train.weights import load_weights
 
@@ -51,6 +51,9 @@ class LossOnTheDevice:
     def is_ready(self) -> bool:
         return False
 
+    def block_until_ready(self) -> None:
+        """Waiting for a dispatch long past keeps the queue short; it fetches nothing."""
+
     def __float__(self) -> float:
         raise AssertionError("the host waits for the loss of a step")
 
@@ -77,15 +80,14 @@ def trained(small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     config = settings(small_cache, tmp_path_factory.mktemp("runs"), plot_results=True)
     train_buckets = open_cache(small_cache, 6.0, 10.0).load_split("train")
     loader = Loader(train_buckets, config.batch_size, EspSelection(config.esp_radius_factor))
-    optimizer = build_optimizer(config, loader.batches_per_epoch)
-    steps = build_steps(build_model(config), loss_weights(config), optimizer, config.ema_decay)
+    steps = build_steps(config, loader.batches_per_epoch, all_devices())
 
-    def without_waiting(state: TrainState, sums: Any, batch: Any) -> Any:
-        state, sums, _ = steps.train(state, sums, batch)
+    def without_waiting(*arguments: Any) -> Any:
+        state, sums, _ = steps.train_resident(*arguments)
         return state, sums, LossOnTheDevice()
 
     with pytest.MonkeyPatch.context() as patch:
-        use_steps(patch, dataclasses.replace(steps, train=without_waiting))
+        use_steps(patch, dataclasses.replace(steps, train_resident=without_waiting))
         folder = loop.train(config)
     return Trained(config, steps, folder, len(train_buckets))
 
@@ -93,17 +95,13 @@ def trained(small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in records:
-        del record["seconds"], record["samples_per_second"]
+        del record["seconds"], record["samples_per_second"], record["input_wait_seconds"]
     return records
 
 
 def last_state(trained: Trained, folder: Path) -> tuple[TrainState, Any]:
-    cache = open_cache(Path(trained.config.cache_dir), 6.0, 10.0)
-    loader = Loader(cache.load_split("train"), trained.config.batch_size, EspSelection())
-    optimizer = build_optimizer(trained.config, loader.batches_per_epoch)
-    example = loader.read(loader.plan()[0])
     checkpoints = Checkpoints(folder / "checkpoints")
-    restored = checkpoints.restore(create_state(build_model(trained.config), optimizer, example, seed=99))
+    restored = checkpoints.restore(trained.steps.create_state(seed=99))
     checkpoints.close()
     assert restored is not None
     return restored
@@ -185,11 +183,19 @@ def test_interrupted_and_continued_is_bit_identical(
     assert trained.steps.compilations() == (trained.buckets, trained.buckets)
 
 
+def test_streamed_data_give_the_same_run(trained: Trained, tmp_path: Path) -> None:
+    config = dataclasses.replace(trained.config, runs_dir=str(tmp_path), plot_results=False, data_placement="stream")
+    streamed, resident = read_metrics(loop.train(config)), read_metrics(trained.folder)
+    for a, b in zip(streamed, resident, strict=True):
+        assert a["train"] == pytest.approx(b["train"], rel=1e-5)
+        assert a["valid"] == pytest.approx(b["valid"], rel=1e-5)
+
+
 def test_a_finished_run_is_not_trained_again(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> Any:
         raise AssertionError("a step was taken")
 
-    use_steps(monkeypatch, dataclasses.replace(trained.steps, train=never))
+    use_steps(monkeypatch, dataclasses.replace(trained.steps, train=never, train_resident=never))
     before = (trained.folder / "metrics.jsonl").read_bytes()
     weights = (trained.folder / "best" / "weights.safetensors").read_bytes()
     loop.train(dataclasses.replace(trained.config, plot_results=False))
@@ -226,7 +232,7 @@ def test_evaluation_on_the_test_split(trained: Trained, small_cache: Path) -> No
     loader = Loader(open_cache(small_cache, 6.0, 10.0).load_split("test"), 4, EspSelection(radius_factor=1.0))
     predict = jax.jit(lambda params, batch: build_model(model.config).apply(params, clean(batch)))
     squares, energies = [], []
-    for _, batch in loader.stream(loader.plan()):
+    for _, batch in loader.stream(loader.plan(), loader.read):
         prediction = jax.device_get(predict(model.params, batch))
         for i in np.flatnonzero(batch.molecule_mask):
             charges = prediction.dcm_charges[i].astype(np.float64).ravel()

@@ -14,7 +14,7 @@ from shared.batch import Batch
 from tests import support
 from tests.properties.helpers import build
 from train.joint import JointModel, Params, clean
-from train.losses import loss_weights
+from train.losses import count, loss_weights
 from train.metrics import METRIC_NAMES, batch_sums, named_metrics
 from train.step import loss_and_prediction
 
@@ -45,7 +45,7 @@ class Evaluated:
             batch = clean(batch)
             gradient_of = jax.value_and_grad(loss_and_prediction, has_aux=True)
             (loss, (losses, prediction)), gradient = gradient_of(params, batch, self.model, weights)
-            return loss, losses, gradient, batch_sums(prediction, batch, losses, point_charges=True)
+            return loss, losses, gradient, batch_sums(prediction, batch, losses, count(batch), point_charges=True)
 
         self.evaluate: Callable[[Params, Batch], Any] = jax.jit(evaluate)
         self.plain = jax.device_get(self.evaluate(self.params, batch))

@@ -40,7 +40,7 @@ def test_each_molecule_once_per_epoch(loader: Loader, seed: int | None) -> None:
 
 
 def test_energies_of_an_epoch_are_those_of_the_data(loader: Loader) -> None:
-    read = [batch.energy[batch.molecule_mask] for _, batch in loader.stream(loader.plan(1, 0))]
+    read = [batch.energy[batch.molecule_mask] for _, batch in loader.stream(loader.plan(1, 0), loader.read)]
     stored = np.concatenate([bucket.column("energy") for bucket in loader.buckets])
     np.testing.assert_array_equal(np.sort(np.concatenate(read)), np.sort(stored))
 
@@ -90,7 +90,7 @@ def test_rows_are_those_of_the_shards(loader: Loader) -> None:
 
 def test_stream_equals_read(loader: Loader) -> None:
     plans = loader.plan(9, 1)
-    streamed = list(loader.stream(plans))
+    streamed = list(loader.stream(plans, loader.read))
     assert plan_key([plan for plan, _ in streamed]) == plan_key(plans)
     for plan, batch in streamed:
         for name, expected in loader.read(plan)._asdict().items():
@@ -100,14 +100,14 @@ def test_stream_equals_read(loader: Loader) -> None:
 def test_one_shape_for_each_bucket(loader: Loader) -> None:
     shapes: dict[int, set[object]] = {}
     for epoch in range(2):
-        for plan, batch in loader.stream(loader.plan(0, epoch)):
+        for plan, batch in loader.stream(loader.plan(0, epoch), loader.read):
             signature = tuple((array.shape, array.dtype.str) for array in batch)
             shapes.setdefault(plan.bucket, set()).add(signature)
     assert {bucket: len(signatures) for bucket, signatures in shapes.items()} == dict.fromkeys(
         range(len(loader.buckets)), 1
     )
     bucket: BucketShape = loader.buckets[0].shape
-    first = next(batch for plan, batch in loader.stream(loader.plan()) if plan.bucket == 0)
+    first = next(batch for plan, batch in loader.stream(loader.plan(), loader.read) if plan.bucket == 0)
     assert first.positions.shape == (BATCH_SIZE, bucket.frame.atoms, 3)
     assert first.esp.shape == (BATCH_SIZE, bucket.frame.grid)
     assert first.dcmnet_src.shape == (BATCH_SIZE, bucket.edge.dcmnet_edges)
@@ -125,16 +125,16 @@ def test_an_error_of_the_reading_thread_is_raised(loader: Loader, monkeypatch: p
     monkeypatch.setattr(loader, "read", failing)
     received: list[BatchPlan] = []
     with pytest.raises(OSError, match="the disk is gone"):  # noqa: PT012
-        for plan, _ in loader.stream(plans):
+        for plan, _ in loader.stream(plans, loader.read):
             received.append(plan)
     assert plan_key(received) == plan_key(plans[:2])
 
 
 def test_a_stream_may_be_left_early(loader: Loader) -> None:
-    stream = loader.stream(loader.plan(0, 0))
+    stream = loader.stream(loader.plan(0, 0), loader.read)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
-    assert len(list(loader.stream(loader.plan(0, 0)))) == loader.batches_per_epoch
+    assert len(list(loader.stream(loader.plan(0, 0), loader.read))) == loader.batches_per_epoch
 
 
 def test_both_networks_get_their_own_edges(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_both_networks_get_their_own_edges(tmp_path: Path) -> None:
     support.run_preprocess(settings, tmp_path / "cache", physnet_cutoff=1.5, dcmnet_cutoff=2.5)
     loader = Loader(open_cache(tmp_path / "cache", 1.5, 2.5).load_split("train"), 4, EspSelection())
     counts = {1.5: 0, 2.5: 0}
-    for _, batch in loader.stream(loader.plan()):
+    for _, batch in loader.stream(loader.plan(), loader.read):
         for i in np.flatnonzero(batch.molecule_mask):
             real = batch.positions[i][batch.atomic_numbers[i] > 0].astype(np.float64)
             distances = np.linalg.norm(real[:, None] - real[None], axis=-1) + 1e9 * np.eye(len(real))

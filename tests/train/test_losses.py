@@ -13,7 +13,7 @@ import pytest
 from shared.batch import Batch
 from tests import support
 from train.joint import Prediction, clean
-from train.losses import LossWeights, joint_loss
+from train.losses import LossWeights, count, joint_loss
 from train.metrics import METRIC_NAMES, add_sums, batch_sums, named_metrics, zero_sums
 
 WEIGHTS = LossWeights(energy=2.0, forces=3.0, dipole=5.0, esp=7.0, mono=11.0, dipole_source="physnet")
@@ -102,11 +102,30 @@ def test_a_batch_without_molecules_has_no_loss(batch: Batch, prediction: Predict
     assert float(joint_loss(prediction, empty, WEIGHTS).total) == 0.0
 
 
+def test_losses_of_the_parts_add_up(batch: Batch, prediction: Prediction) -> None:
+    """However the molecules are divided: the means are over all of them."""
+    whole = joint_loss(prediction, clean(batch), WEIGHTS)
+    counts = count(clean(batch))
+    for parts in (([0], [1, 2, 3, 4]), ([0, 1, 2], [3, 4]), ([0], [1], [2], [3], [4])):
+        divided = [
+            joint_loss(
+                jax.tree.map(lambda array, rows=rows: array[np.asarray(rows)], prediction),
+                clean(jax.tree.map(lambda array, rows=rows: array[np.asarray(rows)], batch)),
+                WEIGHTS,
+                counts,
+            )
+            for rows in parts
+        ]
+        for name, value in whole._asdict().items():
+            total = sum(float(getattr(losses, name)) for losses in divided)
+            assert total == pytest.approx(float(value), rel=1e-5), name
+
+
 def test_metrics_in_their_units(batch: Batch, prediction: Prediction) -> None:
     with jax.numpy_rank_promotion("raise"):
         cleaned = clean(batch)
         losses = joint_loss(prediction, cleaned, WEIGHTS)
-        sums = batch_sums(prediction, cleaned, losses, point_charges=True)
+        sums = batch_sums(prediction, cleaned, losses, count(cleaned), point_charges=True)
         named = named_metrics(add_sums(zero_sums(), sums))
     lists: dict[str, list[Any]] = {name: [] for name in METRIC_NAMES}
     for b, numbers in enumerate(MOLECULES):
@@ -141,7 +160,10 @@ def test_metrics_average_over_molecules_not_batches(batch: Batch, prediction: Pr
     """A batch of three and a batch of one weigh three to one."""
     cleaned = clean(batch)
     one = clean(batch._replace(molecule_mask=np.arange(5) == 1))
-    sums = [batch_sums(prediction, b, joint_loss(prediction, b, WEIGHTS), point_charges=False) for b in (cleaned, one)]
+    sums = [
+        batch_sums(prediction, b, joint_loss(prediction, b, WEIGHTS), count(b), point_charges=False)
+        for b in (cleaned, one)
+    ]
     named = named_metrics(add_sums(*sums))
     errors = np.abs(prediction.energy - batch.energy)
     assert named["energy_mae_ev"] == pytest.approx((errors[:3].sum() + errors[1]) / 4, rel=1e-5)

@@ -1,0 +1,169 @@
+"""The devices that share a batch, in this process and in others, and where arrays live on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from shared.batch import Batch
+from shared.errors import UserError
+from train.config import TrainConfig
+
+Tree = TypeVar("Tree")
+
+AXIS = "data"
+"""Name of the one mesh axis: molecules of a batch are divided along it."""
+
+_MOLECULES_PER_CORE = 8
+"""With fewer, a core spends more on the operations than on their contents."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Devices in a row; each takes its share of every batch, and all hold the same state."""
+
+    mesh: Mesh
+
+    @cached_property
+    def replicated(self) -> NamedSharding:
+        """The whole array on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @cached_property
+    def divided(self) -> NamedSharding:
+        """The first axis, molecules, divided among the devices."""
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    @cached_property
+    def divided_rows(self) -> NamedSharding:
+        """(steps, molecules): the second axis divided among the devices."""
+        return NamedSharding(self.mesh, PartitionSpec(None, AXIS))
+
+    @property
+    def count(self) -> int:
+        """Number of devices, in all processes."""
+        return int(self.mesh.size)
+
+    @property
+    def local_count(self) -> int:
+        """Number of devices of this process."""
+        return len(self.mesh.local_devices)
+
+    @property
+    def platform(self) -> str:
+        """ "cpu", "gpu" or "tpu"."""
+        return str(self.mesh.devices.flat[0].platform)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and prints."""
+        return jax.process_index() == 0
+
+    def padded(self, molecules: int) -> int:
+        """The smallest number of places that divides evenly among the devices."""
+        return -(-molecules // self.count) * self.count
+
+    def own_part(self, places: int) -> slice:
+        """Which of the ``places`` of a padded batch this process reads."""
+        parts = self.divided.addressable_devices_indices_map((places,)).values()
+        bounds = [part[0].indices(places) for part in parts if part is not None]
+        return slice(min(start for start, *_ in bounds), max(stop for _, stop, *_ in bounds))
+
+    def place(self, tree: Tree) -> Tree:
+        """Arrays of the host, equal in every process, copied whole to every device."""
+        return jax.device_put(tree, self.replicated)
+
+    def place_batch(self, batch: Batch, places: int) -> Batch:
+        """This process's part of a batch of ``places`` molecules, on its devices."""
+
+        def put(array: np.ndarray) -> jax.Array:
+            shape = (places, *array.shape[1:])
+            return jax.make_array_from_process_local_data(self.divided, array, shape)
+
+        return Batch(*map(put, batch))
+
+    def place_rows(self, rows: np.ndarray) -> jax.Array:
+        """Row numbers (steps, places), of which every process knows all; each device gets its columns."""
+        return jax.make_array_from_callback(rows.shape, self.divided_rows, lambda index: rows[index])
+
+
+def all_devices() -> Devices:
+    """Every device of every process."""
+    return _in_a_row(jax.devices())
+
+
+def own_devices() -> Devices:
+    """The devices of this process."""
+    return _in_a_row(jax.local_devices())
+
+
+def _in_a_row(devices: list[Any]) -> Devices:
+    return Devices(Mesh(np.asarray(devices), (AXIS,)))
+
+
+def agreed(answer: bool) -> bool:
+    """The first process's answer, for a question that each would answer by its own clock."""
+    if jax.process_count() == 1:
+        return answer
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
+
+
+def start_devices(config: TrainConfig) -> None:
+    """Join the other processes, and divide the processor among host devices. To be called before JAX is used.
+
+    On a processor, one device per core is faster than one device whose single operations are shared out: the
+    operations of a batch of small molecules are too short for that.
+
+    Raises:
+        UserError: the settings contradict each other, or the other processes cannot be reached.
+    """
+    precision = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}[config.matmul_precision]
+    jax.config.update("jax_default_matmul_precision", precision)
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        # Where JAX is in use already (a notebook), its devices stay as they are.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", host_devices(config))
+    _join(config)
+    if jax.process_count() > 1 and len({d.process_index for d in jax.devices()}) != jax.process_count():
+        raise UserError("a process has no device; give every process at least one")
+
+
+def host_devices(config: TrainConfig) -> int:
+    """How many devices the processor is divided into."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = max(config.processes, 1)
+    return config.host_devices or max(1, min(cores, config.batch_size // processes // _MOLECULES_PER_CORE))
+
+
+def _join(config: TrainConfig) -> None:
+    if config.coordinator:
+        if config.processes < 2 or not 0 <= config.process_id < config.processes:
+            raise UserError(
+                f"--coordinator {config.coordinator}: also needs --processes (2 or more) and --process-id from 0 to "
+                f"processes - 1, but they are {config.processes} and {config.process_id}"
+            )
+        arguments: dict[str, Any] = {
+            "coordinator_address": config.coordinator,
+            "num_processes": config.processes,
+            "process_id": config.process_id,
+        }
+    elif config.distributed:
+        arguments = {}
+    else:
+        return
+    try:
+        jax.distributed.initialize(**arguments)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the processes did not find each other ({reason}); start them with srun or mpirun and --distributed, or "
+            "give each --coordinator HOST:PORT --processes N --process-id I"
+        ) from error
