@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests import support
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Programs that several tests compile are compiled once; none is taken from an earlier session."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compilations")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="session")

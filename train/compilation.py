@@ -1,14 +1,22 @@
-"""Compiled steps kept between runs."""
+"""Traced and compiled programs kept between runs, in the user's cache folder."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import xxhash
+
+from shared.digests import write_atomically
 
 _LARGEST_BYTES = 1 << 30
-_SHORTEST_SECONDS = 0.5
+_MOST_FILES = 200
+"""Of traced programs, which take some hundred kB each."""
+
+_TRACED = "traced"
 
 
 def keep_compilations() -> None:
@@ -21,4 +29,43 @@ def keep_compilations() -> None:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "joint-physnet-dcmnet" / "jax"))
     jax.config.update("jax_compilation_cache_max_size", _LARGEST_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_SECONDS)
+    # Small ones too: hundreds of them make up seconds.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@dataclass(frozen=True)
+class KeptPrograms:
+    """Serialised programs of one set of settings, sources and versions. Losing one costs time, nothing else."""
+
+    folder: Path
+    digest: str
+
+    def load(self, name: str) -> bytes | None:
+        """What was saved under this name, or None if it is absent or damaged."""
+        path = self._path(name)
+        try:
+            content = path.read_bytes()
+            path.touch()
+        except OSError:
+            return None
+        checksum, content = content[:16], content[16:]
+        return content if xxhash.xxh3_128_digest(content) == checksum else None
+
+    def save(self, name: str, content: bytes) -> None:
+        """Keep this; the least recently used go beyond a number."""
+        # A full or read-only disk is no reason to stop a training.
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path(name), xxhash.xxh3_128_digest(content) + content)
+            oldest_first = sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime)
+            for path in oldest_first[:-_MOST_FILES]:
+                path.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self.digest[:24]}-{name[:24]}"
+
+
+def kept_programs(digest: str) -> KeptPrograms | None:
+    """Beside JAX's own compilation cache; None where that is not used."""
+    folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (unknown to the type checker)
+    return KeptPrograms(Path(folder) / _TRACED, digest) if folder else None

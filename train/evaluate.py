@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from shared.cache import open_cache
     from train.compilation import keep_compilations
+    from train.compiled import Steps
     from train.devices import own_devices, start_devices
     from train.evaluation import finish_run
     from train.loop import split_loader
     from train.run_folder import RunFolder, load_config, load_data_digests
-    from train.step import build_steps
 
     keep_compilations()
     folder = RunFolder(Path(asked.run))
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cache = open_cache(Path(asked.cache_dir or config.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff, frames)
     devices = own_devices()
     loader = split_loader(cache, asked.split, config, devices)
-    steps = build_steps(config, loader.batches_per_epoch, devices)
+    steps = Steps(config, loader.batches_per_epoch, devices)
     finish_run(folder, steps, loader, asked.split, asked.plot_results)
 
 

@@ -14,10 +14,10 @@ from shared.batch import Batch
 from shared.digests import write_atomically
 from shared.schema import NAME_ARRAY
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.compiled import Steps
 from train.loader import BatchPlan, Loader
 from train.metrics import named_metrics, zero_sums
 from train.run_folder import RunFolder
-from train.step import Steps
 from train.weights import load_weights
 
 _MOLECULES_DRAWN = 3

@@ -15,12 +15,12 @@ import psutil
 
 from shared.batch import Batch
 from shared.errors import UserError
+from train.compiled import Steps
 from train.config import TrainConfig
 from train.devices import Devices
 from train.loader import BatchPlan, Loader
 from train.metrics import MetricSums
 from train.state import TrainState
-from train.step import Steps
 
 _SHARE_OF_MEMORY = 0.3
 """Data that take less than this share of the free memory are kept on the device."""
@@ -51,6 +51,10 @@ class Feed(ABC):
         self.steps, self.loader = steps, loader
 
     @abstractmethod
+    def prepare(self, plans: Sequence[BatchPlan]) -> None:
+        """Compile for the first of these batches; can be done while a state is being created."""
+
+    @abstractmethod
     def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Progress]:
         """Take the steps in order; the arrays that came in are given up."""
 
@@ -58,16 +62,20 @@ class Feed(ABC):
 class StreamFeed(Feed):
     """Reads ahead in a thread, which also starts the transfer to the device. Memory: a few batches."""
 
+    def __init__(self, steps: Steps, loader: Loader) -> None:
+        super().__init__(steps, loader)
+        self._part = steps.devices.own_part(loader.places)
+
+    def prepare(self, plans: Sequence[BatchPlan]) -> None:
+        self.steps.prepare_train(self._read(plans[0]))
+
+    def _read(self, plan: BatchPlan) -> Batch:
+        return self.steps.devices.place_batch(self.loader.read(plan, self._part), self.loader.places)
+
     def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Progress]:
         self.input_wait = 0.0
-        devices = self.steps.devices
-        part = devices.own_part(self.loader.places)
-
-        def prepare(plan: BatchPlan) -> Batch:
-            return devices.place_batch(self.loader.read(plan, part), self.loader.places)
-
         in_flight: deque[Any] = deque()
-        batches = self.loader.stream(plans, prepare)
+        batches = self.loader.stream(plans, self._read)
         while True:
             start = time.perf_counter()
             try:
@@ -93,6 +101,11 @@ class ResidentFeed(Feed):
             for index, bucket in enumerate(loader.buckets)
         ]
         self._steps_per_dispatch: dict[int, int] = {}
+
+    def prepare(self, plans: Sequence[BatchPlan]) -> None:
+        bucket = plans[0].bucket
+        rows = self.steps.devices.place_rows(self._row_numbers([], self.loader.run_length(bucket)))
+        self.steps.prepare_train_resident(self._data[bucket], rows)
 
     def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Progress]:
         self.input_wait = 0.0

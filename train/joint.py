@@ -14,22 +14,9 @@ from train.dcmnet import DCMNet
 from train.electrostatics import centers_of_mass, dipole, distributed_coulomb_energy, electrostatic_potential
 from train.graph import batch_edges
 from train.physnet import PhysNet
+from train.prediction import Params, Prediction
 
 Array = jax.Array
-Params = Any
-
-
-class Prediction(NamedTuple):
-    """What the joint model says of a batch of B molecules; zero for padded atoms."""
-
-    energy: Array  # (B,) eV, without reference energies
-    forces: Array  # (B, A, 3) eV/Å, exactly -dE/dR of this energy
-    charges: Array  # (B, A) e, PhysNet's; they sum to the total charge
-    dcm_charges: Array  # (B, A, n_dcm) e
-    dcm_sites: Array  # (B, A, n_dcm, 3) Å
-    dipole: Array  # (B, 3) e·Å, of PhysNet's charges about the centre of mass
-    dipole_dcm: Array  # (B, 3) e·Å, of the distributed charges about the same origin
-    esp: Array  # (B, G) Hartree/e, of the distributed charges
 
 
 class _State(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from shared.cache import Cache, open_cache
 from shared.errors import UserError
 from train import run_folder
 from train.checkpoint import Checkpoints, Progress
+from train.compiled import Steps
 from train.config import TrainConfig
 from train.devices import Devices, agreed, all_devices, own_devices
 from train.esp_points import EspSelection
@@ -24,7 +26,6 @@ from train.loader import Loader
 from train.metrics import METRIC_NAMES, named_metrics, zero_sums
 from train.run_folder import RunFolder
 from train.state import TrainState
-from train.step import Steps, build_steps
 from train.weights import TrainedModel, save_weights
 
 _SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -56,7 +57,11 @@ def train(config: TrainConfig) -> Path:
     session = _open(config)
     checkpoints = Checkpoints(session.folder.checkpoints)
     try:
-        state, progress = _resume(session, checkpoints, session.steps.create_state(config.seed))
+        with ThreadPoolExecutor(1) as pool:
+            # At the same time: each is partly Python's work, and partly the compiler's.
+            creating = pool.submit(session.steps.create_state, config.seed)
+            session.feed.prepare(session.feed.loader.plan(config.seed))
+            state, progress = _resume(session, checkpoints, creating.result())
         _epochs(session, checkpoints, state, progress)
     finally:
         checkpoints.close()
@@ -69,7 +74,7 @@ def _open(config: TrainConfig) -> Session:
     devices = all_devices()
     loader, valid = (split_loader(cache, split, config, devices) for split in ("train", "valid"))
     folder = run_folder.prepare_run(config, cache, write=devices.is_first)
-    steps = build_steps(config, loader.batches_per_epoch, devices)
+    steps = Steps(config, loader.batches_per_epoch, devices)
     feed = build_feed(config, steps, loader)
     if devices.is_first:
         where = "on the device" if isinstance(feed, ResidentFeed) else "streamed"
@@ -175,7 +180,7 @@ def _finish(session: Session, plots: bool, quiet: bool = False) -> None:
     steps, valid = session.steps, session.valid
     if jax.process_count() > 1:
         own = own_devices()
-        steps = build_steps(session.config, valid.batches_per_epoch, own)
+        steps = Steps(session.config, valid.batches_per_epoch, own)
         valid = split_loader(session.cache, "valid", session.config, own)
     finish_run(session.folder, steps, valid, "valid", plots, quiet)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from shared.batch import Batch
 from train.config import TrainConfig
-from train.joint import Prediction
+from train.prediction import Prediction
 
 Array = jax.Array
 

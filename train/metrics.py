@@ -10,9 +10,8 @@ import numpy as np
 
 from shared.batch import Batch
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
-from train.electrostatics import electrostatic_potential
-from train.joint import Prediction
 from train.losses import Counts, Losses, esp_mean_square
+from train.prediction import Prediction
 
 Array = jax.Array
 
@@ -69,6 +68,10 @@ def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Cou
 
     mean_square, has_points = esp_mean_square(prediction.esp - batch.esp, batch)
     if point_charges:
+        from train.electrostatics import (
+            electrostatic_potential,  # slow: imports e3x, and the rest here does not need it
+        )
+
         esp = electrostatic_potential(prediction.charges, batch.positions, batch.grid)
         point_square = esp_mean_square(esp - batch.esp, batch)[0].sum()
     else:

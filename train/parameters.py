@@ -3,62 +3,72 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from shared.batch import empty_batch
-from shared.buckets import BucketShape, EdgeShape, FrameShape
-from train.joint import JointModel, Params
+from train.prediction import Params
 
 Array = jax.Array
-
-_SMALLEST = BucketShape(FrameShape(2, 1), EdgeShape(2, 2))
 
 
 @dataclass(frozen=True)
 class ParameterVector:
-    """The order and shapes of a model's parameters within the vector."""
+    """The order and shapes of a model's parameters within the vector.
 
-    structure: Any  # of the tree
-    shapes: tuple[tuple[int, ...], ...]  # of its leaves, in order
+    Attributes:
+        shapes: of the leaves of the tree, in JAX's order, with their names (``physnet/params/embedding/embedding``).
+    """
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, shapes: Iterable[Any]) -> ParameterVector:
+        """From pairs of names and shapes."""
+        return cls(tuple((str(name), tuple(shape)) for name, shape in shapes))
+
+    @classmethod
+    def of_tree(cls, params: Params) -> ParameterVector:
+        """From a tree of arrays, or of their shapes."""
+        names = unflatten_dict({path: "/".join(path) for path in flatten_dict(params)})
+        leaves = zip(jax.tree.leaves(names), jax.tree.leaves(params), strict=True)
+        return cls.of((name, leaf.shape) for name, leaf in leaves)
+
+    @cached_property
+    def _structure(self) -> Any:
+        return jax.tree.structure(unflatten_dict({tuple(name.split("/")): 0 for name, _ in self.shapes}))
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [math.prod(shape) for _, shape in self.shapes]
 
     @property
     def size(self) -> int:
-        """Number of parameters."""
-        return sum(math.prod(shape) for shape in self.shapes)
+        """P, the number of parameters."""
+        return sum(self._sizes)
 
     def join(self, params: Params) -> Array:
-        """(size,) vector of a tree of arrays."""
+        """(P,) vector of a tree of arrays."""
         return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
     def split(self, vector: Array) -> Params:
         """The tree, of slices of the vector."""
-        parts = jax.lax.split(vector, [math.prod(shape) for shape in self.shapes])
-        leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        return jax.tree.unflatten(self.structure, leaves)
+        return self._tree(jax.lax.split(vector, self._sizes))
 
     def to_host(self, vector: Array) -> Params:
         """The tree, as arrays of numpy."""
-        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
-        parts = np.split(np.asarray(jax.device_get(vector)), ends)
-        leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        return jax.tree.unflatten(self.structure, leaves)
+        return self._tree(np.split(np.asarray(jax.device_get(vector)), np.cumsum(self._sizes)[:-1]))
 
     def from_host(self, params: Params) -> np.ndarray:
         """The vector, as an array of numpy."""
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
-
-def parameter_vector(model: JointModel) -> ParameterVector:
-    """Where each parameter of the model stands; nothing is computed."""
-    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: initial_parameters(model, jax.random.key(0))))
-    return ParameterVector(structure, tuple(leaf.shape for leaf in leaves))
-
-
-def initial_parameters(model: JointModel, key: Array) -> Params:
-    """New parameters. They do not depend on the data, so the smallest batch does."""
-    return model.init(key, empty_batch(_SMALLEST, 1))
+    def _tree(self, parts: Iterable[Any]) -> Params:
+        leaves = [part.reshape(shape) for part, (_, shape) in zip(parts, self.shapes, strict=True)]
+        return jax.tree.unflatten(self._structure, leaves)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from train.config import TrainConfig
-from train.devices import Devices
-from train.joint import JointModel
-from train.parameters import ParameterVector, initial_parameters
 
 Array = jax.Array
 
+_FIRST_FRACTION = 0.01
 _FINAL_FRACTION = 0.01
 
 
@@ -28,45 +26,40 @@ class TrainState(NamedTuple):
     ema_params: Array  # (P,) running average of the weights, for evaluation
 
 
-def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
+class Schedule(NamedTuple):
+    """The learning rate over a run. Numbers that enter the compiled step, which so serves runs of any length."""
+
+    peak: Any  # () float32
+    final: Any  # () float32
+    warmup: Any  # () float32, steps
+    total: Any  # () float32, steps
+
+
+def schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
     """Linear warm-up from 1 % of the peak, then a cosine down to 1 %, or constant."""
-    peak = config.learning_rate
     total = config.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
-    if config.schedule == "constant":
-        return optax.join_schedules(
-            [optax.linear_schedule(_FINAL_FRACTION * peak, peak, warmup), optax.constant_schedule(peak)], [warmup]
-        )
-    return optax.warmup_cosine_decay_schedule(_FINAL_FRACTION * peak, peak, warmup, total, _FINAL_FRACTION * peak)
+    final = config.learning_rate * (_FINAL_FRACTION if config.schedule == "cosine" else 1.0)
+    return Schedule(*(np.asarray(value, np.float32) for value in (config.learning_rate, final, warmup, total)))
 
 
-def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam on clipped gradients."""
-    adam = optax.adam(learning_rate_schedule(config, steps_per_epoch))
+def learning_rate(schedule: Schedule, step: Array) -> Array:
+    """Learning rate of a step, counted from 0 (as optax's schedules, which cannot take their lengths as arrays)."""
+    rising = schedule.peak * (_FIRST_FRACTION + (1.0 - _FIRST_FRACTION) * step / jnp.maximum(schedule.warmup, 1.0))
+    progress = (step - schedule.warmup) / jnp.maximum(schedule.total - schedule.warmup, 1.0)
+    half_wave = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
+    falling = schedule.final + (schedule.peak - schedule.final) * half_wave
+    return jnp.where(step < schedule.warmup, rising, falling)
+
+
+def build_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Adam's direction from clipped gradients, to be multiplied by the learning rate."""
     if config.grad_clip_norm == 0:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), adam)
+        return optax.scale_by_adam()
+    return optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), optax.scale_by_adam())
 
 
-def build_create(
-    model: JointModel, parameters: ParameterVector, optimizer: optax.GradientTransformation
-) -> Callable[[int, Devices], TrainState]:
-    """``create(seed, devices)``: a new state, the same for any devices.
-
-    It is drawn on the host's processor, compiled without optimization, which would take longer than running it; and
-    placed where it stays, because a state that is placed later compiles the step a second time.
-    """
-
-    def draw(key: Array) -> TrainState:
-        params = parameters.join(initial_parameters(model, key))
-        # A copy of its own: the step gives the parameters' memory back (donation), once for each array.
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params.copy())
-
-    compiled = jax.jit(draw, compiler_options={"xla_backend_optimization_level": 0})
-
-    def create(seed: int, devices: Devices) -> TrainState:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            state = jax.device_get(compiled(jax.random.key(seed)))
-        return devices.place(state)
-
-    return create
+def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    # The average has a copy of its own: a step gives the parameters' memory back (donation), once for each array.
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params.copy())

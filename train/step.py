@@ -1,4 +1,7 @@
-"""The jitted functions: training steps, on a batch or on data that lie on the device, and the evaluation of a batch."""
+"""The functions that are compiled: training steps, on a batch or on data that lie on the device, and the evaluation.
+
+All are pure, and run on every device on its part of the batch.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,21 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from shared.batch import Batch
+from shared.batch import Batch, empty_batch
+from shared.buckets import BucketShape, EdgeShape, FrameShape
 from train.config import TrainConfig
 from train.devices import AXIS, Devices
-from train.joint import JointModel, Params, Prediction, build_model, clean
+from train.joint import JointModel, build_model, clean
 from train.losses import Counts, Losses, LossWeights, count, joint_loss, loss_weights
 from train.metrics import MetricSums, add_sums, batch_sums
-from train.parameters import ParameterVector, parameter_vector
-from train.state import TrainState, build_create, build_optimizer
+from train.parameters import ParameterVector
+from train.prediction import Params, Prediction
+from train.state import Schedule, TrainState, build_optimizer, learning_rate, new_state
 
 Array = jax.Array
+_Stepped = tuple[TrainState, MetricSums, Array]
+
+_SMALLEST = BucketShape(FrameShape(2, 1), EdgeShape(2, 2))
 
 _MOLECULES_IN_CACHE = 64
 """Molecules whose intermediate arrays stay in a core's cache; measured with CO2."""
@@ -39,55 +47,35 @@ def loss_and_prediction(
     return losses.total, (losses, prediction)
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The compiled functions of a run; each compiles once for each bucket shape, and runs on all devices together.
-
-    ``train(state, sums, batch) -> (state, sums, loss)`` takes one optimizer step and adds to the metric sums; it
-    gives back the memory of the state and the sums that came in. ``train_resident(state, sums, data, rows, first,
-    last) -> (state, sums, loss)`` takes the steps ``first`` to ``last`` whose molecules are ``rows`` of ``data``
-    (-1: none). ``evaluate(params, sums, batch) -> (sums, prediction)`` changes nothing.
-    """
-
-    parameters: ParameterVector
-    devices: Devices
-    create: Callable[[int, Devices], TrainState]
-    train: Callable[[TrainState, MetricSums, Batch], tuple[TrainState, MetricSums, Array]]
-    train_resident: Callable[[TrainState, MetricSums, Batch, Array, int, int], tuple[TrainState, MetricSums, Array]]
-    evaluate: Callable[[Array, MetricSums, Batch], tuple[MetricSums, Prediction]]
-
-    def compilations(self) -> tuple[int, int]:
-        """How often training steps and the evaluation were compiled."""
-        functions: tuple[Any, ...] = (self.train, self.train_resident, self.evaluate)
-        train, resident, evaluate = (function._cache_size() for function in functions)
-        return train + resident, evaluate
-
-    def create_state(self, seed: int) -> TrainState:
-        """A new state on this run's devices."""
-        return self.create(seed, self.devices)
+def parameter_vector(config: TrainConfig) -> ParameterVector:
+    """Where each parameter of the model stands; nothing is computed."""
+    model = build_model(config)
+    return ParameterVector.of_tree(jax.eval_shape(lambda: _initial_parameters(model, jax.random.key(0))))
 
 
-def build_steps(config: TrainConfig, steps_per_epoch: int, devices: Devices) -> Steps:
-    """The functions of a run with these settings."""
+def build_functions(
+    config: TrainConfig, devices: Devices, parameters: ParameterVector
+) -> dict[str, Callable[..., Any]]:
+    """The functions that :class:`train.compiled.Steps` compiles, by name; each runs on all devices together."""
     model, weights = build_model(config), loss_weights(config)
-    parameters = parameter_vector(model)
-    optimizer = build_optimizer(config, steps_per_epoch)
+    optimizer = build_optimizer(config)
     step = functools.partial(
         _step,
         gradient=_Gradient(model, parameters, weights, _chunk_size(config, devices)),
         optimizer=optimizer,
         ema_decay=config.ema_decay,
     )
-    whole, divided = PartitionSpec(), PartitionSpec(AXIS)
-    on_devices = functools.partial(jax.shard_map, mesh=devices.mesh, check_vma=False)
-    jit = functools.partial(jax.jit, compiler_options=_compiler_options(devices))
+
+    def create(key_data: Array) -> tuple[TrainState]:
+        params = _initial_parameters(model, jax.random.wrap_key_data(key_data))
+        return (new_state(parameters.join(params), optimizer),)
 
     def resident(
-        state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: Array, last: Array
-    ) -> tuple[TrainState, MetricSums, Array]:
-        def body(i: Array, carry: tuple[TrainState, MetricSums, Array]) -> tuple[TrainState, MetricSums, Array]:
+        state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: Array, last: Array, schedule: Schedule
+    ) -> _Stepped:
+        def body(i: Array, carry: _Stepped) -> _Stepped:
             own = jax.lax.dynamic_index_in_dim(rows, i, keepdims=False)
-            return step(carry[0], carry[1], gather(data, own))
+            return step(carry[0], carry[1], gather(data, own), schedule)
 
         return jax.lax.fori_loop(first, last, body, (state, sums, jnp.zeros(())))
 
@@ -99,21 +87,22 @@ def build_steps(config: TrainConfig, steps_per_epoch: int, devices: Devices) -> 
         own = batch_sums(prediction, batch, losses, counts, point_charges=True)
         return add_sums(sums, jax.lax.psum(own, AXIS)), prediction
 
-    return Steps(
-        parameters,
-        devices,
-        build_create(model, parameters, optimizer),
-        jit(on_devices(step, in_specs=(whole, whole, divided), out_specs=whole), donate_argnums=(0, 1)),
-        jit(
-            on_devices(
-                resident,
-                in_specs=(whole, whole, whole, PartitionSpec(None, AXIS), whole, whole),
-                out_specs=whole,
-            ),
-            donate_argnums=(0, 1),
+    whole, divided, divided_rows = PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None, AXIS)
+    # Replication is not checked: the optimizer's library does not say that equal inputs give equal results.
+    on_devices = functools.partial(jax.shard_map, mesh=devices.mesh, check_vma=False)
+    return {
+        "create": create,
+        "train": on_devices(step, in_specs=(whole, whole, divided, whole), out_specs=whole),
+        "train_resident": on_devices(
+            resident, in_specs=(whole, whole, whole, divided_rows, whole, whole, whole), out_specs=whole
         ),
-        jit(on_devices(evaluate, in_specs=(whole, whole, divided), out_specs=(whole, divided)), donate_argnums=(1,)),
-    )
+        "evaluate": on_devices(evaluate, in_specs=(whole, whole, divided), out_specs=(whole, divided)),
+    }
+
+
+def _initial_parameters(model: JointModel, key: Array) -> Params:
+    """New parameters. They do not depend on the data, so the smallest batch does."""
+    return model.init(key, empty_batch(_SMALLEST, 1))
 
 
 def gather(data: Batch, rows: Array) -> Batch:
@@ -126,13 +115,15 @@ def _step(
     state: TrainState,
     sums: MetricSums,
     batch: Batch,
+    schedule: Schedule,
+    *,
     gradient: _Gradient,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
-) -> tuple[TrainState, MetricSums, Array]:
+) -> _Stepped:
     slope, loss, own_sums = gradient(state.params, batch)
-    updates, opt_state = optimizer.update(slope, state.opt_state, state.params)
-    params = state.params + updates
+    direction, opt_state = optimizer.update(slope, state.opt_state, state.params)
+    params = state.params - learning_rate(schedule, state.step) * direction
     step = state.step + 1
     # Warmed up, so that the average forgets the initial weights within the first steps.
     decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
@@ -191,8 +182,3 @@ def _chunk_size(config: TrainConfig, devices: Devices) -> int:
     if config.chunk_size:
         return config.chunk_size
     return _MOLECULES_IN_CACHE if devices.platform == "cpu" else config.batch_size
-
-
-def _compiler_options(devices: Devices) -> dict[str, Any] | None:
-    # Measured: a third less to compile, and steps of the same speed.
-    return {"xla_backend_optimization_level": 1} if devices.platform == "cpu" else None

@@ -15,7 +15,7 @@ from shared.config_io import checked
 from shared.digests import write_atomically
 from shared.errors import UserError
 from train.config import ModelConfig
-from train.joint import Params
+from train.prediction import Params
 
 FORMAT_VERSION = 1
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "charge": "e", "dipole": "e·Å", "esp": "Hartree/e"}

@@ -20,10 +20,10 @@ import tyro
 from shared.batch import Batch, empty_batch
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.edges import build_edges
+from train.compiled import Steps
 from train.config import TrainConfig
 from train.devices import all_devices, start_devices
 from train.metrics import zero_sums
-from train.step import build_steps
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def dense_batch(atoms: int, grid: int, batch_size: int) -> Batch:
 def timed_step(config: TrainConfig, batch: Batch) -> Callable[[], float]:
     """A compiled step on one batch; calling it gives its seconds."""
     devices = all_devices()
-    steps = build_steps(config, 1000, devices)
+    steps = Steps(config, 1000, devices)
     state = steps.create_state(seed=0)
     placed = devices.place_batch(batch, config.batch_size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -17,6 +18,7 @@ from shared.errors import UserError
 from tests import support
 from train import evaluate, loop, run_folder
 from train.checkpoint import Checkpoints
+from train.compiled import Steps
 from train.config import TrainConfig
 from train.devices import all_devices
 from train.esp_points import EspSelection
@@ -24,7 +26,6 @@ from train.joint import build_model, clean
 from train.loader import Loader
 from train.metrics import METRIC_NAMES
 from train.state import TrainState
-from train.step import Steps, build_steps
 from train.weights import load_weights
 
 EPOCHS = 4
@@ -72,7 +73,15 @@ class Trained:
 
 def use_steps(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> None:
     """Runs with the same settings compile the same functions: once is enough, and a second time would show."""
-    monkeypatch.setattr(loop, "build_steps", lambda *_: steps)
+    monkeypatch.setattr(loop, "Steps", lambda *_: steps)
+
+
+def replaced(steps: Steps, **methods: Any) -> Steps:
+    """The same compiled functions, but for these."""
+    other = copy.copy(steps)
+    for name, method in methods.items():
+        setattr(other, name, method)
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +89,14 @@ def trained(small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     config = settings(small_cache, tmp_path_factory.mktemp("runs"), plot_results=True)
     train_buckets = open_cache(small_cache, 6.0, 10.0).load_split("train")
     loader = Loader(train_buckets, config.batch_size, EspSelection(config.esp_radius_factor))
-    steps = build_steps(config, loader.batches_per_epoch, all_devices())
+    steps = Steps(config, loader.batches_per_epoch, all_devices())
 
     def without_waiting(*arguments: Any) -> Any:
         state, sums, _ = steps.train_resident(*arguments)
         return state, sums, LossOnTheDevice()
 
     with pytest.MonkeyPatch.context() as patch:
-        use_steps(patch, dataclasses.replace(steps, train_resident=without_waiting))
+        use_steps(patch, replaced(steps, train_resident=without_waiting))
         folder = loop.train(config)
     return Trained(config, steps, folder, len(train_buckets))
 
@@ -195,7 +204,7 @@ def test_a_finished_run_is_not_trained_again(trained: Trained, monkeypatch: pyte
     def never(*_: Any) -> Any:
         raise AssertionError("a step was taken")
 
-    use_steps(monkeypatch, dataclasses.replace(trained.steps, train=never, train_resident=never))
+    use_steps(monkeypatch, replaced(trained.steps, train=never, train_resident=never))
     before = (trained.folder / "metrics.jsonl").read_bytes()
     weights = (trained.folder / "best" / "weights.safetensors").read_bytes()
     loop.train(dataclasses.replace(trained.config, plot_results=False))

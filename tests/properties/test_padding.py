@@ -13,9 +13,10 @@ import pytest
 from shared.batch import Batch
 from tests import support
 from tests.properties.helpers import build
-from train.joint import JointModel, Params, clean
+from train.joint import JointModel, clean
 from train.losses import count, loss_weights
 from train.metrics import METRIC_NAMES, batch_sums, named_metrics
+from train.prediction import Params
 from train.step import loss_and_prediction
 
 MOLECULES = [[6, 8, 8], [7, 1, 1]]

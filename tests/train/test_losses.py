@@ -12,9 +12,10 @@ import pytest
 
 from shared.batch import Batch
 from tests import support
-from train.joint import Prediction, clean
+from train.joint import clean
 from train.losses import LossWeights, count, joint_loss
 from train.metrics import METRIC_NAMES, add_sums, batch_sums, named_metrics, zero_sums
+from train.prediction import Prediction
 
 WEIGHTS = LossWeights(energy=2.0, forces=3.0, dipole=5.0, esp=7.0, mono=11.0, dipole_source="physnet")
 MOLECULES = [[6, 8, 8], [8, 1], [2]]

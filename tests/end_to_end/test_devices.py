@@ -1,0 +1,100 @@
+"""The global batch decides the result, not the number of devices or processes that share it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import support
+
+ROOT = Path(__file__).parents[2]
+MODEL = {**support.SMALL_MODEL, "physnet_iterations": 1, "dcmnet_iterations": 1, "dcmnet_max_degree": 1}
+
+
+class Run:
+    """``python -m train`` in processes of its own."""
+
+    def __init__(self, cache: Path, runs: Path, name: str, **changes: Any) -> None:
+        settings = {**MODEL, "cache_dir": cache, "runs_dir": runs, "name": name, "batch_size": 6, "learning_rate": 3e-3}
+        # Constant, for a run of two epochs to be the beginning of a run of three.
+        settings |= {"schedule": "constant", "warmup_epochs": 0, "ema_decay": 0.9, **changes}
+        flags = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+        self.folder = runs / name
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "train", *flags, "--no-plot-results"],
+            cwd=ROOT,
+            env={**os.environ, "XDG_CACHE_HOME": str(runs / "programs"), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self) -> str:
+        """Wait for success; returns what was printed."""
+        printed, _ = self.process.communicate(timeout=300)
+        assert self.process.returncode == 0, printed
+        return printed
+
+    def metrics(self) -> list[dict[str, dict[str, float]]]:
+        """Of every epoch."""
+        records = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        return [{split: record[split] for split in ("train", "valid")} for record in records]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One bucket: each process compiles for itself."""
+    folder = tmp_path_factory.mktemp("data")
+    support.run_preprocess(support.write_splits(folder / "input", train=8, valid=3), folder / "cache", max_buckets=1)
+    return folder / "cache"
+
+
+@pytest.fixture(scope="module")
+def one_device(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(cache, tmp_path_factory.mktemp("one"), "one", epochs=3, host_devices=1)
+    assert "1 cpu device(s)" in run.finish()
+    return run
+
+
+def same(found: list[dict[str, dict[str, float]]], expected: list[dict[str, dict[str, float]]]) -> None:
+    assert len(found) == len(expected) == 3
+    for a, b in zip(found, expected, strict=True):
+        for split in ("train", "valid"):
+            assert a[split] == pytest.approx(b[split], rel=1e-5)
+
+
+def test_two_devices_and_then_one(one_device: Run, cache: Path, tmp_path: Path) -> None:
+    """Batches of 6 among 2 devices, in chunks of 2; the checkpoint of the second epoch is continued on one device."""
+    two = Run(cache, tmp_path, "two", epochs=2, host_devices=2, chunk_size=2)
+    assert "2 cpu device(s)" in two.finish()
+    continued = Run(cache, tmp_path, "two", epochs=3, host_devices=1)
+    assert "continuing after epoch 2" in continued.finish()
+    same(continued.metrics(), one_device.metrics())
+
+
+def test_two_processes(one_device: Run, cache: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    shared = {"epochs": 3, "host_devices": 1, "coordinator": coordinator, "processes": 2}
+    first, second = (Run(cache, tmp_path, "both", process_id=i, **shared) for i in (0, 1))
+    assert "2 cpu device(s)" in first.finish()
+    # Only the first process speaks.
+    assert "epoch" not in second.finish()
+    same(first.metrics(), one_device.metrics())
+    assert (first.folder / "evaluation-valid.json").exists()
+
+
+def test_contradicting_processes(cache: Path, tmp_path: Path) -> None:
+    run = Run(cache, tmp_path, "run", coordinator="127.0.0.1:1", processes=2, process_id=2)
+    printed, _ = run.process.communicate(timeout=100)
+    assert run.process.returncode == 2
+    assert "--process-id from 0 to" in printed
+    assert "Traceback" not in printed

@@ -1,0 +1,149 @@
+"""The compiled functions: kept between runs, the same in chunks, the same schedule and vector as the libraries'."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import train.step
+from shared.batch import Batch
+from tests import support
+from train import compiled
+from train.compilation import KeptPrograms
+from train.compiled import Steps
+from train.config import TrainConfig
+from train.devices import Devices, all_devices
+from train.joint import build_model
+from train.metrics import named_metrics, zero_sums
+from train.parameters import ParameterVector
+from train.state import TrainState, learning_rate, schedule
+from train.step import gather
+
+MOLECULES = [[8, 6, 8], [1, 8, 1], [6, 1, 1, 1, 1], [7, 7], [6, 8], [1, 1, 8], [9, 1]]
+
+
+def make(extra: int = 1) -> Batch:
+    return support.random_batch(np.random.default_rng(0), MOLECULES, extra_molecules=extra, dtype="float32")
+
+
+def new_steps(devices: Devices | None = None, **changes: Any) -> Steps:
+    config = support.small_config(physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1, **changes)
+    return Steps(config, 10, devices or all_devices())
+
+
+def two_steps(steps: Steps, batch: Batch) -> tuple[TrainState, dict[str, float]]:
+    devices = steps.devices
+    state, sums = steps.create_state(0), devices.place(zero_sums())
+    for _ in range(2):
+        state, sums, _ = steps.train(state, sums, devices.place_batch(batch, len(batch.energy)))
+    return jax.device_get(state), named_metrics(sums)
+
+
+def test_kept_programs_are_not_traced_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "kept_programs", lambda digest: KeptPrograms(tmp_path, digest))
+    first = two_steps(new_steps(), make())
+    traced: list[str] = []
+    build = train.step.build_functions
+
+    def build_and_tell(*arguments: Any) -> Any:
+        traced.append("traced")
+        return build(*arguments)
+
+    monkeypatch.setattr(train.step, "build_functions", build_and_tell)
+    second = two_steps(new_steps(learning_rate=1e-3, seed=5), make())
+    assert not traced
+    jax.tree.map(np.testing.assert_array_equal, second, first)
+
+    # Other settings are another program; the learning rate is not.
+    two_steps(new_steps(forces_weight=3.0), make())
+    assert traced == ["traced"]
+    faster, _ = two_steps(new_steps(learning_rate=1e-2), make())
+    assert traced == ["traced"]
+    assert np.abs(faster.params - first[0].params).max() > 1e-4
+
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-3])
+    traced.clear()
+    jax.tree.map(np.testing.assert_array_equal, two_steps(new_steps(), make()), first)
+    assert traced == ["traced"]
+
+
+def test_no_kept_program_is_a_pickle(tmp_path: Path) -> None:
+    kept = KeptPrograms(tmp_path, "digest")
+    kept.save("name", b"content")
+    assert kept.load("name") == b"content"
+    assert KeptPrograms(tmp_path, "other").load("name") is None
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"")
+    assert kept.load("name") is None
+
+
+def test_kept_programs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.compilation._MOST_FILES", 3)
+    kept = KeptPrograms(tmp_path, "digest")
+    for i in range(6):
+        kept.save(str(i), b"x")
+    assert len(list(tmp_path.iterdir())) == 3
+    assert kept.load("5") == b"x"
+
+
+def test_chunks_change_only_the_rounding() -> None:
+    """Seven molecules and an empty place: the last chunk is padded."""
+    whole_state, whole = two_steps(new_steps(), make())
+    state, metrics = two_steps(new_steps(chunk_size=3), make())
+    assert metrics == pytest.approx(whole, rel=1e-5)
+    moments, whole_moments = (optax.tree.get(s.opt_state, "nu") for s in (state, whole_state))
+    np.testing.assert_allclose(moments, whole_moments, rtol=2e-4, atol=1e-7 * whole_moments.max())
+
+
+def test_resident_steps_are_the_same_steps() -> None:
+    steps, batch = new_steps(), make(extra=0)
+    devices = steps.devices
+    orders = np.asarray([[4, 2, 6, -1], [0, 3, 1, 5], [-1, -1, -1, -1]], np.int32)
+    state, sums = steps.create_state(0), devices.place(zero_sums())
+    data, rows = devices.place(batch), devices.place_rows(orders)
+    state, sums, loss = steps.train_resident(state, sums, data, rows, 0, 1)
+    state, sums, loss = steps.train_resident(state, sums, data, rows, 1, 2)
+    one_by_one, expected_sums = steps.create_state(0), devices.place(zero_sums())
+    for order in orders[:2]:
+        chosen = Batch(*(np.array(x) for x in gather(batch, order)))
+        one_by_one, expected_sums, expected = steps.train(one_by_one, expected_sums, devices.place_batch(chosen, 4))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert named_metrics(sums) == pytest.approx(named_metrics(expected_sums), rel=1e-6)
+    assert int(state.step) == 2
+    np.testing.assert_allclose(state.params, one_by_one.params, atol=1e-6)
+    assert steps.compilations() == (2, 0)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "constant"])
+def test_schedule_is_that_of_optax(kind: Any) -> None:
+    config = dataclasses.replace(TrainConfig(), epochs=7, warmup_epochs=1.5, learning_rate=2e-3, schedule=kind)
+    ours = schedule(config, steps_per_epoch=11)
+    warmup, total = round(1.5 * 11), 77
+    rising = optax.linear_schedule(2e-5, 2e-3, warmup)
+    falling = optax.cosine_decay_schedule(2e-3, total - warmup, 0.01)
+    optaxs = optax.join_schedules([rising, falling if kind == "cosine" else optax.constant_schedule(2e-3)], [warmup])
+    for step in (0, 1, warmup - 1, warmup, warmup + 1, 50, total - 1, total, total + 5):
+        assert float(learning_rate(ours, np.int32(step))) == pytest.approx(float(optaxs(step)), rel=1e-5), step
+
+
+def test_vector_of_the_parameters_is_that_of_jax() -> None:
+    model = build_model(support.small_config(mix_coulomb_energy=True, dcmnet_max_degree=1))
+    params = jax.jit(model.init)(jax.random.key(0), make())
+    vector = ParameterVector.of_tree(params)
+    expected, _ = ravel_pytree(params)
+    np.testing.assert_array_equal(vector.join(params), expected)
+    np.testing.assert_array_equal(vector.from_host(params), expected)
+    for tree in (vector.split(expected), vector.to_host(expected)):
+        jax.tree.map(np.testing.assert_array_equal, tree, params)
+    assert ("physnet/params/embedding/embedding", params["physnet"]["params"]["embedding"]["embedding"].shape) in (
+        vector.shapes
+    )
+    assert vector.size == expected.size

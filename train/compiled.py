@@ -1,0 +1,198 @@
+"""A run's compiled functions, each compiled once for each bucket shape; what was traced and compiled is kept.
+
+JAX keeps compiled programs, but to find one it must trace the model again, which takes longer than a short training.
+So the traced programs are kept as well, serialised by ``jax.export`` (no pickle), under a digest of all that they
+depend on: this project's sources, the versions of the libraries, the settings and the devices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xxhash
+from jax import export
+
+from shared.batch import Batch
+from shared.digests import settings_digest
+from train.compilation import kept_programs
+from train.config import TrainConfig
+from train.devices import Devices
+from train.metrics import MetricSums, zero_sums
+from train.parameters import ParameterVector
+from train.prediction import Prediction
+from train.state import TrainState, build_optimizer, new_state, schedule
+
+Array = jax.Array
+
+_DO_NOT_MATTER = (
+    *("config", "cache_dir", "runs_dir", "name", "epochs", "batch_size", "seed", "plot_results", "plot_freq"),
+    *("learning_rate", "schedule", "warmup_epochs", "esp_min_distance", "esp_max_value", "esp_radius_factor"),
+    *("data_placement", "host_devices", "distributed", "coordinator", "processes", "process_id"),
+)
+"""Settings that the programs do not contain: they are arguments, or stay on the host. A new one is taken to matter."""
+
+_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax")
+
+
+class Steps:
+    """The functions of a run, on all its devices together. Nothing is compiled until it is used."""
+
+    def __init__(self, config: TrainConfig, steps_per_epoch: int, devices: Devices) -> None:
+        """For ``steps_per_epoch`` steps in each of the epochs, over which the learning rate changes."""
+        self.devices = devices
+        self._config = config
+        self._schedule = devices.place(schedule(config, steps_per_epoch))
+        # Several processes have to trace alike, and need not share a disk.
+        self._kept = kept_programs(self._digest()) if jax.process_count() == 1 else None
+        self._executables: dict[tuple[Any, ...], Any] = {}
+
+    def create_state(self, seed: int) -> TrainState:
+        """A new state: the same for any devices, and placed where it stays, for it not to compile the step twice.
+
+        It is drawn on the host's processor, and compiled without optimization, which would take longer than drawing.
+        """
+        structure = jax.tree.structure(new_state(np.zeros(1, np.float32), build_optimizer(self._config)))
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            (state,) = self._run("create", (jax.random.key_data(jax.random.key(seed)),), (structure,))
+        return self.devices.place(jax.device_get(state))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and placement of a state, enough to compile for."""
+        params = np.zeros(self.parameters.size, np.float32)
+        shapes = jax.eval_shape(lambda: new_state(jax.numpy.asarray(params), build_optimizer(self._config)))
+        placed = self.devices.replicated
+        abstract: TrainState = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), shapes)
+        return abstract
+
+    def train(self, state: TrainState, sums: MetricSums, batch: Batch) -> tuple[TrainState, MetricSums, Any]:
+        """One optimizer step; adds to the metric sums. Gives back the memory of the state and the sums that came in.
+
+        Returns:
+            the new state, the new sums, and the loss, which may not have arrived yet.
+        """
+        results = tuple(map(jax.tree.structure, (state, sums, 0)))
+        return self._run("train", (state, sums, batch, self._schedule), results, donated=(state, sums))
+
+    def train_resident(
+        self, state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: int, last: int
+    ) -> tuple[TrainState, MetricSums, Any]:
+        """The steps ``first`` to ``last`` (exclusive), as :meth:`train`, of molecules that lie on the device.
+
+        Args:
+            state: given back.
+            sums: given back.
+            data: all molecules of a bucket, on every device.
+            rows: (steps, batch size) molecules of each step, -1 for none.
+            first: of ``rows``.
+            last: of ``rows``.
+        """
+        bounds = np.asarray(first, np.int32), np.asarray(last, np.int32)
+        results = tuple(map(jax.tree.structure, (state, sums, 0)))
+        arguments = (state, sums, data, rows, *bounds, self._schedule)
+        return self._run("train_resident", arguments, results, donated=(state, sums))
+
+    def prepare_train(self, batch: Batch) -> None:
+        """Compile :meth:`train` for these shapes; can be done while a state is being created."""
+        state, sums = self.abstract_state(), self.devices.place(zero_sums())
+        self._executable("train", (state, sums, batch, self._schedule), donated=(state, sums))
+
+    def prepare_train_resident(self, data: Batch, rows: Array) -> None:
+        """Compile :meth:`train_resident` for these shapes; can be done while a state is being created."""
+        state, sums, bound = self.abstract_state(), self.devices.place(zero_sums()), np.zeros((), np.int32)
+        arguments = (state, sums, data, rows, bound, bound, self._schedule)
+        self._executable("train_resident", arguments, donated=(state, sums))
+
+    def evaluate(self, params: Array, sums: MetricSums, batch: Batch) -> tuple[MetricSums, Prediction]:
+        """Predictions for a batch; adds to the metric sums."""
+        results = jax.tree.structure(sums), _structure_of(Prediction)
+        return self._run("evaluate", (params, sums, batch), results)
+
+    def compilations(self) -> tuple[int, int]:
+        """How many training steps, and how many evaluations, were compiled."""
+        names = [name for name, *_ in self._executables]
+        return names.count("train") + names.count("train_resident"), names.count("evaluate")
+
+    @cached_property
+    def parameters(self) -> ParameterVector:
+        """Where each parameter stands in the vector."""
+        kept = self._kept.load("parameters") if self._kept else None
+        if kept is not None:
+            return ParameterVector.of(json.loads(kept))
+        from train.step import parameter_vector  # slow: imports and traces the model
+
+        made = parameter_vector(self._config)
+        if self._kept:
+            self._kept.save("parameters", json.dumps(made.shapes).encode())
+        return made
+
+    @cached_property
+    def _functions(self) -> dict[str, Callable[..., Any]]:
+        from train.step import build_functions  # slow: imports the model
+
+        return build_functions(self._config, self.devices, self.parameters)
+
+    def _run(self, name: str, arguments: tuple[Any, ...], results: tuple[Any, ...], donated: Any = ()) -> Any:
+        """Call a function, compiled for these shapes; ``donated`` are its first arguments, ``results`` their trees."""
+        executable = self._executable(name, arguments, donated)
+        return jax.tree.unflatten(jax.tree_util.treedef_tuple(results), executable(*jax.tree.leaves(arguments)))
+
+    def _executable(self, name: str, arguments: tuple[Any, ...], donated: Any) -> Any:
+        leaves, tree = jax.tree.flatten(arguments)
+        key = (name, *(leaf.shape for leaf in leaves))
+        executable = self._executables.get(key)
+        if executable is None:
+            executable = self._compile(key, leaves, tree, len(jax.tree.leaves(donated)))
+            self._executables[key] = executable
+        return executable
+
+    def _compile(self, key: tuple[Any, ...], leaves: list[Any], tree: Any, donated: int) -> Any:
+        """From the kept program if there is one, else traced; flat lists of arrays go in and come out."""
+        name = key[0]
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves]
+
+        def flat(*leaves: Any) -> list[Any]:
+            return jax.tree.leaves(self._functions[name](*jax.tree.unflatten(tree, leaves)))
+
+        function: Callable[..., Any] = flat
+        if self._kept:
+            entry = settings_digest({"key": key})
+            kept = self._kept.load(entry)
+            if kept is None:
+                platform = "cpu" if name == "create" else export.default_export_platform()
+                kept = bytes(export.export(jax.jit(flat), platforms=[platform])(*shapes).serialize())
+                self._kept.save(entry, kept)
+            function = export.deserialize(bytearray(kept)).call
+        jitted: Any = jax.jit(function, donate_argnums=tuple(range(donated)))
+        return jitted.lower(*shapes).compile(compiler_options=self._compiler_options(name))
+
+    def _compiler_options(self, name: str) -> dict[str, Any]:
+        if name == "create":
+            return {"xla_backend_optimization_level": 0}
+        # Measured: a third less to compile, and steps of the same speed.
+        return {"xla_backend_optimization_level": 1} if self.devices.platform == "cpu" else {}
+
+    def _digest(self) -> str:
+        settings = {name: value for name, value in asdict(self._config).items() if name not in _DO_NOT_MATTER}
+        root = Path(__file__).parents[1]
+        sources = sorted(path for part in ("shared", "train") for path in (root / part).glob("*.py"))
+        digest = xxhash.xxh3_128()
+        for path in sources:
+            digest.update(path.read_bytes())
+        versions = {name: metadata.version(name) for name in _PACKAGES}
+        devices = [self.devices.platform, self.devices.count]
+        return settings_digest(
+            {"settings": settings, "sources": digest.hexdigest(), "versions": versions, "devices": devices}
+        )
+
+
+def _structure_of(fields: Any) -> Any:
+    """Tree structure of a NamedTuple of arrays."""
+    return jax.tree.structure(fields(*fields._fields))

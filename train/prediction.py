@@ -1,0 +1,24 @@
+"""What the joint model says of a batch. Apart from the model, whose import takes seconds."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any
+"""Tree of parameters: nested dictionaries of arrays."""
+
+
+class Prediction(NamedTuple):
+    """Of a batch of B molecules; zero for padded atoms."""
+
+    energy: Array  # (B,) eV, without reference energies
+    forces: Array  # (B, A, 3) eV/Å, exactly -dE/dR of this energy
+    charges: Array  # (B, A) e, PhysNet's; they sum to the total charge
+    dcm_charges: Array  # (B, A, n_dcm) e
+    dcm_sites: Array  # (B, A, n_dcm, 3) Å
+    dipole: Array  # (B, 3) e·Å, of PhysNet's charges about the centre of mass
+    dipole_dcm: Array  # (B, 3) e·Å, of the distributed charges about the same origin
+    esp: Array  # (B, G) Hartree/e, of the distributed charges
