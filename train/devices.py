@@ -83,6 +83,8 @@ class Devices:
 
     def place_batch(self, batch: Batch, places: int) -> Batch:
         """This process's part of a batch of ``places`` molecules, on its devices."""
+        if jax.process_count() == 1:
+            return jax.device_put(batch, self.divided)
 
         def put(array: np.ndarray) -> jax.Array:
             shape = (places, *array.shape[1:])
