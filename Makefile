@@ -73,7 +73,7 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/mypy
 
 bench: preprocess  ## Batched training against batch size 1 with Python edge loops
-	$(BIN)/python -m tests.benchmarks.step_rate $(ARGS)
+	$(BIN)/python -m tests.benchmarks.throughput $(ARGS)
 
 clean-cache: $(VENV)/.installed  ## Remove shards that the latest preprocessing does not need, with their sizes
 	@$(BIN)/python -m preprocess.clean_cache $(if $(CACHE_DIR),--cache-dir $(CACHE_DIR)) $(ARGS)
