@@ -116,7 +116,7 @@ class TrainConfig(ModelConfig):
     """Training data on the device, or streamed from the shards; auto: on the device if they fit."""
 
     chunk_size: NonNegativeInt = 0
-    """Molecules that a device handles at once, adding up the gradients (0 = all; on a processor, what its cache holds)."""
+    """Molecules that a device handles at once, adding up gradients (0 = all; on a processor, what its cache holds)."""
 
     matmul_precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Precision of matrix products, where the device has others; a processor always computes in float32."""
