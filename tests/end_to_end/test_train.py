@@ -17,7 +17,7 @@ from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
 from train import evaluate, loop, run_folder
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, Progress
 from train.compiled import Steps
 from train.config import TrainConfig
 from train.devices import all_devices
@@ -259,3 +259,18 @@ def test_evaluation_on_the_test_split(trained: Trained, small_cache: Path) -> No
 def test_evaluating_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run"):
         evaluate.main(["--run", str(tmp_path / "nothing")])
+
+
+def test_checkpoints_of_another_format_are_refused(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = trained.steps.create_state(seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.checkpoint._FORMAT", 1)
+        old = Checkpoints(tmp_path)
+        old.save(state, Progress(epoch=1))
+        old.close()
+    new = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match="checkpoints of format 1, but this program continues format 2"):
+        new.restore(state)
+    new.close()
