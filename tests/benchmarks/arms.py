@@ -249,7 +249,8 @@ def parts(config: TrainConfig) -> tuple[dict[str, Any], Round]:
         return vector - 1e-3 * direction, moments, optax.incremental_update(direction, vector, 0.001)
 
     def gradient_of(loss: Any) -> Any:
-        return lambda params, batch: jax.lax.psum(jax.tree.map(jnp.sum, jax.grad(loss)(params, batch)), AXIS)
+        # One vector, as in the step: a sum over devices for each small array would be most of the time.
+        return lambda params, batch: jax.lax.psum(vectors.join(jax.grad(loss)(params, batch)), AXIS)
 
     params = vectors.split(vector)
     charges = devices.place_batch(batch, loader.places).positions.repeat(config.n_dcm, axis=1)[..., 0]
