@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import ase
 import ase.units
@@ -60,6 +61,37 @@ def test_potential_and_gradient_on_top_of_a_charge_are_finite() -> None:
     assert value > 100.0
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_derivative_of_the_potential_is_that_of_the_direct_sum(dtype: str) -> None:
+    """In charges, sites and grid points, of molecules near the origin and 300 Å from it; and twice in the sites."""
+    rng = np.random.default_rng(4)
+    far = np.asarray([0.0, 300.0, 0.0])[:, None, None]
+    sites = rng.normal(size=(3, 5, 3)) + far
+    grid = 4.0 * rng.normal(size=(3, 11, 3)) + far
+    charges, cotangent = rng.normal(size=(3, 5)), jnp.asarray(rng.normal(size=(3, 11)))
+
+    def direct(charges: jax.Array, sites: jax.Array, grid: jax.Array) -> jax.Array:
+        distances = jnp.linalg.norm(grid[:, :, None] - sites[:, None], axis=-1)
+        return ase.units.Bohr * (charges[:, None] / distances).sum(axis=-1)
+
+    def weighted(potential: Any) -> Any:
+        return lambda *arguments: (cotangent * potential(*arguments)).sum()
+
+    # The same numbers for both: what float32 makes of the coordinates is not the derivative's error.
+    given = [np.asarray(x, dtype) for x in (charges, sites, grid)]
+    expected = jax.grad(weighted(direct), argnums=(0, 1, 2))(*(jnp.asarray(x, "float64") for x in given))
+    found = jax.grad(weighted(electrostatic_potential), argnums=(0, 1, 2))(*map(jnp.asarray, given))
+    for one, two in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one, two, rtol=1e-9 if dtype == "float64" else 2e-3, atol=1e-4 * np.abs(two).max())
+    if dtype == "float64":
+        q, s, g = map(jnp.asarray, given)
+        curvature, plain = (
+            jax.jacrev(jax.grad(weighted(f), argnums=1), argnums=1)(q, s, g) for f in (electrostatic_potential, direct)
+        )
+        np.testing.assert_allclose(curvature, plain, rtol=1e-7, atol=1e-9)
 
 
 def test_dipole_of_a_neutral_molecule_does_not_depend_on_the_origin() -> None:
