@@ -30,7 +30,7 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "train", *flags, "--no-plot-results"],
             cwd=ROOT,
-            env={**os.environ, "XDG_CACHE_HOME": str(runs / "programs"), "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "XDG_CACHE_HOME": str(runs.parent / "programs"), "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -41,6 +41,10 @@ def settings(cache_dir: Path, runs_dir: Path, **changes: Any) -> TrainConfig:
             "learning_rate": 3e-3,
             "ema_decay": 0.9,
             "plot_results": False,
+            # One layer of each: compiling is most of the time here.
+            "physnet_iterations": 1,
+            "dcmnet_iterations": 1,
+            "dcmnet_max_degree": 1,
             **changes,
         }
     )
