@@ -9,14 +9,24 @@ from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_STOPPED = 75
+"""After a queue's signal (EX_TEMPFAIL in sysexits.h: try again), with everything saved."""
 
 
 class UserError(Exception):
     """Bad input or settings. The message says what is wrong, where, and what to do about it."""
 
 
+class Interrupted(Exception):
+    """The program was asked to stop and did so in good order, with everything saved."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def run_program(main: Callable[[], None]) -> int:
-    """Run ``main`` and return the exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+    """Run ``main`` and return the exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 75 after a queue's signal.
 
     Errors of the operating system (no space left, permission denied) are the user's to mend too,
     so they get one line rather than a traceback. Anything else is a bug of ours and is raised.
@@ -29,6 +39,9 @@ def run_program(main: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`… | head`). Nothing more can be written, and the
         # interpreter must not try to flush the closed pipe on its way out.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from shared import config_io
-from shared.errors import run_program
+from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError, run_program
 from train.config import TrainConfig
 
 
@@ -15,8 +19,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Raises:
         UserError: bad settings, no preprocessed data, a folder that holds another run, processes
-            that do not find each other.
+            that do not find each other, a diverged training.
+        Interrupted: a signal asked to stop; everything is saved.
     """
+    argv = _settings_of_run(list(sys.argv[1:] if argv is None else argv))
     config = config_io.parse(TrainConfig, "train", argv, prog="python -m train")
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from train.compilation import keep_compilations
@@ -28,5 +34,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     train(config)
 
 
+def _settings_of_run(argv: list[str]) -> list[str]:
+    """``--from-run RUN`` stands for ``--config RUN/config.toml``, and for another name, if none is given.
+
+    Raises:
+        UserError: no such run, or another --config as well.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--from-run", "--from_run", "--config", "--name"):
+        finder.add_argument(flag, dest=flag.strip("-").replace("-", "_"))
+    found = finder.parse_known_args(argv)[0]
+    if not found.from_run:
+        return argv
+    settings = Path(found.from_run) / "config.toml"
+    if found.config:
+        raise UserError(f"--from-run {found.from_run}: its settings are in {settings}; leave out --config")
+    if not settings.exists():
+        raise UserError(f"--from-run {found.from_run}: not a run (it holds no config.toml)")
+    name = [] if found.name else ["--name", f"{Path(found.from_run).resolve().name}-again"]
+    return ["--config", str(settings), *name, *argv]
+
+
+def _run() -> NoReturn:
+    """As a program. Once it was asked to stop, it does not wait for what is being compiled in the background."""
+    code = run_program(main)
+    if code in (EXIT_STOPPED, EXIT_INTERRUPTED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    _run()

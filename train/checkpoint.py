@@ -1,67 +1,141 @@
-"""Full checkpoints of a run, through Orbax: parameters, optimizer, schedule position, EMA, best-so-far."""
+"""Full checkpoints of a run, through Orbax: parameters, optimizer, running average, position, best-so-far."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+import xxhash
 
 from shared.errors import UserError
+from train.metrics import MetricSums, zero_sums
 from train.state import TrainState
 
-_KEPT = 2
-_FORMAT = 2
-"""1: parameters as a tree of arrays. 2: as one vector."""
+_FORMAT = 3
+"""1: parameters as a tree of arrays. 2: as one vector, at the ends of epochs, numbered by them. 3: anywhere, numbered
+by steps, with the sums of the epoch so far and a checksum."""
+
+_READ_FORMATS = (2, 3)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands beside its arrays. The shuffle is a function of (seed, epoch), so the epoch is its state."""
+    """Where a run stands beside its arrays. The shuffle is a function of (seed, epoch), so these are all its state."""
 
     epoch: int = 0  # epochs finished
+    batch: int = 0  # batches taken of the epoch after them
+    seconds: float = 0.0  # spent on those
     best_loss: float = float("inf")
     best_epoch: int = 0
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: TrainState
+    sums: MetricSums  # of the epoch so far
+    progress: Progress
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be read as it was written."""
 
 
 class Checkpoints:
     """The last few checkpoints of one run, written in the background, each complete or absent."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: int = 3) -> None:
         self._folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, create=True, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
-    def save(self, state: TrainState, progress: Progress) -> None:
-        """Start writing a checkpoint; the arrays are copied before this returns."""
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave({"format": _FORMAT, **asdict(progress)})
-        )
-        self._manager.save(progress.epoch, args=items, force=True)
+    def latest(self) -> int | None:
+        """Number of the newest checkpoint."""
+        step: int | None = self._manager.latest_step()
+        return step
 
-    def restore(self, like: TrainState) -> tuple[TrainState, Progress] | None:
-        """The latest checkpoint, placed as ``like`` is; None if there is none.
+    def save(self, saved: Saved, step: int) -> None:
+        """Start writing the checkpoint of this number of steps; the arrays are copied before this returns.
+
+        Nothing happens if it exists already.
+        """
+        if step in self._manager.all_steps():
+            return
+        arrays = {"state": saved.state, "sums": saved.sums}
+        description = {"format": _FORMAT, "checksum": _checksum(arrays), **asdict(saved.progress)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(description))
+        self._manager.save(step, args=items, force=True)
+
+    def restore(self, like: TrainState) -> tuple[Saved | None, list[str]]:
+        """The newest checkpoint that can be read, placed as ``like`` is (None if there is none).
+
+        Damaged ones newer than it are removed; the texts say which they were.
 
         Raises:
-            UserError: it was written by another version of this program.
+            UserError: it was written by another version of this program, or none can be read.
         """
-        latest = self._manager.latest_step()
-        if latest is None:
-            return None
-        abstract: Any = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        kept = self._manager.restore(latest, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
-        found = kept.pop("format", 1)
-        if found != _FORMAT:
+        removed: list[str] = []
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                saved = self._read(step, like)
+            except _DamagedError as error:
+                removed.append(f"{self._folder / str(step)}: damaged ({error})")
+                continue
+            for newer in steps[: len(removed)]:
+                self._manager.delete(newer)
+            return saved, removed
+        if removed:
             raise UserError(
-                f"{self._folder}: checkpoints of format {found}, but this program continues format {_FORMAT}; train "
+                f"{removed[0]}, and so are all {len(removed)} checkpoints; train under another --name, or with "
+                "--init-from this run if its best/ can still be read"
+            )
+        return None, []
+
+    def _read(self, step: int, like: TrainState) -> Saved:
+        try:
+            progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
+            found = progress.pop("format", 1)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise _DamagedError(_first_line(error)) from error
+        if found not in _READ_FORMATS:
+            raise UserError(
+                f"{self._folder}: checkpoints of format {found}, but this program continues formats 2 and 3; train "
                 "under another --name (best/ of this run stays usable)"
             )
+        sums = jax.tree.map(lambda x: jax.device_put(x, like.step.sharding), zero_sums())
+        arrays: Any = {"state": like, "sums": sums} if found > 2 else like
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, arrays)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(latest, args=items)["state"], Progress(**kept)
+        try:
+            read = self._manager.restore(step, args=items)["state"]
+            if found == 2:
+                return Saved(read, sums, Progress(**progress))
+            if progress.pop("checksum") != _checksum(read):
+                raise _DamagedError("its arrays have another checksum")
+            return Saved(read["state"], read["sums"], Progress(**progress))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _DamagedError(_first_line(error)) from error
 
     def close(self) -> None:
         """Wait for the write under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _checksum(arrays: Any) -> str:
+    digest = xxhash.xxh3_128()
+    for leaf in jax.tree.leaves(arrays):
+        digest.update(np.asarray(jax.device_get(leaf)).tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -8,7 +8,10 @@ depend on: this project's sources, the versions of the libraries, the settings a
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
@@ -36,14 +39,22 @@ _DO_NOT_MATTER = (
     *("config", "cache_dir", "runs_dir", "name", "epochs", "batch_size", "seed", "plot_results", "plot_freq"),
     *("learning_rate", "schedule", "warmup_epochs", "esp_min_distance", "esp_max_value", "esp_radius_factor"),
     *("data_placement", "host_devices", "distributed", "coordinator", "processes", "process_id"),
+    *("from_run", "init_from", "largest_loss", "early_stopping", "tensorboard", "wandb"),
+    *("checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),
 )
 """Settings that the programs do not contain: they are arguments, or stay on the host. A new one is taken to matter."""
+
+_COMPILED_AT_ONCE = 2
 
 _PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax")
 
 
 class Steps:
-    """The functions of a run, on all its devices together. Nothing is compiled until it is used."""
+    """The functions of a run, on all its devices together.
+
+    Each is compiled when it is used, or in the background when it is prepared, so that the first batch of a further
+    bucket does not have to wait, and a signal can be answered meanwhile.
+    """
 
     def __init__(self, config: TrainConfig, steps_per_epoch: int, devices: Devices) -> None:
         """For ``steps_per_epoch`` steps in each of the epochs, over which the learning rate changes."""
@@ -52,7 +63,9 @@ class Steps:
         self._schedule = devices.place(schedule(config, steps_per_epoch))
         # Several processes have to trace alike, and need not share a disk.
         self._kept = kept_programs(self._digest()) if jax.process_count() == 1 else None
-        self._executables: dict[tuple[Any, ...], Any] = {}
+        self._executables: dict[tuple[Any, ...], Future[Any]] = {}
+        self._compiler = ThreadPoolExecutor(_COMPILED_AT_ONCE, thread_name_prefix="compile")
+        self._tracing = threading.Lock()
 
     def create_state(self, seed: int) -> TrainState:
         """A new state: the same for any devices, and placed where it stays, for it not to compile the step twice.
@@ -60,8 +73,7 @@ class Steps:
         It is drawn on the host's processor, and compiled without optimization, which would take longer than drawing.
         """
         structure = jax.tree.structure(new_state(np.zeros(1, np.float32), build_optimizer(self._config)))
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            (state,) = self._run("create", (jax.random.key_data(jax.random.key(seed)),), (structure,))
+        (state,) = self._run("create", _key_data(seed), (structure,))
         return self.devices.place(jax.device_get(state))
 
     def abstract_state(self) -> TrainState:
@@ -99,16 +111,33 @@ class Steps:
         arguments = (state, sums, data, rows, *bounds, self._schedule)
         return self._run("train_resident", arguments, results, donated=(state, sums))
 
-    def prepare_train(self, batch: Batch) -> None:
-        """Compile :meth:`train` for these shapes; can be done while a state is being created."""
-        state, sums = self.abstract_state(), self.devices.place(zero_sums())
-        self._executable("train", (state, sums, batch, self._schedule), donated=(state, sums))
+    def prepare_create(self) -> Future[Any]:
+        """Begin to compile :meth:`create_state`."""
+        return self._executable("create", _key_data(0), ())
 
-    def prepare_train_resident(self, data: Batch, rows: Array) -> None:
-        """Compile :meth:`train_resident` for these shapes; can be done while a state is being created."""
+    def prepare_train(self, batch: Batch) -> Future[Any]:
+        """Begin to compile :meth:`train` for these shapes (the arrays, or what has their shapes and placement)."""
+        state, sums = self.abstract_state(), self.devices.place(zero_sums())
+        return self._executable("train", (state, sums, batch, self._schedule), donated=(state, sums))
+
+    def prepare_train_resident(self, data: Batch, rows: Array) -> Future[Any]:
+        """Begin to compile :meth:`train_resident` for these shapes."""
         state, sums, bound = self.abstract_state(), self.devices.place(zero_sums()), np.zeros((), np.int32)
         arguments = (state, sums, data, rows, bound, bound, self._schedule)
-        self._executable("train_resident", arguments, donated=(state, sums))
+        return self._executable("train_resident", arguments, donated=(state, sums))
+
+    def prepare_evaluate(self, batch: Batch) -> Future[Any]:
+        """Begin to compile :meth:`evaluate` for these shapes."""
+        return self._executable("evaluate", (self.abstract_state().params, self.devices.place(zero_sums()), batch), ())
+
+    def close(self) -> None:
+        """Do not begin what was prepared and is not needed any more."""
+        self._executables = {key: future for key, future in self._executables.items() if not future.cancel()}
+
+    def gradient(self, params: Array, batch: Batch) -> tuple[Array, Array, MetricSums]:
+        """Gradient of the loss (P,), the loss, and the metric sums of a batch; for a diagnosis."""
+        results = (jax.tree.structure(0), jax.tree.structure(0), jax.tree.structure(zero_sums()))
+        return self._run("gradient", (params, batch), results)
 
     def evaluate(self, params: Array, sums: MetricSums, batch: Batch) -> tuple[MetricSums, Prediction]:
         """Predictions for a batch; adds to the metric sums."""
@@ -141,22 +170,30 @@ class Steps:
 
     def _run(self, name: str, arguments: tuple[Any, ...], results: tuple[Any, ...], donated: Any = ()) -> Any:
         """Call a function, compiled for these shapes; ``donated`` are its first arguments, ``results`` their trees."""
-        executable = self._executable(name, arguments, donated)
+        executable = self._executable(name, arguments, donated).result()
         return jax.tree.unflatten(jax.tree_util.treedef_tuple(results), executable(*jax.tree.leaves(arguments)))
 
-    def _executable(self, name: str, arguments: tuple[Any, ...], donated: Any) -> Any:
+    def _executable(self, name: str, arguments: tuple[Any, ...], donated: Any) -> Future[Any]:
         leaves, tree = jax.tree.flatten(arguments)
         key = (name, *(leaf.shape for leaf in leaves))
-        executable = self._executables.get(key)
-        if executable is None:
-            executable = self._compile(key, leaves, tree, len(jax.tree.leaves(donated)))
-            self._executables[key] = executable
-        return executable
+        if key not in self._executables:
+            shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves]
+            count = len(jax.tree.leaves(donated))
+            self._executables[key] = self._compiler.submit(self._compile, key, shapes, tree, count)
+        return self._executables[key]
 
-    def _compile(self, key: tuple[Any, ...], leaves: list[Any], tree: Any, donated: int) -> Any:
+    def _compile(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
         """From the kept program if there is one, else traced; flat lists of arrays go in and come out."""
         name = key[0]
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves]
+        where = jax.default_device(jax.local_devices(backend="cpu")[0]) if name == "create" else nullcontext()
+        with self._tracing, where:
+            lowered = self._lower(key, shapes, tree, donated)
+        # A new state is drawn once: optimizing that would take longer.
+        options = {"xla_backend_optimization_level": 0} if name == "create" else compiler_options(self.devices)
+        return lowered.compile(compiler_options=options)
+
+    def _lower(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
+        name = key[0]
 
         def flat(*leaves: Any) -> list[Any]:
             return jax.tree.leaves(self._functions[name](*jax.tree.unflatten(tree, leaves)))
@@ -171,9 +208,7 @@ class Steps:
                 self._kept.save(entry, kept)
             function = export.deserialize(bytearray(kept)).call
         jitted: Any = jax.jit(function, donate_argnums=tuple(range(donated)))
-        # A new state is drawn once: optimizing that would take longer.
-        options = {"xla_backend_optimization_level": 0} if name == "create" else compiler_options(self.devices)
-        return jitted.lower(*shapes).compile(compiler_options=options)
+        return jitted.lower(*shapes)
 
     def _digest(self) -> str:
         settings = {name: value for name, value in asdict(self._config).items() if name not in _DO_NOT_MATTER}
@@ -192,6 +227,10 @@ class Steps:
 def compiler_options(devices: Devices) -> dict[str, Any]:
     """Measured on a processor: a third less to compile, and steps of the same speed."""
     return {"xla_backend_optimization_level": 1} if devices.platform == "cpu" else {}
+
+
+def _key_data(seed: int) -> tuple[Any]:
+    return (np.asarray(jax.random.key_data(jax.random.key(seed))),)
 
 
 def _structure_of(fields: Any) -> Any:

@@ -64,6 +64,15 @@ class TrainConfig(ModelConfig):
     runs_dir: str = "runs"
     """Folder that holds the runs."""
 
+    from_run: str = ""
+    """Repeat this run (runs/NAME): its settings, except for the flags given here, on the same data."""
+
+    init_from: str = ""
+    """Begin with the best weights of this run (runs/NAME), for fine-tuning on other data or with other settings."""
+
+    freeze: Literal["none", "physnet", "dcmnet"] = "none"
+    """Network whose weights stay as they are."""
+
     epochs: PositiveInt = 100
     """Passes over the training split."""
 
@@ -81,6 +90,21 @@ class TrainConfig(ModelConfig):
 
     grad_clip_norm: NonNegative = 1.0
     """Largest global gradient norm (0 = no clipping)."""
+
+    largest_loss: Positive = 1e8
+    """A batch with a larger loss, or one that is not a number, ends the run."""
+
+    early_stopping: NonNegativeInt = 0
+    """End after so many epochs without a better validation loss (0 = never)."""
+
+    checkpoint_minutes: NonNegative = 1.0
+    """Save the full state after so many minutes, inside an epoch too."""
+
+    checkpoint_epochs: NonNegativeInt = 0
+    """Also save it at the end of every so many epochs (0 = by time only, and at the end of the run)."""
+
+    keep_checkpoints: PositiveInt = 3
+    """How many of the latest checkpoints are kept."""
 
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the running average of the weights that is evaluated and saved as best (0 = the weights themselves)."""
@@ -141,6 +165,12 @@ class TrainConfig(ModelConfig):
 
     plot_results: bool = True
     """Draw scatter plots and ESP pictures at the end."""
+
+    tensorboard: bool = True
+    """Write runs/NAME/tensorboard, where tensorboardX is installed."""
+
+    wandb: str = ""
+    """Weights & Biases project to log to (needs wandb)."""
 
     plot_freq: NonNegativeInt = 0
     """Also draw them every so many epochs (0 = only at the end)."""

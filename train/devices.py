@@ -111,11 +111,18 @@ def _in_a_row(devices: list[Any]) -> Devices:
     return Devices(Mesh(np.asarray(devices), (AXIS,)))
 
 
-def agreed(answer: bool) -> bool:
-    """The first process's answer, for a question that each would answer by its own clock."""
+def agreed(number: int) -> int:
+    """The first process's number, where each would find its own by its clock."""
     if jax.process_count() == 1:
-        return answer
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
+
+
+def largest(number: int) -> int:
+    """The largest of all processes' numbers."""
+    if jax.process_count() == 1:
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.asarray(number))))
 
 
 def start_devices(config: TrainConfig) -> None:

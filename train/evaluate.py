@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.compiled import Steps
     from train.devices import own_devices, start_devices
     from train.evaluation import finish_run
-    from train.loop import split_loader
     from train.run_folder import RunFolder, load_config, load_data_digests
+    from train.session import split_loader
 
     keep_compilations()
     folder = RunFolder(Path(asked.run))

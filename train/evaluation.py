@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +58,12 @@ class Targets:
 
 
 def evaluate_split(
-    steps: Steps, params: jax.Array, loader: Loader, targets: Targets | None = None, quiet: bool = False
+    steps: Steps,
+    params: jax.Array,
+    loader: Loader,
+    quiet: bool = False,
+    between: Callable[[], None] = lambda: None,
+    targets: Targets | None = None,
 ) -> dict[str, float]:
     """Every metric on a split; ``targets`` collects references and predictions if given.
 
@@ -65,8 +71,9 @@ def evaluate_split(
         steps: compiled functions.
         params: (P,) on the devices of ``steps``.
         loader: of the split.
-        targets: needs all devices to belong to this process.
         quiet: no progress bar.
+        between: called after each batch; may raise.
+        targets: needs all devices to belong to this process.
     """
     devices = steps.devices
     sums = devices.place(zero_sums())
@@ -83,6 +90,7 @@ def evaluate_split(
                 names = loader.buckets[plan.bucket].take(NAME_ARRAY, plan.rows)
                 _collect(targets, plan, batch, jax.device_get(prediction), names)
             bar.update(len(plan.rows))
+            between()
     return named_metrics(sums)
 
 
@@ -96,7 +104,7 @@ def finish_run(
     trained = load_weights(folder.best)
     targets = Targets()
     params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
-    metrics = evaluate_split(steps, params, loader, targets)
+    metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
     record: dict[str, Any] = {"split": split, "molecules": len(loader), "metrics": metrics}
     write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())
     if plots:

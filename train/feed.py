@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from shared.batch import Batch
 from shared.errors import UserError
 from train.compiled import Steps
 from train.config import TrainConfig
-from train.devices import Devices
+from train.devices import Devices, agreed
 from train.loader import BatchPlan, Loader
 from train.metrics import MetricSums
 from train.state import TrainState
@@ -28,16 +29,20 @@ _SHARE_OF_MEMORY = 0.3
 _SECONDS_PER_DISPATCH = 0.5
 """One dispatch covers at most about this much work, so that an interruption does not wait for long."""
 
+_SECONDS_BETWEEN_SIGNS = 0.2
+"""While a bucket's step is being compiled."""
+
 _IN_FLIGHT = 2
 """Dispatches that the device has ahead of it: enough never to wait for the host, few enough to be interrupted."""
 
 
-class Progress(NamedTuple):
+class Dispatched(NamedTuple):
     """What one dispatch gives; the loss may not have arrived yet."""
 
     state: TrainState
     sums: MetricSums
-    loss: Any  # () array
+    loss: Any  # () array, that of the last step; None if there was none
+    steps: int
     molecules: int
 
 
@@ -50,12 +55,29 @@ class Feed(ABC):
     def __init__(self, steps: Steps, loader: Loader) -> None:
         self.steps, self.loader = steps, loader
 
-    @abstractmethod
+        self._compiling: dict[int, Future[Any]] = {}
+
     def prepare(self, plans: Sequence[BatchPlan]) -> None:
-        """Compile for the first of these batches; can be done while a state is being created."""
+        """Begin to compile for every bucket of these batches, in their order."""
+        for bucket in dict.fromkeys(plan.bucket for plan in plans):
+            self._compiling[bucket] = self._prepare(bucket)
 
     @abstractmethod
-    def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Progress]:
+    def _prepare(self, bucket: int) -> Future[Any]:
+        """Begin to compile for a bucket."""
+
+    def _wait_for(self, bucket: int, state: TrainState, sums: MetricSums) -> Iterator[Dispatched]:
+        """No progress, again and again, until the bucket's step is compiled: whoever counts it can also stop."""
+        compiling = self._compiling.pop(bucket, None)
+        while compiling is not None:
+            try:
+                compiling.result(timeout=_SECONDS_BETWEEN_SIGNS)
+                return
+            except TimeoutError:
+                yield Dispatched(state, sums, None, 0, 0)
+
+    @abstractmethod
+    def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Dispatched]:
         """Take the steps in order; the arrays that came in are given up."""
 
 
@@ -66,13 +88,13 @@ class StreamFeed(Feed):
         super().__init__(steps, loader)
         self._part = steps.devices.own_part(loader.places)
 
-    def prepare(self, plans: Sequence[BatchPlan]) -> None:
-        self.steps.prepare_train(self._read(plans[0]))
+    def _prepare(self, bucket: int) -> Future[Any]:
+        return self.steps.prepare_train(self._read(BatchPlan(bucket, np.arange(1))))
 
     def _read(self, plan: BatchPlan) -> Batch:
         return self.steps.devices.place_batch(self.loader.read(plan, self._part), self.loader.places)
 
-    def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Progress]:
+    def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Dispatched]:
         self.input_wait = 0.0
         in_flight: deque[Any] = deque()
         batches = self.loader.stream(plans, self._read)
@@ -84,11 +106,12 @@ class StreamFeed(Feed):
                 return
             if in_flight and in_flight[-1].is_ready():
                 self.input_wait += time.perf_counter() - start
+            yield from self._wait_for(plan.bucket, state, sums)
             state, sums, loss = self.steps.train(state, sums, batch)
             in_flight.append(loss)
             if len(in_flight) > _IN_FLIGHT:
                 in_flight.popleft().block_until_ready()
-            yield Progress(state, sums, loss, len(plan.rows))
+            yield Dispatched(state, sums, loss, 1, len(plan.rows))
 
 
 class ResidentFeed(Feed):
@@ -102,16 +125,16 @@ class ResidentFeed(Feed):
         ]
         self._steps_per_dispatch: dict[int, int] = {}
 
-    def prepare(self, plans: Sequence[BatchPlan]) -> None:
-        bucket = plans[0].bucket
+    def _prepare(self, bucket: int) -> Future[Any]:
         rows = self.steps.devices.place_rows(self._row_numbers([], self.loader.run_length(bucket)))
-        self.steps.prepare_train_resident(self._data[bucket], rows)
+        return self.steps.prepare_train_resident(self._data[bucket], rows)
 
-    def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Progress]:
+    def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Dispatched]:
         self.input_wait = 0.0
         in_flight: deque[Any] = deque()
         for bucket, batches in itertools.groupby(plans, key=lambda plan: plan.bucket):
             length = self.loader.run_length(bucket)
+            yield from self._wait_for(bucket, state, sums)
             for run in _chunks(list(batches), length):
                 rows = self.steps.devices.place_rows(self._row_numbers(run, length))
                 for first, last in self._dispatches(bucket, len(run)):
@@ -122,7 +145,8 @@ class ResidentFeed(Feed):
                     in_flight.append(loss)
                     if len(in_flight) > _IN_FLIGHT:
                         in_flight.popleft().block_until_ready()
-                    yield Progress(state, sums, loss, sum(len(plan.rows) for plan in run[first:last]))
+                    molecules = sum(len(plan.rows) for plan in run[first:last])
+                    yield Dispatched(state, sums, loss, last - first, molecules)
 
     def _row_numbers(self, run: Sequence[BatchPlan], length: int) -> np.ndarray:
         rows = np.full((length, self.loader.places), -1, np.int32)
@@ -143,7 +167,8 @@ class ResidentFeed(Feed):
         loss.block_until_ready()
         if first:
             seconds = time.perf_counter() - start
-            self._steps_per_dispatch[bucket] = max(1, int(_SECONDS_PER_DISPATCH / seconds))
+            # The same in every process, although each has its own clock.
+            self._steps_per_dispatch[bucket] = agreed(max(1, int(_SECONDS_PER_DISPATCH / seconds)))
 
 
 def build_feed(config: TrainConfig, steps: Steps, loader: Loader) -> Feed:

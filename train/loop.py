@@ -4,48 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from shared.cache import Cache, open_cache
-from shared.errors import UserError
+from shared.errors import Interrupted
 from train import run_folder
-from train.checkpoint import Checkpoints, Progress
+from train.checkpoint import Checkpoints, Progress, Saved
 from train.compiled import Steps
 from train.config import TrainConfig
-from train.devices import Devices, agreed, all_devices, own_devices
-from train.esp_points import EspSelection
+from train.devices import agreed, largest, own_devices
+from train.divergence import diverged
 from train.evaluation import evaluate_split, finish_run
-from train.feed import Feed, ResidentFeed, build_feed
-from train.loader import Loader
+from train.feed import Dispatched
+from train.interruption import Interruption, stopped
 from train.metrics import METRIC_NAMES, named_metrics, zero_sums
-from train.run_folder import RunFolder
+from train.session import Session, first_state, open_session, prepare_evaluation, split_loader
 from train.state import TrainState
+from train.tracking import Tracker
 from train.weights import TrainedModel, save_weights
 
-_SECONDS_BETWEEN_CHECKPOINTS = 20.0
+_SAVE, _DIVERGED = 1, 1000
+"""What may have to be done after a dispatch, beside the number of a signal: the largest of all processes' counts."""
 
-
-@dataclass(frozen=True)
-class Session:
-    """What stays fixed while a run trains."""
-
-    config: TrainConfig
-    cache: Cache
-    folder: RunFolder
-    steps: Steps
-    feed: Feed
-    valid: Loader
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes and prints."""
-        return self.steps.devices.is_first
+_STEPS_BETWEEN_AGREEMENTS = 20
+"""Several processes have to do it after the same step, and asking each other makes the devices wait."""
 
 
 def train(config: TrainConfig) -> Path:
@@ -53,78 +41,178 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         UserError: no such preprocessed data, a folder that holds another run, or a diverged training.
+        Interrupted: a signal asked to stop; everything is saved.
     """
-    session = _open(config)
-    checkpoints = Checkpoints(session.folder.checkpoints)
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            # At the same time: each is partly Python's work, and partly the compiler's.
-            creating = pool.submit(session.steps.create_state, config.seed)
-            session.feed.prepare(session.feed.loader.plan(config.seed))
-            state, progress = _resume(session, checkpoints, creating.result())
-        _epochs(session, checkpoints, state, progress)
-    finally:
-        checkpoints.close()
-    _finish(session, plots=config.plot_results)
+    with Interruption() as interruption:
+        session = open_session(config, interruption)
+        try:
+            with _Training(session) as training:
+                training.run()
+            # From here on there is nothing to save.
+            interruption.at_once = True
+            _finish(session, plots=config.plot_results)
+        finally:
+            session.steps.close()
     return session.folder.path
 
 
-def _open(config: TrainConfig) -> Session:
-    cache = open_cache(Path(config.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff)
-    devices = all_devices()
-    loader, valid = (split_loader(cache, split, config, devices) for split in ("train", "valid"))
-    folder = run_folder.prepare_run(config, cache, write=devices.is_first)
-    steps = Steps(config, loader.batches_per_epoch, devices)
-    feed = build_feed(config, steps, loader)
-    if devices.is_first:
-        where = "on the device" if isinstance(feed, ResidentFeed) else "streamed"
-        print(
-            f"train: {len(loader):,} molecules, {len(loader.buckets)} bucket(s), {where}; "
-            f"{devices.count} {devices.platform} device(s); run {folder.path}"
-        )
-    return Session(config, cache, folder, steps, feed, valid)
+class _Training:
+    """The epochs of a run."""
 
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._config = session.config
+        self._checkpoints = Checkpoints(session.folder.checkpoints, session.config.keep_checkpoints)
+        self._saved_at = time.monotonic()
+        self._evaluations: list[Future[Any]] = []
+        self._state: TrainState
+        self._sums: Any
+        self._progress: Progress
+        self._tracker: Tracker | None = None
 
-def split_loader(cache: Cache, split: Any, config: TrainConfig, devices: Devices) -> Loader:
-    """The batches of one split, in arrays that divide among the devices.
+    def __enter__(self) -> _Training:
+        return self
 
-    Raises:
-        UserError: the split was not preprocessed.
-    """
-    if not cache.has_split(split):
-        raise UserError(f"{cache.frames_folder}: no {split} split; preprocess with --{split}-efd and --{split}-esp")
-    selection = EspSelection(config.esp_radius_factor, config.esp_min_distance, config.esp_max_value)
-    return Loader(cache.load_split(split), config.batch_size, selection, devices.count)
+    def __exit__(self, *_: object) -> None:
+        self._checkpoints.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
+    def run(self) -> None:
+        """Train what is missing of the run."""
+        session, config = self._session, self._config
+        self._begin()
+        self._tracker = Tracker(config, session.folder, self._progress.epoch, active=session.is_first)
+        while self._progress.epoch < config.epochs and not self._stops_early():
+            train_metrics = self._train_epoch()
+            valid_metrics = self._evaluate()
+            self._end_epoch(train_metrics, valid_metrics)
+        if self._stops_early():
+            session.tell(
+                f"no better validation loss for {config.early_stopping} epochs (--early-stopping): the best was "
+                f"epoch {self._progress.best_epoch}"
+            )
 
-def _resume(session: Session, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, Progress]:
-    restored = checkpoints.restore(state)
-    state, progress = restored or (state, Progress())
-    if not session.is_first:
-        return state, progress
-    run_folder.rewrite_metrics(session.folder, run_folder.read_metrics(session.folder, progress.epoch))
-    if progress.epoch >= session.config.epochs:
-        print(f"this run has finished its {progress.epoch} epochs; more --epochs (make's EPOCHS=) continue it")
-    elif progress.epoch:
-        print(f"continuing after epoch {progress.epoch} of {session.config.epochs}")
-    return state, progress
+    def _begin(self) -> None:
+        """The first state, or that of the newest checkpoint, while the steps are being compiled."""
+        session = self._session
+        steps = session.steps
+        new = self._checkpoints.latest() is None
+        creating = steps.prepare_create() if new else None
+        session.feed.prepare(session.plans(0))
+        self._evaluations = prepare_evaluation(session)
+        if creating is not None:
+            session.interruption.wait_for(creating)
+            self._state, self._progress = first_state(session), Progress()
+            self._sums = steps.devices.place(zero_sums())
+        else:
+            saved, removed = self._checkpoints.restore(steps.abstract_state())
+            assert saved is not None
+            self._state, self._sums, self._progress = saved
+            for text in removed:
+                session.tell(f"warning: {text}; going on from the one before")
+        if session.is_first:
+            records = run_folder.read_metrics(session.folder, self._progress.epoch)
+            run_folder.rewrite_metrics(session.folder, records)
+        self._tell_where()
 
+    def _tell_where(self) -> None:
+        epoch, batch, epochs = self._progress.epoch, self._progress.batch, self._config.epochs
+        if epoch >= epochs:
+            self._session.tell(f"this run has finished its {epoch} epochs; more --epochs (make's EPOCHS=) continue it")
+        elif batch:
+            batches = self._session.feed.loader.batches_per_epoch
+            self._session.tell(f"continuing in epoch {epoch + 1} of {epochs}, after batch {batch} of {batches}")
+        elif epoch:
+            self._session.tell(f"continuing after epoch {epoch} of {epochs}")
 
-def _epochs(session: Session, checkpoints: Checkpoints, state: TrainState, progress: Progress) -> None:
-    config = session.config
-    saved_at = time.monotonic()
-    for epoch in range(progress.epoch, config.epochs):
-        start = time.perf_counter()
-        state, train_metrics = _train_epoch(session, state, epoch)
-        seconds = time.perf_counter() - start
-        valid_metrics = evaluate_split(session.steps, state.ema_params, session.valid, quiet=not session.is_first)
-        loss = valid_metrics["loss"]
-        progress = replace(progress, epoch=epoch + 1)
-        if loss < progress.best_loss:
-            progress = replace(progress, best_loss=loss, best_epoch=epoch + 1)
-            _save_best(session, state)
+    def _stops_early(self) -> bool:
+        patience, progress = self._config.early_stopping, self._progress
+        return bool(patience) and progress.best_epoch > 0 and progress.epoch - progress.best_epoch >= patience
+
+    def _train_epoch(self) -> dict[str, float]:
+        session, done = self._session, self._progress.batch
+        plans = session.plans(self._progress.epoch)
+        start = time.perf_counter() - self._progress.seconds
+        with tqdm(
+            total=len(session.feed.loader),
+            initial=sum(len(plan.rows) for plan in plans[:done]),
+            desc=f"epoch {self._progress.epoch + 1}",
+            unit="mol",
+            leave=False,
+            disable=None if session.is_first else True,
+        ) as bar:
+            for loss, dispatched in self._dispatches(plans[done:]):
+                self._progress = replace(
+                    self._progress,
+                    batch=self._progress.batch + dispatched.steps,
+                    seconds=time.perf_counter() - start,
+                )
+                bar.update(dispatched.molecules)
+                if loss is not None:
+                    bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                self._answer(loss, dispatched.steps)
+        metrics = named_metrics(self._sums)
+        self._progress = replace(self._progress, seconds=time.perf_counter() - start)
+        if not math.isfinite(metrics["loss"]):
+            raise self._diverged()
+        return metrics
+
+    def _dispatches(self, plans: list[Any]) -> Iterator[tuple[float | None, Dispatched]]:
+        """What the feed dispatches, and a loss if one has arrived that was not seen yet.
+
+        Asking for one that has not arrived would make the device wait for the host.
+        """
+        waiting: Any = None
+        for dispatched in self._session.feed.epoch(self._state, self._sums, plans):
+            # These replace the arrays that went in, whose memory is given up.
+            self._state, self._sums = dispatched.state, dispatched.sums
+            loss = None
+            if waiting is not None and waiting.is_ready():
+                loss, waiting = float(waiting), None
+            waiting = dispatched.loss if waiting is None else waiting
+            yield loss, dispatched
+
+    def _answer(self, loss: float | None, steps: int) -> None:
+        """Save, stop, or end with what is known of a divergence, as it may be time to."""
+        todo = _DIVERGED if loss is not None and not math.isfinite(loss) else self._session.interruption.asked
+        todo = todo or (_SAVE if self._save_is_due else 0)
+        if jax.process_count() > 1:
+            before = self._progress.batch - steps
+            if before // _STEPS_BETWEEN_AGREEMENTS == self._progress.batch // _STEPS_BETWEEN_AGREEMENTS:
+                return
+            todo = largest(todo)
+        if todo == _DIVERGED:
+            raise self._diverged()
+        if todo:
+            self._save()
+        if todo > _SAVE:
+            raise self._stopped(todo)
+
+    def _evaluate(self) -> dict[str, float]:
+        session = self._session
+
+        def answer() -> None:
+            if session.interruption.asked and jax.process_count() == 1:
+                self._save()
+                raise self._stopped(session.interruption.asked)
+
+        for future in self._evaluations:
+            session.interruption.wait_while(future, answer)
+        self._evaluations = []
+        return evaluate_split(session.steps, self._state.ema_params, session.valid, not session.is_first, answer)
+
+    def _end_epoch(self, train_metrics: dict[str, float], valid_metrics: dict[str, float]) -> None:
+        session, config = self._session, self._config
+        epoch, loss = self._progress.epoch + 1, valid_metrics["loss"]
+        seconds = self._progress.seconds
+        self._progress = replace(self._progress, epoch=epoch, batch=0, seconds=0.0)
+        self._sums = session.steps.devices.place(zero_sums())
+        if loss < self._progress.best_loss:
+            self._progress = replace(self._progress, best_loss=loss, best_epoch=epoch)
+            self._save_best()
         record = {
-            "epoch": epoch + 1,
+            "epoch": epoch,
             "seconds": seconds,
             "samples_per_second": len(session.feed.loader) / seconds,
             "input_wait_seconds": session.feed.input_wait,
@@ -133,44 +221,45 @@ def _epochs(session: Session, checkpoints: Checkpoints, state: TrainState, progr
         }
         if session.is_first:
             run_folder.append_metrics(session.folder, record)
-            print(_epoch_line(record, config.epochs, best=progress.best_epoch == epoch + 1))
-        last = epoch + 1 == config.epochs
-        if last or agreed(time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS):
-            checkpoints.save(state, progress)
-            saved_at = time.monotonic()
-        if config.plot_freq and (epoch + 1) % config.plot_freq == 0 and not last:
+        if self._tracker is not None:
+            self._tracker.log(record)
+        session.tell(_epoch_line(record, config.epochs, best=self._progress.best_epoch == epoch))
+        last = epoch == config.epochs or self._stops_early()
+        named = bool(config.checkpoint_epochs) and epoch % config.checkpoint_epochs == 0
+        if last or named or agreed(self._save_is_due):
+            self._save()
+        if not last and (asked := largest(session.interruption.asked)):
+            self._save()
+            raise self._stopped(asked)
+        if config.plot_freq and epoch % config.plot_freq == 0 and not last:
             _finish(session, plots=True, quiet=True)
 
+    @property
+    def _save_is_due(self) -> bool:
+        minutes = self._config.checkpoint_minutes
+        return minutes > 0 and time.monotonic() - self._saved_at > 60.0 * minutes
 
-def _train_epoch(session: Session, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, float]]:
-    sums = session.steps.devices.place(zero_sums())
-    plans = session.feed.loader.plan(session.config.seed, epoch)
-    hidden = None if session.is_first else True
-    shown: Any = None
-    total = len(session.feed.loader)
-    with tqdm(total=total, desc=f"epoch {epoch + 1}", unit="mol", leave=False, disable=hidden) as bar:
-        for done in session.feed.epoch(state, sums, plans):
-            # These replace the arrays that went in, whose memory is given up.
-            state, sums = done.state, done.sums
-            # Only a loss that has arrived is shown: asking for one that has not would make the device wait.
-            if shown is not None and shown.is_ready():
-                bar.set_postfix(loss=f"{float(shown):.4g}", refresh=False)
-                shown = None
-            shown = done.loss if shown is None else shown
-            bar.update(done.molecules)
-        metrics = named_metrics(sums)
-    if not math.isfinite(metrics["loss"]):
-        raise UserError(
-            f"{session.folder.path}: the loss became {metrics['loss']} in epoch {epoch + 1}; lower --learning-rate or "
-            "--grad-clip-norm and start under another --name (the best weights so far are kept)"
-        )
-    return state, metrics
+    def _save(self) -> None:
+        # An epoch has one place more than batches: that after the last one, before its evaluation.
+        places = self._session.feed.loader.batches_per_epoch + 1
+        step = self._progress.epoch * places + self._progress.batch
+        self._checkpoints.save(Saved(self._state, self._sums, self._progress), step)
+        self._saved_at = time.monotonic()
 
+    def _save_best(self) -> None:
+        session = self._session
+        if session.is_first:
+            params = session.steps.parameters.to_host(self._state.ema_params)
+            save_weights(session.folder.best, TrainedModel(self._config, session.cache.reference_energies_ev, params))
 
-def _save_best(session: Session, state: TrainState) -> None:
-    if session.is_first:
-        params = session.steps.parameters.to_host(state.ema_params)
-        save_weights(session.folder.best, TrainedModel(session.config, session.cache.reference_energies_ev, params))
+    def _stopped(self, number: int) -> Interrupted:
+        progress = self._progress
+        where = f"after batch {progress.batch} of epoch {progress.epoch + 1}"
+        where = where if progress.batch else f"after epoch {progress.epoch}"
+        return stopped(number, f"{where}, and saved; the same command continues there")
+
+    def _diverged(self) -> Exception:
+        return diverged(self._session, self._state, self._progress, self._checkpoints.latest())
 
 
 def _finish(session: Session, plots: bool, quiet: bool = False) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
+import uuid
 from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
+import psutil
+import xxhash
 
 from shared import config_io
 from shared.cache import Cache
@@ -19,7 +23,8 @@ from train.config import TrainConfig
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
 _MAY_CHANGE = (
-    *("config", "cache_dir", "runs_dir", "epochs", "plot_results", "plot_freq"),
+    *("config", "cache_dir", "runs_dir", "from_run", "epochs", "plot_results", "plot_freq", "tensorboard", "wandb"),
+    *("early_stopping", "largest_loss", "checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),
     *("data_placement", "chunk_size", "host_devices", "distributed", "coordinator", "processes", "process_id"),
 )
 """Settings that a continued run may change: they do not touch the steps taken, beyond rounding."""
@@ -61,6 +66,21 @@ class RunFolder:
         """Pictures."""
         return self.path / "plots"
 
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def divergence_file(self) -> Path:
+        """What is known of the step at which the run diverged."""
+        return self.path / "divergence.json"
+
+    @property
+    def run_id(self) -> str:
+        """The same for a run and its continuations, wherever the folder lies: made when the run began."""
+        return str(_read_record(self).get("id", self.path.name))
+
     def evaluation_file(self, split: str) -> Path:
         """Errors of the best weights on a split."""
         return self.path / f"evaluation-{split}.json"
@@ -81,7 +101,14 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
     if not write:
         return folder
     folder.path.mkdir(parents=True, exist_ok=True)
-    record = {"data": data, "versions": _versions(), "device": _device()}
+    record = {
+        "id": folder.run_id if folder.record_file.exists() else uuid.uuid4().hex[:12],
+        "data": data,
+        "versions": _versions(),
+        "git": _git_commit(),
+        "device": _device(),
+        "init_from": _weights_digest(config.init_from) if config.init_from else None,
+    }
     write_atomically(folder.record_file, json.dumps(record, indent=1).encode())
     # Last: a folder with config.toml is a run.
     config_io.save(folder.config_file, config_io.as_tables(config, "train"))
@@ -109,9 +136,30 @@ def load_data_digests(folder: RunFolder) -> dict[str, str]:
     Raises:
         UserError: the run's record is missing or damaged.
     """
+    return dict(_read_record(folder)["data"])
+
+
+def other_versions(run: str) -> list[str]:
+    """How this program, its libraries and this machine differ from those of another run.
+
+    Raises:
+        UserError: its record is missing or damaged.
+    """
+    then = _read_record(RunFolder(Path(run)))
+    now = {"versions": _versions(), "git": _git_commit(), "device": _device()}
+    pairs = [
+        (key, (then.get(part) or {}).get(key), value) for part, values in now.items() for key, value in values.items()
+    ]
+    return [f"{key} was {before}, is {value}" for key, before, value in pairs if before != value]
+
+
+def _read_record(folder: RunFolder) -> dict[str, Any]:
     try:
-        return dict(json.loads(folder.record_file.read_text())["data"])
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError) as error:
+        record: dict[str, Any] = json.loads(folder.record_file.read_text())
+        if not isinstance(record["data"]["frames"], str):
+            raise TypeError
+        return record
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{folder.record_file}: missing or damaged, so the run's data are unknown") from error
 
 
@@ -163,7 +211,40 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
+def _git_commit() -> dict[str, Any]:
+    """Commit of this program's sources; empty where they are no git checkout."""
+    root = Path(__file__).parents[1]
+    try:
+        commit, status = (
+            subprocess.run(["git", "-C", str(root), *command], check=True, capture_output=True, text=True, timeout=10)
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit.stdout.strip(), "modified": bool(status.stdout.strip())}
+
+
 def _device() -> dict[str, Any]:
     devices = jax.devices()
-    kinds = {"platform": devices[0].platform, "kind": devices[0].device_kind}
-    return {**kinds, "count": len(devices), "processes": jax.process_count()}
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "processes": jax.process_count(),
+        "processor": _processor(),
+        "cores": psutil.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _weights_digest(run: str) -> str:
+    """Checksum of the weights that this run begins with."""
+    path = RunFolder(Path(run)).best / "weights.safetensors"
+    return xxhash.xxh3_128_hexdigest(path.read_bytes()) if path.exists() else ""

@@ -33,6 +33,7 @@ class Schedule(NamedTuple):
     final: Any  # () float32
     warmup: Any  # () float32, steps
     total: Any  # () float32, steps
+    largest_loss: Any  # () float32, beyond which the run has diverged
 
 
 def schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
@@ -40,7 +41,8 @@ def schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
     total = config.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
     final = config.learning_rate * (_FINAL_FRACTION if config.schedule == "cosine" else 1.0)
-    return Schedule(*(np.asarray(value, np.float32) for value in (config.learning_rate, final, warmup, total)))
+    numbers = (config.learning_rate, final, warmup, total, config.largest_loss)
+    return Schedule(*(np.asarray(value, np.float32) for value in numbers))
 
 
 def learning_rate(schedule: Schedule, step: Array) -> Array:

@@ -61,9 +61,11 @@ def build_functions(
     """The functions that :class:`train.compiled.Steps` compiles, by name; each runs on all devices together."""
     model, weights = build_model(config), loss_weights(config)
     optimizer = build_optimizer(config)
+    chunks = functools.partial(chunk_size, config, devices)
+    gradient = _Gradient(model, parameters, weights, chunks, config.freeze)
     step = functools.partial(
         _step,
-        gradient=_Gradient(model, parameters, weights, functools.partial(chunk_size, config, devices)),
+        gradient=gradient,
         optimizer=optimizer,
         ema_decay=config.ema_decay,
     )
@@ -98,6 +100,7 @@ def build_functions(
         "train_resident": on_devices(
             resident, in_specs=(whole, whole, whole, divided_rows, whole, whole, whole), out_specs=whole
         ),
+        "gradient": on_devices(gradient, in_specs=(whole, divided), out_specs=whole),
         "evaluate": on_devices(evaluate, in_specs=(whole, whole, divided), out_specs=(whole, divided)),
     }
 
@@ -124,13 +127,23 @@ def _step(
     ema_decay: float,
 ) -> _Stepped:
     slope, loss, own_sums = gradient(state.params, batch)
+    # A step that diverges is not taken, and none after it: the state stays what it was before, and its step number
+    # says where. The loss of the epoch so far is NaN from then on, which is how the steps that follow know.
+    sound = (loss <= schedule.largest_loss) & jnp.isfinite(jnp.vdot(slope, slope)) & jnp.isfinite(sums.loss)
     direction, opt_state = optimizer.update(slope, state.opt_state, state.params)
     params = state.params - learning_rate(schedule, state.step) * direction
     step = state.step + 1
-    # Warmed up, so that the average forgets the initial weights within the first steps.
+    # Warmed up, so that the average forgets the initial weights within the first steps. Written as a difference, it
+    # leaves a parameter that does not change (a frozen one) as it is, to the last bit.
     decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
-    ema = optax.incremental_update(params, state.ema_params, 1.0 - decay) if ema_decay else params
-    return TrainState(step, params, opt_state, ema), add_sums(sums, own_sums), loss
+    ema = state.ema_params + (1.0 - decay) * (params - state.ema_params) if ema_decay else params
+    taken = TrainState(step, params, opt_state, ema)
+    sums = add_sums(sums, own_sums)
+    return (
+        jax.tree.map(lambda new, old: jnp.where(sound, new, old), taken, state),
+        sums._replace(loss=jnp.where(sound, sums.loss, jnp.nan)),
+        jnp.where(sound, loss, jnp.nan),
+    )
 
 
 @dataclass(frozen=True)
@@ -141,6 +154,7 @@ class _Gradient:
     parameters: ParameterVector
     weights: LossWeights
     chunk_size: Callable[[Batch], int]
+    frozen: str = "none"
 
     def __call__(self, vector: Array, batch: Batch) -> tuple[Array, Array, MetricSums]:
         batch = clean(batch)
@@ -167,7 +181,11 @@ class _Gradient:
 
     def _of_chunk(self, vector: Array, batch: Batch, counts: Counts) -> Array:
         def loss(vector: Array) -> tuple[Array, tuple[Losses, Prediction]]:
-            return loss_and_prediction(self.parameters.split(vector), batch, self.model, self.weights, counts)
+            params = self.parameters.split(vector)
+            if self.frozen in params:
+                # Not only are its gradients zero, which makes Adam's steps zero: they are not computed.
+                params = {**params, self.frozen: jax.lax.stop_gradient(params[self.frozen])}
+            return loss_and_prediction(params, batch, self.model, self.weights, counts)
 
         gradient, (losses, prediction) = jax.grad(loss, has_aux=True)(vector)
         sums = batch_sums(prediction, batch, losses, counts, point_charges=False)

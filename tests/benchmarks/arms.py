@@ -31,7 +31,7 @@ from train.electrostatics import electrostatic_potential
 from train.feed import build_feed
 from train.joint import JointModel, build_model, clean
 from train.loader import BatchPlan, Loader
-from train.loop import split_loader
+from train.session import split_loader
 from train.losses import loss_weights
 from train.metrics import named_metrics, zero_sums
 from train.state import build_optimizer

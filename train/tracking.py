@@ -1,0 +1,76 @@
+"""The errors of every epoch for TensorBoard and Weights & Biases, where they are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from shared.errors import UserError
+from train.config import TrainConfig
+from train.run_folder import RunFolder
+
+
+class Tracker:
+    """Writes to whatever the settings name; to nothing in a process that is not the first."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, epochs_done: int, active: bool = True) -> None:
+        """For a run that has finished so many epochs; what was written of later ones is withdrawn.
+
+        Raises:
+            UserError: --wandb, and it is not installed.
+        """
+        tensorboard = _module("tensorboardX") if config.tensorboard and active else None
+        self._writer: Any = None
+        if tensorboard is not None:
+            purge = epochs_done + 1 if epochs_done else None
+            self._writer = tensorboard.SummaryWriter(str(folder.tensorboard), purge_step=purge)
+        self._run: Any = None
+        if config.wandb and active:
+            wandb = _module("wandb")
+            if wandb is None:
+                raise UserError(f"--wandb {config.wandb}: wandb is not installed; .venv/bin/pip install wandb")
+            self._run = wandb.init(
+                project=config.wandb,
+                name=config.name,
+                # The same run again, where it is continued.
+                id=folder.run_id,
+                resume="allow",
+                dir=str(folder.path),
+                config=asdict(config),
+            )
+
+    def log(self, record: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, as numbers called ``valid/energy_mae_ev`` and so on, over the epochs."""
+        numbers = dict(_flat(record))
+        epoch = int(numbers.pop("epoch"))
+        if self._writer is not None:
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, epoch)
+            self._writer.flush()
+        if self._run is not None:
+            self._run.log(numbers, step=epoch)
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._run is not None:
+            self._run.finish()
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}/")
+        else:
+            yield prefix + name, value
+
+
+def _module(name: str) -> ModuleType | None:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        return None
