@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import orbax.checkpoint as ocp
 import xxhash
 
 from shared.errors import UserError
+from train.devices import agreed
 from train.metrics import MetricSums, zero_sums
 from train.state import TrainState
 
@@ -69,41 +71,53 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arrays = {"state": saved.state, "sums": saved.sums}
-        description = {"format": _FORMAT, "checksum": _checksum(arrays), **asdict(saved.progress)}
+        progress = asdict(saved.progress)
+        description = {"format": _FORMAT, "checksum": _checksum(arrays, progress), **progress}
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(description))
         self._manager.save(step, args=items, force=True)
 
     def restore(self, like: TrainState) -> tuple[Saved | None, list[str]]:
         """The newest checkpoint that can be read, placed as ``like`` is (None if there is none).
 
-        Damaged ones newer than it are removed; the texts say which they were.
+        Newer ones, which could not be read, are moved out of the way; the texts say which they were.
 
         Raises:
             UserError: it was written by another version of this program, or none can be read.
         """
-        removed: list[str] = []
+        damaged: list[str] = []
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
                 saved = self._read(step, like)
             except _DamagedError as error:
-                removed.append(f"{self._folder / str(step)}: damaged ({error})")
+                damaged.append(f"{self._folder / str(step)}: damaged ({error})")
                 continue
-            for newer in steps[: len(removed)]:
-                self._manager.delete(newer)
-            return saved, removed
-        if removed:
+            self._set_aside(steps[: len(damaged)])
+            return saved, damaged
+        if damaged:
             raise UserError(
-                f"{removed[0]}, and so are all {len(removed)} checkpoints; train under another --name, or with "
+                f"{damaged[0]}, and so are all {len(damaged)} checkpoints; train under another --name, with "
                 "--init-from this run if its best/ can still be read"
             )
         return None, []
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Not removed: the cause may have been a disk that is away for a moment."""
+        if not steps:
+            return
+        aside = self._folder.with_name(self._folder.name + "-damaged")
+        if jax.process_index() == 0:
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                (self._folder / str(step)).rename(aside / f"{step}-{time.time_ns()}")
+        agreed(0)  # the others wait until it is done
+        self._manager.reload()
 
     def _read(self, step: int, like: TrainState) -> Saved:
         try:
             progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
             found = progress.pop("format", 1)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise _DamagedError(_first_line(error)) from error
         if found not in _READ_FORMATS:
             raise UserError(
@@ -116,13 +130,13 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         try:
             read = self._manager.restore(step, args=items)["state"]
-            if found == 2:
-                return Saved(read, sums, Progress(**progress))
-            if progress.pop("checksum") != _checksum(read):
-                raise _DamagedError("its arrays have another checksum")
-            return Saved(read["state"], read["sums"], Progress(**progress))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:
             raise _DamagedError(_first_line(error)) from error
+        if found == 2:
+            return Saved(read, sums, Progress(**progress))
+        if progress.pop("checksum", None) != _checksum(read, progress):
+            raise _DamagedError("it has another checksum")
+        return Saved(read["state"], read["sums"], Progress(**progress))
 
     def close(self) -> None:
         """Wait for the write under way."""
@@ -130,8 +144,8 @@ class Checkpoints:
         self._manager.close()
 
 
-def _checksum(arrays: Any) -> str:
-    digest = xxhash.xxh3_128()
+def _checksum(arrays: Any, progress: dict[str, Any]) -> str:
+    digest = xxhash.xxh3_128(json.dumps(progress, sort_keys=True).encode())
     for leaf in jax.tree.leaves(arrays):
         digest.update(np.asarray(jax.device_get(leaf)).tobytes())
     return digest.hexdigest()

@@ -255,7 +255,8 @@ class _Training:
     def _stopped(self, number: int) -> Interrupted:
         progress = self._progress
         where = f"after batch {progress.batch} of epoch {progress.epoch + 1}"
-        where = where if progress.batch else f"after epoch {progress.epoch}"
+        if not progress.batch:
+            where = f"after epoch {progress.epoch}" if progress.epoch else "before the first step"
         return stopped(number, f"{where}, and saved; the same command continues there")
 
     def _diverged(self) -> Exception:

@@ -24,6 +24,7 @@ from train.interruption import Interruption
 from train.loader import BatchPlan, Loader
 from train.run_folder import RunFolder
 from train.state import TrainState
+from train.tracking import require_trackers
 from train.weights import TrainedModel, load_weights
 
 _FINE_TUNING_MAY_CHANGE = ("config", "cache_dir", "exact_monopoles", "mix_coulomb_energy")
@@ -67,6 +68,7 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
     cache = open_cache(Path(config.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff, frames)
     devices = all_devices()
     loader, valid = (split_loader(cache, split, config, devices) for split in _TRAINED_SPLITS)
+    _check_before(config)
     folder = run_folder.prepare_run(config, cache, write=devices.is_first)
     steps = Steps(config, loader.batches_per_epoch, devices)
     feed = build_feed(config, steps, loader)
@@ -79,6 +81,17 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
     for difference in run_folder.other_versions(config.from_run) if config.from_run else []:
         session.tell(f"note: not as in {config.from_run}: {difference}; results may differ")
     return session
+
+
+def _check_before(config: TrainConfig) -> None:
+    """What would end a run at its start is told before it has a folder, which would then be in the way.
+
+    Raises:
+        UserError: wandb is asked for and missing, or --init-from names what cannot be taken over.
+    """
+    require_trackers(config)
+    if config.init_from and not RunFolder(Path(config.runs_dir) / config.name).config_file.exists():
+        check_same_model(config, load_weights(RunFolder(Path(config.init_from)).best).config, config.init_from)
 
 
 def _data_of(run: str) -> str:
@@ -110,7 +123,7 @@ def first_state(session: Session) -> TrainState:
     """A new state: drawn from the seed, or with the weights of the run that --init-from names.
 
     Raises:
-        UserError: that run has another model.
+        UserError: its weights cannot be read.
     """
     config, steps = session.config, session.steps
     state = steps.create_state(config.seed)
@@ -118,7 +131,6 @@ def first_state(session: Session) -> TrainState:
         return state
     folder = RunFolder(Path(config.init_from))
     trained = load_weights(folder.best)
-    check_same_model(config, trained.config, config.init_from)
     references = session.cache.reference_energies_ev
     known = set(trained.reference_energies_ev)
     session.tell(f"weights of {folder.best}")

@@ -13,15 +13,21 @@ from train.config import TrainConfig
 from train.run_folder import RunFolder
 
 
+def require_trackers(config: TrainConfig) -> None:
+    """Whether what the settings name is there; TensorBoard may be missing.
+
+    Raises:
+        UserError: --wandb, and it is not installed.
+    """
+    if config.wandb and _module("wandb") is None:
+        raise UserError(f"--wandb {config.wandb}: wandb is not installed; .venv/bin/pip install wandb")
+
+
 class Tracker:
     """Writes to whatever the settings name; to nothing in a process that is not the first."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, epochs_done: int, active: bool = True) -> None:
-        """For a run that has finished so many epochs; what was written of later ones is withdrawn.
-
-        Raises:
-            UserError: --wandb, and it is not installed.
-        """
+        """For a run that has finished so many epochs; what was written of later ones is withdrawn."""
         tensorboard = _module("tensorboardX") if config.tensorboard and active else None
         self._writer: Any = None
         if tensorboard is not None:
@@ -29,9 +35,7 @@ class Tracker:
             self._writer = tensorboard.SummaryWriter(str(folder.tensorboard), purge_step=purge)
         self._run: Any = None
         if config.wandb and active:
-            wandb = _module("wandb")
-            if wandb is None:
-                raise UserError(f"--wandb {config.wandb}: wandb is not installed; .venv/bin/pip install wandb")
+            wandb: Any = _module("wandb")
             self._run = wandb.init(
                 project=config.wandb,
                 name=config.name,

@@ -31,9 +31,9 @@ from train.electrostatics import electrostatic_potential
 from train.feed import build_feed
 from train.joint import JointModel, build_model, clean
 from train.loader import BatchPlan, Loader
-from train.session import split_loader
 from train.losses import loss_weights
 from train.metrics import named_metrics, zero_sums
+from train.session import split_loader
 from train.state import build_optimizer
 from train.step import chunk_size, gather, loss_and_prediction
 

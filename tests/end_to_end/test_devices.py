@@ -2,50 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import support
-
-ROOT = Path(__file__).parents[2]
-MODEL = {**support.SMALL_MODEL, "physnet_iterations": 1, "dcmnet_iterations": 1, "dcmnet_max_degree": 1}
-
-
-class Run:
-    """``python -m train`` in processes of its own."""
-
-    def __init__(self, cache: Path, runs: Path, name: str, **changes: Any) -> None:
-        settings = {**MODEL, "cache_dir": cache, "runs_dir": runs, "name": name, "batch_size": 6, "learning_rate": 3e-3}
-        # Constant, for a run of two epochs to be the beginning of a run of three.
-        settings |= {"schedule": "constant", "warmup_epochs": 0, "ema_decay": 0.9, **changes}
-        flags = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-        self.folder = runs / name
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "train", *flags, "--no-plot-results"],
-            cwd=ROOT,
-            env={**os.environ, "XDG_CACHE_HOME": str(runs.parent / "programs"), "JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def finish(self) -> str:
-        """Wait for success; returns what was printed."""
-        printed, _ = self.process.communicate(timeout=300)
-        assert self.process.returncode == 0, printed
-        return printed
-
-    def metrics(self) -> list[dict[str, dict[str, float]]]:
-        """Of every epoch."""
-        records = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
-        return [{split: record[split] for split in ("train", "valid")} for record in records]
+from tests.end_to_end.processes import Run
 
 
 @pytest.fixture(scope="module")

@@ -263,18 +263,3 @@ def test_evaluation_on_the_test_split(trained: Trained, small_cache: Path) -> No
 def test_evaluating_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run"):
         evaluate.main(["--run", str(tmp_path / "nothing")])
-
-
-def test_checkpoints_of_another_format_are_refused(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = trained.steps.create_state(seed=0)
-    with monkeypatch.context() as patch:
-        patch.setattr("train.checkpoint._FORMAT", 1)
-        old = Checkpoints(tmp_path)
-        old.save(state, Progress(epoch=1))
-        old.close()
-    new = Checkpoints(tmp_path)
-    with pytest.raises(UserError, match="checkpoints of format 1, but this program continues format 2"):
-        new.restore(state)
-    new.close()

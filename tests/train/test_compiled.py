@@ -21,7 +21,7 @@ from train.compiled import Steps
 from train.config import TrainConfig
 from train.devices import Devices, all_devices
 from train.joint import build_model
-from train.metrics import named_metrics, zero_sums
+from train.metrics import MetricSums, named_metrics, zero_sums
 from train.parameters import ParameterVector
 from train.state import TrainState, learning_rate, schedule
 from train.step import gather
@@ -147,3 +147,54 @@ def test_vector_of_the_parameters_is_that_of_jax() -> None:
         vector.shapes
     )
     assert vector.size == expected.size
+
+
+def take(steps: Steps, state: TrainState, sums: MetricSums, batch: Batch) -> tuple[TrainState, MetricSums, float]:
+    state, sums, loss = steps.train(state, sums, steps.devices.place_batch(batch, len(batch.energy)))
+    return state, sums, float(loss)
+
+
+@pytest.mark.parametrize("cause", ["not a number", "too large"])
+def test_a_step_that_diverges_is_not_taken_and_none_after_it(cause: str) -> None:
+    steps, good = new_steps(largest_loss=1e5), make()
+    energy = np.where(np.arange(len(good.energy)) == 2, np.nan if cause == "not a number" else 1e6, good.energy)
+    bad = good._replace(energy=energy.astype(np.float32))
+    state, sums, loss = take(steps, steps.create_state(0), steps.devices.place(zero_sums()), good)
+    assert np.isfinite(loss)
+    before = jax.device_get(state)
+    for batch in (bad, good, good):
+        state, sums, loss = take(steps, state, sums, batch)
+        assert np.isnan(loss)
+    assert int(state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)
+    assert np.isnan(named_metrics(sums)["loss"])
+    # With new sums, as after a restart, training goes on.
+    state, _, loss = take(steps, state, steps.devices.place(zero_sums()), good)
+    assert (int(state.step), np.isfinite(loss)) == (2, True)
+
+
+def test_gradient_for_a_diagnosis_is_that_of_the_step() -> None:
+    """Adam's first moment after one step, unclipped, is a tenth of it."""
+    steps, batch = new_steps(grad_clip_norm=0.0), make()
+    state = steps.create_state(0)
+    placed = steps.devices.place_batch(batch, len(batch.energy))
+    gradient, loss, _ = steps.gradient(state.params, placed)
+    gradient, loss = np.asarray(gradient), float(loss)
+    state, _, stepped = steps.train(state, steps.devices.place(zero_sums()), placed)
+    assert loss == pytest.approx(float(stepped), rel=1e-6)
+    moment = np.asarray(optax.tree.get(state.opt_state, "mu"))
+    np.testing.assert_allclose(moment, 0.1 * gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("frozen", ["physnet", "dcmnet"])
+def test_frozen_network_stays_and_the_other_learns(frozen: Any) -> None:
+    steps, batch = new_steps(freeze=frozen), make()
+    first = jax.device_get(steps.create_state(0))
+    state, sums = steps.create_state(0), steps.devices.place(zero_sums())
+    for _ in range(3):
+        state, sums, _ = take(steps, state, sums, batch)
+    for before, after in ((first.params, state.params), (first.ema_params, state.ema_params)):
+        old, new = (steps.parameters.to_host(vector) for vector in (before, after))
+        for network in ("physnet", "dcmnet"):
+            pairs = zip(jax.tree.leaves(old[network]), jax.tree.leaves(new[network]), strict=True)
+            assert any(not np.array_equal(a, b) for a, b in pairs) == (network != frozen)

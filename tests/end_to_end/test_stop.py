@@ -1,0 +1,97 @@
+"""Stopped anywhere by any signal, the same command ends with the same parameters, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests import support
+from tests.end_to_end.processes import Run
+
+EPOCHS = 60
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two buckets of 10 molecules in all: five batches."""
+    folder = tmp_path_factory.mktemp("data")
+    support.run_preprocess(support.write_splits(folder / "input", train=5, valid=3), folder / "cache", max_buckets=2)
+    return folder / "cache"
+
+
+def start(cache: Path, runs: Path, *more: str) -> Run:
+    # Saved again and again, within epochs too.
+    settings = {"batch_size": 2, "epochs": EPOCHS, "checkpoint_minutes": 0.05 / 60, "schedule": "cosine"}
+    return Run(cache, runs, "run", *more, **settings)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = start(cache, tmp_path_factory.mktemp("whole") / "runs")
+    run.finish()
+    return run
+
+
+def assert_same(run: Run, expected: Run) -> None:
+    assert run.metrics() == expected.metrics()
+    weights, whole = (load_file(r.folder / "best" / "weights.safetensors") for r in (run, expected))
+    for name in whole:
+        np.testing.assert_array_equal(weights[name], whole[name], err_msg=name)
+
+
+def test_signals_and_kills(uninterrupted: Run, cache: Path, tmp_path: Path) -> None:
+    """One run, stopped by each of them in turn."""
+    run = start(cache, tmp_path / "runs")
+    run.wait_for_epochs(3)
+    code, printed, seconds = run.stop(signal.SIGTERM)
+    assert (code, "SIGTERM: stopped after" in printed) == (75, True), printed
+    assert seconds < 10
+
+    for number, expected in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        before = len(run.metrics())
+        run = start(cache, tmp_path / "runs")
+        run.wait_for_epochs(before + 5)
+        code, printed, _ = run.stop(number)
+        assert code == expected, printed
+        assert "Traceback" not in printed
+        assert "continuing" in printed
+    assert len(run.metrics()) < EPOCHS
+
+    run = start(cache, tmp_path / "runs")
+    run.finish()
+    assert_same(run, uninterrupted)
+
+
+def test_stopped_before_the_first_step(cache: Path, tmp_path: Path) -> None:
+    """While the step is being compiled, which nothing can interrupt: a model that was not compiled before."""
+    run = Run(cache, tmp_path / "runs", "run", n_dcm=3, epochs=1000)
+    while not (run.folder / "config.toml").exists():
+        assert run.process.poll() is None
+    code, printed, seconds = run.stop(signal.SIGUSR1)
+    assert code == 75, printed
+    assert "before the first step" in printed
+    assert seconds < 10
+
+
+def test_repeated_from_a_run(uninterrupted: Run, tmp_path: Path) -> None:
+    """--from-run: the same settings and data under another name give the same bytes."""
+    again = Run.of("--from-run", str(uninterrupted.folder), "--runs-dir", str(tmp_path), kept=uninterrupted.kept)
+    assert "note" not in again.finish()
+    again.folder = tmp_path / "run-again"
+    assert_same(again, uninterrupted)
+    record = json.loads((again.folder / "run.json").read_text())
+    assert record["data"] == json.loads((uninterrupted.folder / "run.json").read_text())["data"]
+    assert set(record["git"]) in (set(), {"commit", "modified"})
+    assert record["versions"]["jax"] == jax.__version__
+
+    refused = Run.of("--from-run", str(uninterrupted.folder), "--config", "other.toml", kept=tmp_path)
+    assert "leave out --config" in refused.process.communicate(timeout=100)[0]
+    assert refused.process.returncode == 2
+    nothing = Run.of("--from-run", str(tmp_path / "nothing"), kept=tmp_path)
+    assert "not a run" in nothing.process.communicate(timeout=100)[0]

@@ -1,0 +1,153 @@
+"""Checkpoints: damage is noticed and answered by the one before, and formats of earlier versions are read."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from shared.errors import UserError
+from tests import support
+from train.checkpoint import Checkpoints, Progress, Saved
+from train.compiled import Steps
+from train.config import ModelConfig
+from train.devices import all_devices
+from train.metrics import zero_sums
+from train.weights import load_weights
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
+
+
+def steps_of(config: Any) -> Steps:
+    return Steps(config, 10, all_devices())
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Steps:
+    layers = {"physnet_iterations": 1, "dcmnet_iterations": 1, "dcmnet_max_degree": 1}
+    return steps_of(support.small_config(physnet_features=2, physnet_basis=2, dcmnet_features=2, **layers))
+
+
+@pytest.fixture(scope="module")
+def written(tiny: Steps, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints, of batches 3 and 7."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    for batch in (3, 7):
+        checkpoints.save(make(tiny, batch), batch)
+    checkpoints.close()
+    return folder
+
+
+def make(steps: Steps, batch: int) -> Saved:
+    vector = np.random.default_rng(batch).normal(size=steps.parameters.size).astype(np.float32)
+    state = steps.create_state(0)._replace(params=steps.devices.place(vector))
+    sums = zero_sums()._replace(loss=jax.numpy.asarray(batch / 7.0))
+    return Saved(state, steps.devices.place(sums), Progress(epoch=1, batch=batch, best_loss=1.0 / batch, best_epoch=1))
+
+
+def restore(folder: Path, steps: Steps) -> tuple[Saved, list[str]]:
+    checkpoints = Checkpoints(folder)
+    try:
+        saved, damaged = checkpoints.restore(steps.abstract_state())
+    finally:
+        checkpoints.close()
+    assert saved is not None
+    return saved, damaged
+
+
+def assert_is(saved: Saved, expected: Saved) -> None:
+    assert saved.progress == expected.progress
+    jax.tree.map(np.testing.assert_array_equal, saved._replace(progress=None), expected._replace(progress=None))  # type: ignore[arg-type]
+
+
+def test_restored_as_it_was_saved(tiny: Steps, written: Path) -> None:
+    saved, damaged = restore(written, tiny)
+    assert not damaged
+    assert_is(saved, make(tiny, 7))
+    assert all(leaf.sharding == tiny.devices.replicated for leaf in jax.tree.leaves(saved.state))
+
+
+def needed_files(folder: Path) -> Iterator[Path]:
+    """Of the newest checkpoint, those without which it cannot be read."""
+    newest = folder / "7"
+    yield newest / "progress" / "metadata"
+    yield newest / "state" / "_METADATA"
+    yield newest / "state" / "manifest.ocdbt"
+    yield max((path for path in newest.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+# Orbax leaves the errors of an array's other reads to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", ["emptied", "halved", "removed", "altered"])
+def test_damage_is_answered_by_the_one_before(tiny: Steps, written: Path, tmp_path: Path, how: str) -> None:
+    for i, name in enumerate([path.relative_to(written) for path in needed_files(written)]):
+        folder = tmp_path / str(i) / "checkpoints"
+        shutil.copytree(written, folder)
+        path = folder / name
+        content = path.read_bytes()
+        if how == "removed":
+            path.unlink()
+        elif how == "altered":
+            middle = len(content) // 2
+            path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        else:
+            path.write_bytes(content[: len(content) // 2] if how == "halved" else b"")
+        saved, damaged = restore(folder, tiny)
+        assert_is(saved, make(tiny, 3))
+        assert len(damaged) == 1, name
+        assert str(folder / "7") in damaged[0]
+        # Kept aside, and not met again.
+        assert [found.name.split("-")[0] for found in (tmp_path / str(i) / "checkpoints-damaged").iterdir()] == ["7"]
+        assert restore(folder, tiny)[1] == []
+    gc.collect()
+
+
+def test_all_damaged(tiny: Steps, written: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(written, folder)
+    for batch in (3, 7):
+        (folder / str(batch) / "progress" / "metadata").write_text("{")
+    with pytest.raises(UserError, match="all 2 checkpoints; train under another --name"):
+        restore(folder, tiny)
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "7"]
+
+
+def test_other_format(tiny: Steps, written: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(written, folder)
+    (folder / "7" / "progress" / "metadata").write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues formats 2 and 3"):
+        restore(folder, tiny)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_checkpoints_of_every_format_are_read(number: int, tmp_path: Path) -> None:
+    """Written by the versions that introduced the formats. Their average is, in an epoch that was the best, best/."""
+    folder = GOLDEN / f"format-{number}"
+    shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
+    model = load_weights(folder / "best")
+    steps = steps_of(support.small_config(**{k: getattr(model.config, k) for k in ModelConfig.__annotations__}))
+    saved, damaged = restore(tmp_path / "checkpoints", steps)
+    assert not damaged
+    expected = {
+        2: Progress(2, 0, 0.0, 1997.878173828125, 2),
+        3: Progress(760, 4, saved.progress.seconds, 78.09476470947266, 760),
+    }
+    assert saved.progress == expected[number]
+    assert int(saved.state.step) == {2: 4, 3: 761 * 4}[number]
+    best = steps.parameters.from_host(model.params)
+    if number == 2:
+        np.testing.assert_array_equal(saved.state.ema_params, best)
+        assert float(saved.sums.molecules) == 0.0
+    else:
+        # An epoch later, in a run that hardly changes any more.
+        np.testing.assert_allclose(saved.state.ema_params, best, atol=0.1)
+        assert float(saved.sums.molecules) == 8.0
