@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
@@ -15,7 +15,9 @@ from shared.batch import Batch
 from shared.digests import write_atomically
 from shared.schema import NAME_ARRAY
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.breakdown import Breakdown, describe_breakdown
 from train.compiled import Steps
+from train.limits import Limits, limits_of
 from train.loader import BatchPlan, Loader
 from train.metrics import named_metrics, zero_sums
 from train.run_folder import RunFolder
@@ -46,6 +48,7 @@ class Targets:
     reference: dict[str, list[np.ndarray]] = field(default_factory=dict)
     predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
     molecules: list[MoleculeEsp] = field(default_factory=list)
+    breakdown: Breakdown = field(default_factory=Breakdown)
 
     def add(self, name: str, reference: np.ndarray, predicted: np.ndarray) -> None:
         """Append values."""
@@ -105,7 +108,15 @@ def finish_run(
     targets = Targets()
     params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
     metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
-    record: dict[str, Any] = {"split": split, "molecules": len(loader), "metrics": metrics}
+    limits = limits_of(folder, loader, split, trained.config.n_dcm, seed=0)
+    record: dict[str, Any] = {
+        "split": split,
+        "molecules": len(loader),
+        "metrics": metrics,
+        "limits": asdict(limits),
+        "fractions": {name: limits.fraction(name, value) for name, value in metrics.items() if name in limits.spread},
+        **targets.breakdown.as_record(),
+    }
     write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())
     if plots:
         # Imported here: matplotlib is slow to import and not needed while training.
@@ -113,13 +124,14 @@ def finish_run(
 
         draw_all(folder, targets, split)
     if not quiet:
-        print(describe_metrics(metrics, split, len(loader)))
+        print(describe_metrics(metrics, split, len(loader), limits))
+        print(describe_breakdown(record))
         print(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
     return metrics
 
 
-def describe_metrics(metrics: dict[str, float], split: str, molecules: int) -> str:
-    """A table of errors for people."""
+def describe_metrics(metrics: dict[str, float], split: str, molecules: int, limits: Limits) -> str:
+    """A table of errors for people, between what the representation can reach and what the data spread over."""
     rows = (
         ("energy, MAE", "energy_mae_ev", 1000.0, "meV"),
         ("forces, MAE", "forces_mae_ev_per_angstrom", 1000.0, "meV/Å"),
@@ -129,12 +141,26 @@ def describe_metrics(metrics: dict[str, float], split: str, molecules: int) -> s
         ("ESP of PhysNet's charges, RMSE", "esp_rmse_point_charges_kcal_per_mol_e", 1.0, "kcal/mol/e"),
         ("monopole difference, MAE", "monopole_mae_e", 1.0, "e"),
     )
-    lines = [f"{split} errors of the best weights ({molecules:,} molecules)"]
-    lines += [f"  {label:<40}{metrics[name] * factor:>10.4g} {unit}" for label, name, factor, unit in rows]
+    lines = [
+        f"{split} errors of the best weights ({molecules:,} molecules)",
+        f"  {'':<40}{'error':>10} {'':<11}{'limit':>8}{'spread':>10}  of the way from limit to spread",
+    ]
+    for label, name, factor, unit in rows:
+        line = f"  {label:<40}{metrics[name] * factor:>10.4g} {unit:<11}"
+        fraction = limits.fraction(name, metrics[name])
+        if fraction is not None:
+            limit = f"{limits.limit(name):.3g}" if limits.limit(name) else "-"
+            line += f"{limit:>8}{limits.spread[name] * factor:>10.4g}{fraction:>9.1%}"
+        lines.append(line.rstrip())
+    lines.append(
+        f"  limit: charges fitted to each of {limits.molecules_fitted} molecules by itself, {limits.n_dcm} per atom "
+        "(of PhysNet's: 1, on the atom)"
+    )
     return "\n".join(lines)
 
 
 def _collect(targets: Targets, plan: BatchPlan, batch: Batch, prediction: Any, names: np.ndarray) -> None:
+    targets.breakdown.add(batch, prediction)
     real = batch.molecule_mask
     atoms = batch.atomic_numbers > 0
     targets.add("energy", batch.energy[real], prediction.energy[real])

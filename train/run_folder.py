@@ -81,6 +81,10 @@ class RunFolder:
         """The same for a run and its continuations, wherever the folder lies: made when the run began."""
         return str(_read_record(self).get("id", self.path.name))
 
+    def limits_file(self, split: str) -> Path:
+        """What the errors of a split are compared with."""
+        return self.path / f"limits-{split}.json"
+
     def evaluation_file(self, split: str) -> Path:
         """Errors of the best weights on a split."""
         return self.path / f"evaluation-{split}.json"

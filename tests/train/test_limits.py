@@ -1,0 +1,147 @@
+"""Fitted charges against numpy's and scipy's optimisers and a known potential; the breakdown against loops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from shared.batch import Batch
+from shared.cache import open_cache
+from shared.elements import VAN_DER_WAALS_RADII
+from tests import support
+from train.breakdown import SHELLS, Breakdown, describe_breakdown
+from train.esp_points import EspSelection
+from train.limits import LONGEST_DISPLACEMENT_ANGSTROM, compute_limits, fit_charges
+from train.loader import Loader
+from train.prediction import Prediction
+
+BOHR = 0.529177
+
+
+@pytest.fixture(scope="module")
+def loader(small_cache: Path) -> Loader:
+    return Loader(open_cache(small_cache, 6.0, 10.0).load_split("valid"), 4, EspSelection(1.0))
+
+
+def constrained_least_squares(batch: Batch, i: int) -> float:
+    """Mean square error of atom-centred charges, the sum of which is eliminated by hand."""
+    atoms = batch.atomic_numbers[i] > 0
+    grid, esp = (array[i][batch.esp_mask[i]].astype(np.float64) for array in (batch.grid, batch.esp))
+    columns = BOHR / np.linalg.norm(grid[:, None] - batch.positions[i][atoms].astype(np.float64)[None], axis=-1)
+    reduced = columns[:, :-1] - columns[:, -1:]
+    target = esp - batch.total_charge[i] * columns[:, -1]
+    charges, *_ = np.linalg.lstsq(reduced, target)
+    return float(np.mean((reduced @ charges - target) ** 2))
+
+
+def test_atom_centred_charges_are_least_squares(loader: Loader) -> None:
+    _, batch = next(iter(loader.stream(loader.plan(), loader.read)))
+    batch = batch._replace(total_charge=np.linspace(-1.0, 1.0, len(batch.energy)).astype(np.float32))
+    found = fit_charges(batch, 1, displaced=False)
+    expected = [constrained_least_squares(batch, i) for i in range(len(found))]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_potential_of_displaced_charges_is_found_again() -> None:
+    """Two charges per atom within the bound made the potential: nothing is left of it."""
+    rng = np.random.default_rng(3)
+    batch = support.random_batch(rng, [[8, 6, 8], [1, 8, 1]], atoms=4, grid=150, padded_grid=160, poison=np.nan)
+    esp = np.array(batch.esp)
+    for i in range(2):
+        sites = batch.positions[i][:3, None] + rng.uniform(-0.08, 0.08, size=(3, 2, 3))
+        charges = rng.normal(size=(3, 2))
+        charges -= charges.mean()
+        distances = np.linalg.norm(batch.grid[i][:150, None, None] - sites[None], axis=-1)
+        esp[i, :150] = BOHR * (charges / distances).sum(axis=(1, 2))
+    batch = batch._replace(esp=esp)
+    spread = np.nanmean(esp**2, axis=1)
+    assert (fit_charges(batch, 1, displaced=False) > 1e-4 * spread).all()
+    assert (fit_charges(batch, 2) < 1e-6 * spread).all()
+
+
+def test_sites_are_as_good_as_scipy_s(loader: Loader) -> None:
+    """One charge per atom of a real molecule, its displacements optimised by L-BFGS-B on finite differences."""
+    _, batch = next(iter(loader.stream(loader.plan(), loader.read)))
+    batch = Batch(*(array[:1] for array in batch))
+    atoms = batch.atomic_numbers[0] > 0
+    positions = batch.positions[0][atoms].astype(np.float64)
+    grid, esp = (array[0][batch.esp_mask[0]].astype(np.float64) for array in (batch.grid, batch.esp))
+
+    def error(flat: np.ndarray) -> float:
+        free = flat.reshape(-1, 3)
+        length = np.sqrt((free**2).sum(axis=1, keepdims=True) + 1e-12)
+        sites = positions + LONGEST_DISPLACEMENT_ANGSTROM * np.tanh(length) / length * free
+        columns = BOHR / np.linalg.norm(grid[:, None] - sites[None], axis=-1)
+        reduced = columns[:, :-1] - columns[:, -1:]
+        charges, *_ = np.linalg.lstsq(reduced, esp)
+        return float(np.mean((reduced @ charges - esp) ** 2)) * 1e6
+
+    best = min(
+        minimize(error, np.random.default_rng(seed).normal(size=positions.size) * 0.5, method="L-BFGS-B").fun
+        for seed in range(3)
+    )
+    (found,) = fit_charges(batch, 1) * 1e6
+    assert found == pytest.approx(best, rel=0.05)
+
+
+def test_limits_of_a_split(loader: Loader) -> None:
+    limits = compute_limits(loader, 2, seed=1, sample=6)
+    assert limits.molecules_fitted == 6
+    spread = limits.spread["esp_rmse_kcal_per_mol_e"]
+    assert limits.distributed_esp_rmse_kcal_per_mol_e < limits.atom_centred_esp_rmse_kcal_per_mol_e < spread
+    energies = np.concatenate([b.energy[b.molecule_mask] for _, b in loader.stream(loader.plan(), loader.read)])
+    assert limits.spread["energy_mae_ev"] == pytest.approx(np.abs(energies - energies.mean()).mean(), rel=1e-5)
+    assert limits.fraction("energy_mae_ev", limits.spread["energy_mae_ev"]) == pytest.approx(1.0)
+    limit = limits.distributed_esp_rmse_kcal_per_mol_e
+    assert limits.fraction("esp_rmse_kcal_per_mol_e", limit) == 0.0
+    assert limits.fraction("esp_rmse_kcal_per_mol_e", (limit + spread) / 2) == pytest.approx(0.5)
+    assert limits.fraction("monopole_mae_e", 1.0) is None
+
+
+def prediction_with(batch: Batch, rng: np.random.Generator) -> Prediction:
+    shape = batch.atomic_numbers.shape
+    return Prediction(
+        energy=batch.energy,
+        forces=batch.forces + rng.normal(size=batch.forces.shape),
+        charges=rng.normal(size=shape),
+        dcm_charges=rng.normal(size=(*shape, 2)),
+        dcm_sites=np.zeros((*shape, 2, 3)),
+        dipole=batch.dipole,
+        dipole_dcm=batch.dipole,
+        esp=batch.esp + 0.001 * rng.normal(size=batch.esp.shape),
+    )  # type: ignore[arg-type]
+
+
+def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader) -> None:
+    rng, breakdown = np.random.default_rng(0), Breakdown()
+    forces: dict[int, list[float]] = {}
+    around: dict[int, list[float]] = {}
+    shells: dict[int, list[float]] = {}
+    for _, batch in loader.stream(loader.plan(), loader.read):
+        prediction = prediction_with(batch, rng)
+        breakdown.add(batch, prediction)
+        for i in np.flatnonzero(batch.molecule_mask):
+            own = np.flatnonzero(batch.atomic_numbers[i])
+            for a in own:
+                error = np.abs(prediction.forces[i, a] - batch.forces[i, a]).mean()
+                forces.setdefault(int(batch.atomic_numbers[i, a]), []).append(error)
+            for g in np.flatnonzero(batch.esp_mask[i]):
+                radii = VAN_DER_WAALS_RADII[batch.atomic_numbers[i, own]]
+                multiples = np.linalg.norm(batch.grid[i, g] - batch.positions[i, own], axis=1) / radii
+                square = (627.5095 * float(prediction.esp[i, g] - batch.esp[i, g])) ** 2
+                around.setdefault(int(batch.atomic_numbers[i, own[multiples.argmin()]]), []).append(square)
+                shells.setdefault(max(k for k in range(6) if multiples.min() >= SHELLS[k]), []).append(square)
+    record = breakdown.as_record()
+    assert len(record["by_element"]) == len(forces) > 3
+    for (z, errors), entry in zip(sorted(forces.items()), record["by_element"].values(), strict=True):
+        assert entry["atoms"] == len(errors)
+        assert entry["forces_mae_ev_per_angstrom"] == pytest.approx(np.mean(errors), rel=1e-5)
+        assert entry["esp_rmse_kcal_per_mol_e"] == pytest.approx(np.sqrt(np.mean(around[z])), rel=1e-5)
+    assert [entry["from_radii"] for entry in record["by_distance_shell"]] == [SHELLS[k] for k in sorted(shells)]
+    for k, entry in zip(sorted(shells), record["by_distance_shell"], strict=True):
+        assert entry["esp_points"] == len(shells[k])
+        assert entry["esp_rmse_kcal_per_mol_e"] == pytest.approx(np.sqrt(np.mean(shells[k])), rel=1e-5)
+    assert describe_breakdown(record).count("\n") == 1 + len(forces) + len(shells)

@@ -1,0 +1,210 @@
+"""What errors can be compared with: the spread of the references, and what the best charges of each kind reach.
+
+An ESP error alone does not tell the model's part from that of the representation, a few point charges. So charges are
+fitted to single molecules, which no model that predicts them can beat.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from shared.batch import Batch
+from shared.digests import write_atomically
+from shared.units import BOHR_IN_ANGSTROM, DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.loader import Loader
+from train.run_folder import RunFolder
+
+Array = jax.Array
+
+LONGEST_DISPLACEMENT_ANGSTROM = 0.175
+"""Of a fitted charge from its atom: DCMNet's published scale."""
+
+_SAMPLE = 32
+_STARTS = 2
+_STEPS = 300
+_LEARNING_RATE = 0.05
+_RIDGE = 1e-9
+"""Of the mean diagonal of the normal equations, in float64: charges 0.01 Å apart are nearly the same column."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one split."""
+
+    spread: dict[str, float]  # by metric: its value for a model that always says the mean
+    atom_centred_esp_rmse_kcal_per_mol_e: float
+    distributed_esp_rmse_kcal_per_mol_e: float
+    n_dcm: int
+    molecules_fitted: int
+
+    def fraction(self, metric: str, error: float) -> float | None:
+        """Where an error lies between the limit (0) and the spread (1)."""
+        spread = self.spread.get(metric)
+        if spread is None or spread <= 0.0:
+            return None
+        limit = self.limit(metric)
+        return (error - limit) / (spread - limit)
+
+    def limit(self, metric: str) -> float:
+        """The least that a metric can be; 0 where only the ESP's representation bounds it."""
+        return {
+            "esp_rmse_kcal_per_mol_e": self.distributed_esp_rmse_kcal_per_mol_e,
+            "esp_rmse_point_charges_kcal_per_mol_e": self.atom_centred_esp_rmse_kcal_per_mol_e,
+        }.get(metric, 0.0)
+
+
+def limits_of(folder: RunFolder, loader: Loader, split: str, n_dcm: int, seed: int) -> Limits:
+    """Of a run's split; computed once and kept in ``limits-SPLIT.json``."""
+    path = folder.limits_file(split)
+    try:
+        return Limits(**json.loads(path.read_text()))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        limits = compute_limits(loader, n_dcm, seed)
+        write_atomically(path, json.dumps(asdict(limits), indent=1).encode())
+        return limits
+
+
+def compute_limits(loader: Loader, n_dcm: int, seed: int, sample: int = _SAMPLE) -> Limits:
+    """Spread over the whole split; charges fitted to a seeded sample of it.
+
+    Args:
+        loader: of the split.
+        n_dcm: charges per atom.
+        seed: chooses the sample, and where the displacements begin.
+        sample: how many molecules (fewer if the split has fewer).
+    """
+    batches = list(_sample(loader, sample, seed))
+    centred = np.concatenate([fit_charges(batch, 1, displaced=False) for batch in batches])
+    distributed = np.concatenate([fit_charges(batch, n_dcm, seed=seed) for batch in batches])
+    return Limits(_spread(loader), _rmse(centred), _rmse(distributed), n_dcm, len(centred))
+
+
+def _rmse(mean_squares: np.ndarray) -> float:
+    return float(np.sqrt(mean_squares.mean()) * HARTREE_IN_KCAL_PER_MOL) if len(mean_squares) else 0.0
+
+
+def _sample(loader: Loader, sample: int, seed: int) -> Iterator[Batch]:
+    """One batch of each bucket, of molecules with grid points that count."""
+    chosen = np.random.default_rng(seed).permutation(len(loader))[:sample]
+    first = 0
+    for index, bucket in enumerate(loader.buckets):
+        rows = np.sort(chosen[(chosen >= first) & (chosen < first + len(bucket))]) - first
+        first += len(bucket)
+        batch = loader.gather(index, rows, len(rows))
+        kept = batch.esp_mask.any(axis=1)
+        if kept.any():
+            yield Batch(*(np.asarray(array)[kept] for array in batch))
+
+
+def _spread(loader: Loader) -> dict[str, float]:
+    """The metrics of a model that says the mean: of energies theirs, of vectors and potentials zero."""
+    energies, forces, dipoles, squares = [], [], [], []
+    for batch in (batch for _, batch in loader.stream(loader.plan(), loader.read)):
+        real, atoms, points = batch.molecule_mask, batch.atomic_numbers > 0, batch.esp_mask
+        energies.append(batch.energy[real])
+        forces.append(np.abs(batch.forces[atoms]).ravel())
+        dipoles.append(np.abs(batch.dipole[real]).ravel())
+        counts = points.sum(axis=1)
+        squares.append((np.where(points, batch.esp, 0.0) ** 2).sum(axis=1)[counts > 0] / counts[counts > 0])
+    energy = np.concatenate(energies)
+    dipole = float(np.concatenate(dipoles).mean()) / DEBYE_IN_E_ANGSTROM
+    esp = _rmse(np.concatenate(squares))
+    return {
+        "energy_mae_ev": float(np.abs(energy - energy.mean()).mean()),
+        "forces_mae_ev_per_angstrom": float(np.concatenate(forces).mean()),
+        "dipole_mae_debye": dipole,
+        "dipole_dcm_mae_debye": dipole,
+        "esp_rmse_kcal_per_mol_e": esp,
+        "esp_rmse_point_charges_kcal_per_mol_e": esp,
+    }
+
+
+def fit_charges(batch: Batch, n_dcm: int, displaced: bool = True, seed: int = 0) -> np.ndarray:
+    """Mean square error, (B,) in (Hartree/e)², of the best charges of each molecule by itself.
+
+    The charges are the least-squares solution for their sites, under the molecule's total charge. The sites are moved
+    by Adam from a few random arrangements, within LONGEST_DISPLACEMENT_ANGSTROM of their atoms, along the gradient at
+    fixed charges, which is the whole gradient where these are optimal (variable projection; Golub & Pereyra, SIAM J.
+    Numer. Anal. 1973, 10, 413).
+
+    Args:
+        batch: molecules with grid points.
+        n_dcm: charges per atom.
+        displaced: whether the sites move at all.
+        seed: of the arrangements.
+    """
+    atoms = np.asarray(batch.atomic_numbers) > 0
+    shape = (_STARTS if displaced else 1, *atoms.shape, n_dcm, 3)
+    start = np.random.default_rng(seed).normal(size=shape) * (0.5 if displaced else 0.0)
+    arrays = (batch.positions, atoms, batch.grid, batch.esp, batch.esp_mask, batch.total_charge)
+    # Beyond float32: neighbouring charges differ by some thousandths of their potential.
+    with jax.enable_x64(True):
+        fitted = _fit(start, *map(jnp.asarray, arrays), steps=_STEPS if displaced else 0)
+        return np.asarray(fitted, np.float64)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _fit(
+    start: Array, positions: Array, atoms: Array, grid: Array, esp: Array, points: Array, charge: Array, steps: int
+) -> Array:
+    # Whatever stands in the padding is replaced before a derivative can meet it.
+    positions = jnp.where(atoms[..., None], positions, 0.0).astype(start.dtype)
+    grid = jnp.where(points[..., None], grid, 0.0).astype(start.dtype)
+    esp, charge = jnp.where(points, esp, 0.0).astype(start.dtype), charge.astype(start.dtype)
+    optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, max(steps, 1)))
+    number = jnp.maximum(points.sum(axis=1), 1)
+
+    def mean_squares(free: Array) -> Array:
+        """(B,) of sites that the free vectors (B, A, n, 3) place within their bound."""
+        length = jnp.sqrt((free**2).sum(-1, keepdims=True) + 1e-12)
+        sites = positions[:, :, None] + LONGEST_DISPLACEMENT_ANGSTROM * jnp.tanh(length) / length * free
+        difference = grid[:, :, None, None] - sites[:, None]
+        columns = BOHR_IN_ANGSTROM / jnp.sqrt((difference**2).sum(-1) + 1e-12)
+        real = points[:, :, None, None] & atoms[:, None, :, None]
+        columns = jnp.where(real, columns, 0.0).reshape(*points.shape, -1)
+        fixed = jax.lax.stop_gradient(columns)
+        charges = _best_charges(fixed, esp, jnp.repeat(atoms, free.shape[2], axis=1), charge)
+        error = jnp.einsum("bgk,bk->bg", columns, charges) - esp
+        return jnp.where(points, error**2, 0.0).sum(axis=1) / number
+
+    def optimise(free: Array) -> Array:
+        def move(carry: Any, _: None) -> tuple[Any, None]:
+            free, state = carry
+            # Molecules do not meet: each one's part of the gradient of the logarithms is its own, of like size.
+            slope = jax.grad(lambda free: jnp.log(mean_squares(free) + 1e-20).sum())(free)
+            update, state = optimizer.update(slope, state)
+            return (free + update, state), None
+
+        (free, _), _ = jax.lax.scan(move, (free, optimizer.init(free)), None, length=steps)
+        return mean_squares(free)
+
+    return jax.vmap(optimise)(start).min(axis=0)
+
+
+def _best_charges(columns: Array, esp: Array, real: Array, total: Array) -> Array:
+    """(B, K) least-squares charges that add up to the total charge; zero where there is no atom.
+
+    Args:
+        columns: (B, G, K) potential of a unit charge at each site.
+        esp: (B, G).
+        real: (B, K).
+        total: (B,).
+    """
+    normal = jnp.einsum("bgk,bgl->bkl", columns, columns)
+    mean = jnp.einsum("bkk->b", normal) / jnp.maximum(real.sum(axis=1), 1)
+    diagonal = jnp.where(real, _RIDGE * mean[:, None], mean[:, None])
+    normal = normal + jnp.eye(real.shape[1]) * diagonal[:, None]
+    # A Lagrange multiplier for the sum, in the matrix's own units.
+    border = (real * mean[:, None])[:, :, None]
+    matrix = jnp.block([[normal, border], [jnp.swapaxes(border, 1, 2), jnp.zeros_like(border[:, :1])]])
+    right = jnp.concatenate([jnp.einsum("bgk,bg->bk", columns, esp), (mean * total)[:, None]], axis=1)
+    return jnp.linalg.solve(matrix, right[..., None])[:, :-1, 0]
