@@ -47,8 +47,8 @@ class ModelConfig(SharedConfig):
     n_dcm: PositiveInt = 3
     """Distributed charges per atom."""
 
-    exact_monopoles: bool = False
-    """Shift each atom's distributed charges so that they sum exactly to PhysNet's charge."""
+    exact_monopoles: bool = True
+    """Shift each atom's distributed charges so that they sum exactly to PhysNet's charge; else a penalty holds them."""
 
     mix_coulomb_energy: bool = False
     """Add the Coulomb energy of the distributed charges, times a learnt factor, to PhysNet's energy."""
@@ -76,10 +76,10 @@ class TrainConfig(ModelConfig):
     epochs: PositiveInt = 100
     """Passes over the training split."""
 
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 16
     """Molecules per step."""
 
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 3e-3
     """Peak learning rate of Adam."""
 
     schedule: Literal["cosine", "constant"] = "cosine"

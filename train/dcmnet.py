@@ -64,7 +64,10 @@ class DCMNet(nn.Module):
         head = jnp.stack(TensorDense(self.n_dcm, max_degree=1, name="head")(x), axis=1)[:, None]
         scalars, vectors = head[:, 0, 0, :], e3x.nn.hard_tanh(head)[:, 0, 1:4, :]
         bias = self.param("element_bias", nn.initializers.zeros, (MAX_ATOMIC_NUMBER + 1, self.n_dcm))
-        charges = nn.Dense(self.n_dcm, use_bias=False, name="charges")(scalars) + bias[flat_numbers]
+        # Small, so that the potential of a new network is not a hundred times the data's.
+        small = nn.initializers.variance_scaling(0.003, "fan_in", "normal")
+        charges = nn.Dense(self.n_dcm, use_bias=False, kernel_init=small, name="charges")(scalars)
+        charges = charges + bias[flat_numbers]
         # (N, xyz, n_dcm) to (N, n_dcm, xyz): a transposition, never a reshape, which would mix the charges' x, y, z.
         displacements = DISPLACEMENT_SCALE_ANGSTROM * jnp.swapaxes(vectors, 1, 2)
         charges = charges.reshape(*shape, self.n_dcm)
@@ -84,7 +87,9 @@ class DCMNet(nn.Module):
         harmonics = jnp.split(
             e3x.so3.spherical_harmonics(edges.displacements, self.max_degree), (self.max_degree + 1) ** 2, axis=-1
         )
-        embedded = e3x.nn.Embed(MAX_ATOMIC_NUMBER + 1, self.features, name="embedding")(atomic_numbers)
+        half = nn.initializers.normal(0.5)
+        embed = e3x.nn.Embed(MAX_ATOMIC_NUMBER + 1, self.features, embedding_init=half, name="embedding")
+        embedded = embed(atomic_numbers)
         charged = DegreeDense(self.features, use_bias=False, name="monopole")([monopoles[:, None]])
         x: Components = [embedded[:, 0, 0] + charged[0]]
         for i in range(self.iterations):
