@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 from shared.batch import Batch
+from shared.cache import open_cache
 from tests import support
 from tests.properties.helpers import build
 from train.config import TrainConfig
+from train.esp_points import EspSelection
 from train.joint import build_model, clean
+from train.loader import Loader
 from train.losses import LossWeights
 from train.step import loss_and_prediction
 
@@ -113,3 +117,21 @@ def test_new_forces_are_of_the_order_of_the_data() -> None:
     params = jax.jit(model.init)(jax.random.key(0), batch)
     forces = np.asarray(jax.jit(lambda p: model.apply(p, clean(batch)).forces)(params))
     assert 0.0 < np.abs(forces).max() < 10.0
+
+
+def test_a_new_network_predicts_values_of_the_data_s_order(small_cache: Path) -> None:
+    """Of the default size, on real molecules, whatever the seed: neither 10^6 times the data nor nothing at all."""
+    loader = Loader(open_cache(small_cache, 6.0, 10.0).load_split("valid"), 4, EspSelection(1.0))
+    _, batch = next(iter(loader.stream(loader.plan(), loader.read)))
+    batch = clean(batch)
+    model = build_model(TrainConfig())
+    predict = jax.jit(lambda key: model.apply(model.init(key, batch), batch))
+    atoms, points = np.asarray(batch.atomic_numbers) > 0, np.asarray(batch.esp_mask)
+    for seed in range(4):
+        new = jax.device_get(predict(jax.random.key(seed)))
+        forces = np.std(new.forces[atoms]) / np.std(batch.forces[atoms])
+        esp = np.sqrt(np.mean(new.esp[points] ** 2) / np.mean(batch.esp[points] ** 2))
+        displacement = np.linalg.norm(new.dcm_sites - np.asarray(batch.positions)[:, :, None], axis=-1)[atoms].mean()
+        assert 1e-3 < forces < 1.0, seed
+        assert 1e-3 < esp < 5.0, seed
+        assert 2e-3 < displacement < 0.2, seed
