@@ -30,7 +30,8 @@ def same(found: list[dict[str, dict[str, float]]], expected: list[dict[str, dict
     assert len(found) == len(expected) == 3
     for a, b in zip(found, expected, strict=True):
         for split in ("train", "valid"):
-            assert a[split] == pytest.approx(b[split], rel=1e-5)
+            # Exact monopoles differ by nothing but rounding.
+            assert a[split] == pytest.approx(b[split], rel=1e-5, abs=1e-7)
 
 
 def test_two_devices_and_then_one(one_device: Run, cache: Path, tmp_path: Path) -> None:
