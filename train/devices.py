@@ -79,6 +79,9 @@ class Devices:
 
     def place(self, tree: Tree) -> Tree:
         """Arrays of the host, equal in every process, copied whole to every device."""
+        if jax.process_count() > 1:
+            # From the host, whatever device they are on: arrays made of others cannot be saved.
+            tree = jax.tree.map(np.asarray, tree)
         return jax.device_put(tree, self.replicated)
 
     def place_batch(self, batch: Batch, places: int) -> Batch:
