@@ -144,7 +144,10 @@ def test_a_run_leaves_its_files(trained: Trained) -> None:
 
 def test_the_loss_goes_down(trained: Trained) -> None:
     records = read_metrics(trained.folder)
-    assert records[-1]["train"]["loss"] < 0.98 * records[0]["train"]["loss"]
+    # The first steps teach the charges; the forces of so few molecules take more of them.
+    for split in ("train", "valid"):
+        for metric in ("esp_rmse_kcal_per_mol_e", "dipole_mae_debye"):
+            assert records[-1][split][metric] < 0.95 * records[0][split][metric], (split, metric)
     assert records[-1]["valid"]["loss"] < records[0]["valid"]["loss"]
 
 
