@@ -76,6 +76,13 @@ class JointModel:
 
     def apply(self, params: Params, batch: Batch) -> Prediction:
         """Predict everything for a batch (padding cleaned with :func:`clean`)."""
+        prediction = self.apply_off_grid(params, batch)
+        batch_size = batch.positions.shape[0]
+        charges, sites = prediction.dcm_charges.reshape(batch_size, -1), prediction.dcm_sites.reshape(batch_size, -1, 3)
+        return prediction._replace(esp=electrostatic_potential(charges, sites, batch.grid))
+
+    def apply_off_grid(self, params: Params, batch: Batch) -> Prediction:
+        """The same without the potential on the grid: ``esp`` is (B, 0). It can be differentiated in forward mode."""
 
         def total_energy(positions: Array) -> tuple[Array, _State]:
             state = self._networks(params, batch, positions)
@@ -94,7 +101,7 @@ class JointModel:
             dcm_sites=state.dcm_sites,
             dipole=dipole(state.charges, batch.positions, origin),
             dipole_dcm=dipole(flat_charges, flat_sites, origin),
-            esp=electrostatic_potential(flat_charges, flat_sites, batch.grid),
+            esp=jnp.zeros((batch_size, 0), batch.positions.dtype),
         )
 
     def _networks(self, params: Params, batch: Batch, positions: Array) -> _State:
