@@ -6,12 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from preprocess.__main__ import preprocess
 from preprocess.config import PreprocessConfig
-from shared.batch import Batch
-from train.config import TrainConfig
+from shared.batch import Batch, empty_batch
+from shared.buckets import BucketShape, EdgeShape, FrameShape
+from shared.cache import Cache
+from train.config import ModelConfig, TrainConfig
+from train.joint import build_model
+from train.run_folder import prepare_run
+from train.weights import TrainedModel, save_weights
 
 SAMPLE = Path(__file__).parents[1] / "shared" / "sample"
 
@@ -74,6 +80,21 @@ def run_preprocess(settings: dict[str, Any], cache_dir: Path, **changes: Any) ->
     )
     preprocess(config)
     return config
+
+
+def random_weights(config: ModelConfig, references: dict[int, float], seed: int = 0) -> TrainedModel:
+    """A model with weights far from their initial values, as if trained."""
+    batch = empty_batch(BucketShape(FrameShape(2, 1), EdgeShape(2, 2)), 1)
+    params = jax.jit(build_model(config).init)(jax.random.key(seed), batch)
+    rng = np.random.default_rng(seed)
+    noisy = jax.tree.map(lambda x: (np.asarray(x) + 0.1 * rng.normal(size=x.shape)).astype(np.float32), params)
+    return TrainedModel(config, references, noisy)
+
+
+def save_random_run(folder: Path, config: TrainConfig, cache: Cache) -> None:
+    """A run's folder as training leaves it, with such weights."""
+    config = dataclasses.replace(config, runs_dir=str(folder.parent), name=folder.name)
+    save_weights(prepare_run(config, cache).best, random_weights(config, cache.reference_energies_ev))
 
 
 def random_batch(

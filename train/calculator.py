@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import ase
 import numpy as np
@@ -29,11 +29,9 @@ class JointCalculator(Calculator):
     Infrared, molecular dynamics.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "dipole", "charges"]
+    implemented_properties: list[str] = ["energy", "free_energy", "forces", "dipole", "charges"]  # noqa: RUF012 (ASE has it so)
 
-    def __init__(
-        self, run: str | Path, precision: Precision = "float64", pad: bool = True, **parameters: Any
-    ) -> None:
+    def __init__(self, run: str | Path, precision: Precision = "float64", pad: bool = True, **parameters: Any) -> None:
         """Load a model.
 
         Args:

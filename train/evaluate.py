@@ -1,4 +1,4 @@
-"""``python -m train.evaluate``: errors and pictures of a trained run on one split."""
+"""``python -m train.evaluate``: errors, pictures and predictions of a trained run on one split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.schema import Split
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluate the best weights of a run on one split of the data that it was trained with."""
+    """Evaluate the best weights of a run on one split of the data that it was trained with, or of other data."""
 
     run: str
     """Folder of the run, runs/NAME."""
@@ -24,17 +24,20 @@ class EvaluateConfig:
     """Split to evaluate."""
 
     cache_dir: str = ""
-    """Folder of the preprocessed shards (default: the run's own)."""
+    """Folder of preprocessed shards; the latest ones in it are evaluated (default: those of the training)."""
 
     plot_results: bool = True
     """Draw scatter plots and ESP pictures."""
+
+    predictions: bool = True
+    """Write every prediction beside its reference to predictions-SPLIT.h5."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate a run.
 
     Raises:
-        UserError: no such run, or its data are no longer in the cache.
+        UserError: no such run, its data are no longer in the cache, or other data that its model does not fit.
     """
     asked = tyro.cli(EvaluateConfig, prog="python -m train.evaluate", args=argv, description=EvaluateConfig.__doc__)
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
@@ -44,19 +47,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.devices import own_devices, start_devices
     from train.evaluation import finish_run
     from train.run_folder import RunFolder, load_config, load_data_digests
-    from train.session import split_loader
+    from train.session import fit_to_data, split_loader
+    from train.weights import load_weights
 
     keep_compilations()
     folder = RunFolder(Path(asked.run))
     # Evaluated by this process alone, however many trained.
     config = replace(load_config(folder), distributed=False, coordinator="", processes=1, process_id=0)
+    trained = load_weights(folder.best)
     start_devices(config)
-    frames = load_data_digests(folder)["frames"]
-    cache = open_cache(Path(asked.cache_dir or config.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff, frames)
+    own = load_data_digests(folder)["frames"]
+    cache_dir = Path(asked.cache_dir or config.cache_dir)
+    cache = open_cache(cache_dir, config.physnet_cutoff, config.dcmnet_cutoff, None if asked.cache_dir else own)
+    if cache.frames_manifest["digest"] != own:
+        print(f"note: {cache.frames_folder} is not the data of the training")
+        trained = fit_to_data(trained, cache, folder.path)
+        # Apart from what is said of the training's own data.
+        folder = RunFolder(folder.path / "other-data" / cache.frames_manifest["digest"][:12])
+        folder.path.mkdir(parents=True, exist_ok=True)
     devices = own_devices()
     loader = split_loader(cache, asked.split, config, devices)
     steps = Steps(config, loader.batches_per_epoch, devices)
-    finish_run(folder, steps, loader, asked.split, asked.plot_results)
+    finish_run(folder, steps, loader, asked.split, asked.plot_results, trained=trained, predictions=asked.predictions)
 
 
 if __name__ == "__main__":

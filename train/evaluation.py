@@ -16,12 +16,14 @@ from shared.digests import write_atomically
 from shared.schema import NAME_ARRAY
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.breakdown import Breakdown, describe_breakdown
+from train.by_molecule import MoleculeErrors, describe_molecules
 from train.compiled import Steps
 from train.limits import Limits, limits_of
 from train.loader import BatchPlan, Loader
 from train.metrics import named_metrics, zero_sums
+from train.prediction_file import PredictionFile
 from train.run_folder import RunFolder
-from train.weights import load_weights
+from train.weights import TrainedModel, load_weights
 
 _MOLECULES_DRAWN = 3
 _ESP_POINTS_KEPT = 64
@@ -49,6 +51,8 @@ class Targets:
     predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
     molecules: list[MoleculeEsp] = field(default_factory=list)
     breakdown: Breakdown = field(default_factory=Breakdown)
+    by_molecule: MoleculeErrors = field(default_factory=MoleculeErrors)
+    file: PredictionFile | None = None
 
     def add(self, name: str, reference: np.ndarray, predicted: np.ndarray) -> None:
         """Append values."""
@@ -90,24 +94,48 @@ def evaluate_split(
         for plan, (batch, placed) in loader.stream(loader.plan(), prepare):
             sums, prediction = steps.evaluate(params, sums, placed)
             if targets is not None:
-                names = loader.buckets[plan.bucket].take(NAME_ARRAY, plan.rows)
-                _collect(targets, plan, batch, jax.device_get(prediction), names)
+                _collect(targets, loader, plan, batch, jax.device_get(prediction))
             bar.update(len(plan.rows))
             between()
     return named_metrics(sums)
 
 
 def finish_run(
-    folder: RunFolder, steps: Steps, loader: Loader, split: str, plots: bool, quiet: bool = False
+    folder: RunFolder,
+    steps: Steps,
+    loader: Loader,
+    split: str,
+    plots: bool,
+    quiet: bool = False,
+    trained: TrainedModel | None = None,
+    predictions: bool = False,
 ) -> dict[str, float]:
     """Evaluate a run's best weights, write evaluation-SPLIT.json and the pictures, and print the errors.
 
     All devices must belong to this process.
+
+    Args:
+        folder: of the run.
+        steps: compiled functions.
+        loader: of the split.
+        split: its name.
+        plots: draw the pictures.
+        quiet: print nothing.
+        trained: other weights than those in best/.
+        predictions: write predictions-SPLIT.h5 too.
+
+    Raises:
+        UserError: the weights are missing or damaged, or the file of predictions cannot be written.
     """
-    trained = load_weights(folder.best)
-    targets = Targets()
+    trained = trained or load_weights(folder.best)
     params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
-    metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
+    targets = Targets()
+    if predictions:
+        attributes = {"run": folder.path.name, "split": split}
+        with PredictionFile(folder.predictions_file(split), trained.reference_energies_ev, attributes) as targets.file:
+            metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
+    else:
+        metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
     limits = limits_of(folder, loader, split, trained.config.n_dcm, seed=0)
     record: dict[str, Any] = {
         "split": split,
@@ -116,6 +144,7 @@ def finish_run(
         "limits": asdict(limits),
         "fractions": {name: limits.fraction(name, value) for name, value in metrics.items() if name in limits.spread},
         **targets.breakdown.as_record(),
+        **targets.by_molecule.as_record(),
     }
     write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())
     if plots:
@@ -126,6 +155,9 @@ def finish_run(
     if not quiet:
         print(describe_metrics(metrics, split, len(loader), limits))
         print(describe_breakdown(record))
+        print(describe_molecules(record))
+        if predictions:
+            print(f"predictions in {folder.predictions_file(split)}")
         print(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
     return metrics
 
@@ -159,8 +191,14 @@ def describe_metrics(metrics: dict[str, float], split: str, molecules: int, limi
     return "\n".join(lines)
 
 
-def _collect(targets: Targets, plan: BatchPlan, batch: Batch, prediction: Any, names: np.ndarray) -> None:
+def _collect(targets: Targets, loader: Loader, plan: BatchPlan, batch: Batch, prediction: Any) -> None:
+    bucket = loader.buckets[plan.bucket]
+    rows = bucket.take("row", plan.rows)
+    names = [bytes(name).decode("utf-8", "replace") for name in bucket.take(NAME_ARRAY, plan.rows)]
     targets.breakdown.add(batch, prediction)
+    targets.by_molecule.add(batch, prediction, rows, names)
+    if targets.file:
+        targets.file.add(batch, prediction, rows, names)
     real = batch.molecule_mask
     atoms = batch.atomic_numbers > 0
     targets.add("energy", batch.energy[real], prediction.energy[real])
@@ -176,7 +214,7 @@ def _collect(targets: Targets, plan: BatchPlan, batch: Batch, prediction: Any, n
         stride = max(1, len(reference) // _ESP_POINTS_KEPT)
         targets.add("esp", reference[::stride], predicted[::stride])
         if len(targets.molecules) < _MOLECULES_DRAWN and len(reference):
-            name = bytes(names[i]).decode("utf-8", "replace")
+            name = names[i]
             if name in {molecule.name for molecule in targets.molecules} and name:
                 continue
             own = atoms[i]

@@ -297,6 +297,3 @@ def _next_class(number: int) -> int:
     while size < number:
         size = max(size + 1, int(size * _GROWTH))
     return size
-
-
-

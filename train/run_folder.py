@@ -89,6 +89,10 @@ class RunFolder:
         """Errors of the best weights on a split."""
         return self.path / f"evaluation-{split}.json"
 
+    def predictions_file(self, split: str) -> Path:
+        """Predictions of the best weights on a split."""
+        return self.path / f"predictions-{split}.h5"
+
 
 def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFolder:
     """Create the run's folder, or check that the run in it is the same one (which is all it does without ``write``).

@@ -158,6 +158,21 @@ def check_same_model(config: ModelConfig, other: ModelConfig, run: str) -> None:
         raise UserError(f"--init-from {run}: its model has other settings than this one; take over {flags}")
 
 
+def fit_to_data(trained: TrainedModel, cache: Cache, run: Path) -> TrainedModel:
+    """The same total energies, relative to the reference energies of other data.
+
+    Raises:
+        UserError: the data hold elements that the model was not trained on.
+    """
+    references = cache.reference_energies_ev
+    unknown = sorted(set(references) - set(trained.reference_energies_ev))
+    if unknown:
+        names = ", ".join(symbol(z) for z in unknown)
+        known = ", ".join(symbol(z) for z in sorted(trained.reference_energies_ev))
+        raise UserError(f"{cache.frames_folder}: holds {names}, but {run} was trained on {known}; evaluate other data")
+    return with_references(trained, references)
+
+
 def with_references(trained: TrainedModel, references: dict[int, float]) -> TrainedModel:
     """The same total energies relative to other reference energies: the difference enters each element's shift."""
     physnet = trained.params["physnet"]["params"]

@@ -113,7 +113,7 @@ def test_energy_jumps_nowhere_through_the_cutoffs(calculator: JointCalculator) -
     work, energies = [], []
     distances = np.linspace(2.0, 7.0, 501)
     for distance in distances:
-        atoms.positions[3:] = water.positions + [distance, 0.3, 0.1]
+        atoms.positions[3:] = water.positions + np.array([distance, 0.3, 0.1])
         work.append(-atoms.get_forces()[3:, 0].sum())
         energies.append(atoms.get_potential_energy())
     steps = np.diff(distances) * 0.5 * (np.array(work)[1:] + np.array(work)[:-1])

@@ -135,7 +135,10 @@ def test_the_best_folder_alone_is_enough(run_folder: Path, predictor: Predictor,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda atoms: atoms.set_atomic_numbers([17, 1, 1]), "molecule 1: the model was not trained on Cl, but on H, C"),
+        (
+            lambda atoms: atoms.set_atomic_numbers([17, 1, 1]),
+            "molecule 1: the model was not trained on Cl, but on H, C",
+        ),
         (lambda atoms: atoms.set_pbc(True), "molecule 1: periodic boundaries"),
         (lambda atoms: atoms.positions.__setitem__((2, 0), np.nan), "molecule 1: atom 2: its position is not finite"),
         (lambda atoms: atoms.__delitem__([0, 1, 2]), "molecule 1: no atoms"),

@@ -1,0 +1,134 @@
+"""``python -m train.evaluate`` on a saved model: the file of predictions, errors by molecule, data that do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ase
+import h5py
+import numpy as np
+import pytest
+
+from shared.cache import open_cache
+from shared.errors import UserError
+from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from tests import support
+from train import evaluate, session
+from train.predictor import Predictor
+from train.weights import TrainedModel, load_weights
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as training leaves it, its weights random, on CO2 and ten other molecules; evaluated on the test split."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    support.run_preprocess(support.write_splits(folder / "input"), folder / "cache", max_buckets=1)
+    cache = open_cache(folder / "cache", 6.0, 10.0)
+    config = support.small_config(
+        cache_dir=str(folder / "cache"), physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1
+    )
+    support.save_random_run(folder / "run", config, cache)
+    evaluate.main(["--run", str(folder / "run"), "--split", "test", "--no-plot-results"])
+    return folder / "run"
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    with h5py.File(path) as file:
+        return {name: np.asarray(file[name]) for name in file}
+
+
+def test_predictions_are_those_of_the_model_on_the_input(run: Path) -> None:
+    """Rebuilt from the NPZ files, whose rows the file names, and predicted outside of the evaluation."""
+    values = read(run / "predictions-test.h5")
+    inputs = [np.load(run.parent / "input" / f"{kind}-test-efd.npz", allow_pickle=False) for kind in ("co2", "mixed")]
+    first = len(inputs[0]["E"])
+    predictor = Predictor(run, "float64")
+    ends = np.cumsum(values["n_atoms"])
+    assert sorted(values["row"]) == list(range(10))
+    for i, row in enumerate(values["row"]):
+        source, j = (inputs[0], row) if row < first else (inputs[1], row - first)
+        n = int(np.ravel(source["N"])[j])
+        atoms = ase.Atoms(source["Z"][j][:n], source["R"][j][:n])
+        own = slice(ends[i] - values["n_atoms"][i], ends[i])
+        (expected,) = predictor.predict([atoms])
+        np.testing.assert_array_equal(values["atomic_numbers"][own], atoms.numbers)
+        np.testing.assert_allclose(values["forces"][own], expected.forces, atol=2e-4)
+        np.testing.assert_allclose(values["charges"][own], expected.charges, atol=1e-5)
+        assert values["energy"][i] == pytest.approx(expected.energy, abs=2e-3)
+        assert values["energy_reference"][i] == pytest.approx(float(np.ravel(source["E"])[j]), abs=2e-3)
+        np.testing.assert_allclose(values["forces_reference"][own], source["F"][j][:n], atol=1e-5)
+        shift = atoms.get_center_of_mass()
+        np.testing.assert_allclose(values["positions"][own] + shift, atoms.positions, atol=1e-5)
+        np.testing.assert_allclose(values["dcm_sites"][own] + shift, expected.dcm_sites, atol=2e-5)
+
+
+def test_errors_by_molecule_are_those_of_the_file(run: Path) -> None:
+    record = json.loads((run / "evaluation-test.json").read_text())
+    values = read(run / "predictions-test.h5")
+    ends = np.cumsum(values["n_points"])
+    squares = [
+        np.mean((values["esp"][end - n : end] - values["esp_reference"][end - n : end]) ** 2)
+        for end, n in zip(ends, values["n_points"], strict=True)
+    ]
+    esp = np.sqrt(squares) * HARTREE_IN_KCAL_PER_MOL
+    worst = record["worst"]["esp_rmse_kcal_per_mol_e"]
+    assert [entry["row"] for entry in worst] == values["row"][np.argsort(-esp)].tolist()
+    np.testing.assert_allclose([entry["esp_rmse_kcal_per_mol_e"] for entry in worst], -np.sort(-esp), rtol=1e-4)
+    dipoles = np.linalg.norm(values["dipole_dcm"] - values["dipole_reference"], axis=1) / DEBYE_IN_E_ANGSTROM
+    of_row = dict(zip(values["row"], dipoles, strict=True))
+    for entry in worst:
+        assert entry["dipole_dcm_error_debye"] == pytest.approx(of_row[entry["row"]], rel=1e-4)
+    assert sum(kind["molecules"] for kind in record["by_type"].values()) == 10
+    whole = np.sqrt(sum(k["molecules"] * k["esp_rmse_kcal_per_mol_e"] ** 2 for k in record["by_type"].values()) / 10)
+    assert whole == pytest.approx(record["metrics"]["esp_rmse_kcal_per_mol_e"], rel=1e-4)
+
+
+def test_every_dataset_has_its_unit_and_nothing_half_written_is_left(run: Path) -> None:
+    with h5py.File(run / "predictions-test.h5") as file:
+        assert file.attrs["split"] == "test"
+        assert all(file[name].attrs["unit"] and file[name].attrs["meaning"] for name in file)
+        assert file["esp"].attrs["unit"] == "Hartree/e"
+    assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_failed_evaluation_leaves_the_old_predictions(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (run / "predictions-test.h5").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("train.prediction_file.PredictionFile._append", full)
+    with pytest.raises(UserError, match=r"predictions-test\.h5: cannot be written .*No space left"):
+        evaluate.main(["--run", str(run), "--split", "test", "--no-plot-results"])
+    assert (run / "predictions-test.h5").read_bytes() == before
+    assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_other_data_are_evaluated_apart_and_on_the_same_scale_of_energy(run: Path, tmp_path: Path) -> None:
+    """CO2 alone has other reference energies: the total energies stay what they are."""
+    settings = support.write_splits(tmp_path / "input")
+    co2 = {name: paths[:1] for name, paths in settings.items()}
+    support.run_preprocess(co2, tmp_path / "cache")
+    evaluate.main(["--run", str(run), "--cache-dir", str(tmp_path / "cache"), "--no-plot-results"])
+    (folder,) = (run / "other-data").iterdir()
+    mine, others = read(run / "predictions-test.h5"), read(folder / "predictions-test.h5")
+    energy = dict(zip(mine["row"], mine["energy"], strict=True))
+    assert len(others["row"]) == 5
+    for row, value in zip(others["row"], others["energy"], strict=True):
+        assert value == pytest.approx(energy[row], abs=5e-3)
+
+
+def test_other_elements_are_refused(run: Path, tmp_path: Path) -> None:
+    trained = load_weights(run / "best")
+    known = {z: e for z, e in trained.reference_energies_ev.items() if z != 7}
+    cache = open_cache(run.parent / "cache", 6.0, 10.0)
+    with pytest.raises(UserError, match=r"holds N, but .* was trained on H, C, O"):
+        session.fit_to_data(TrainedModel(trained.config, known, trained.params), cache, run)
+
+
+def test_other_cutoffs_are_refused(run: Path, tmp_path: Path) -> None:
+    settings = support.write_splits(tmp_path / "input")
+    support.run_preprocess(settings, tmp_path / "cache", physnet_cutoff=5.0)
+    with pytest.raises(UserError, match=r"no edges at cutoffs 6 Å .*PHYSNET_CUTOFF=6 DCMNET_CUTOFF=10"):
+        evaluate.main(["--run", str(run), "--cache-dir", str(tmp_path / "cache"), "--no-plot-results"])
