@@ -15,6 +15,7 @@ import tomli_w
 import tyro
 from pydantic import Field, TypeAdapter, ValidationError
 
+from shared.digests import write_atomically
 from shared.errors import UserError
 
 DEFAULT_CONFIG_FILE = Path("config.toml")
@@ -45,6 +46,7 @@ class SharedConfig:
 
 
 ConfigT = TypeVar("ConfigT", bound=SharedConfig)
+DataclassT = TypeVar("DataclassT")
 
 
 def parse(
@@ -71,6 +73,10 @@ def parse(
 
 def checked(config_class: type[ConfigT], values: dict[str, Any], where: str, as_flag: bool = False) -> ConfigT:
     """An instance of ``config_class`` from plain values, types and ranges checked by pydantic."""
+    return _checked(config_class, values, where, as_flag)
+
+
+def _checked(config_class: type[DataclassT], values: dict[str, Any], where: str, as_flag: bool) -> DataclassT:
     try:
         return TypeAdapter(config_class).validate_python(values)
     except ValidationError as error:
@@ -80,9 +86,18 @@ def checked(config_class: type[ConfigT], values: dict[str, Any], where: str, as_
         raise UserError(f"{where}{shown} = {first['input']!r}: {first['msg'].lower()}") from error
 
 
+def checked_flags(parsed: DataclassT) -> DataclassT:
+    """The same settings, which come from flags alone, checked by pydantic.
+
+    Raises:
+        UserError: a value is out of its range; names the flag.
+    """
+    return _checked(type(parsed), vars(parsed), "", as_flag=True)
+
+
 def save(path: Path, tables: dict[str, dict[str, Any]]) -> None:
     """Write settings as TOML tables."""
-    path.write_text(tomli_w.dumps(tables))
+    write_atomically(path, tomli_w.dumps(tables).encode())
 
 
 def as_tables(config: SharedConfig, table: str) -> dict[str, dict[str, Any]]:

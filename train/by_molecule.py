@@ -86,7 +86,7 @@ class MoleculeErrors:
         return {"by_type": by_type, "worst": worst}
 
     def _types(self) -> list[str]:
-        """Names where they name kinds of molecules, else formulas: names that are all different say nothing of kinds."""
+        """Names where they name kinds of molecules, else formulas: names that all differ say nothing of kinds."""
         named = all(self.names) and len(set(self.names)) <= len(self.names) / 2
         return self.names if named else self.formulas
 

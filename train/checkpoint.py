@@ -74,7 +74,10 @@ class Checkpoints:
         progress = asdict(saved.progress)
         description = {"format": _FORMAT, "checksum": _checksum(arrays, progress), **progress}
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(description))
-        self._manager.save(step, args=items, force=True)
+        try:
+            self._manager.save(step, args=items, force=True)
+        except (OSError, ValueError) as error:  # of the save before, too, which was in the background
+            raise self._not_written(error) from error
 
     def restore(self, like: TrainState) -> tuple[Saved | None, list[str]]:
         """The newest checkpoint that can be read, placed as ``like`` is (None if there is none).
@@ -140,8 +143,18 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the write under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise self._not_written(error) from error
+        finally:
+            self._manager.close()
+
+    def _not_written(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self._folder}: a checkpoint cannot be written ({_first_line(error)}); is the disk full? What was saved "
+            "before stays, and the same command continues from there"
+        )
 
 
 def _checksum(arrays: Any, progress: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """What errors can be compared with: the spread of the references, and what the best charges of each kind reach.
 
 An ESP error alone does not tell the model's part from that of the representation, a few point charges. So charges are
-fitted to single molecules, which no model that predicts them can beat.
+fitted to single molecules of a sample, without knowing any other: a reference that a model can come near to, and on
+single points beat, because its displacements are not bounded and the fits are local optima.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ class Limits:
     def fraction(self, metric: str, error: float) -> float | None:
         """Where an error lies between the limit (0) and the spread (1)."""
         spread = self.spread.get(metric)
-        if spread is None or spread <= 0.0:
-            return None
         limit = self.limit(metric)
+        # The limit is that of a sample: on data that spread as little, there is nothing to compare with.
+        if spread is None or spread <= limit:
+            return None
         return (error - limit) / (spread - limit)
 
     def limit(self, metric: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from shared.errors import Interrupted
+from shared.errors import Interrupted, UserError
 from train import run_folder
 from train.checkpoint import Checkpoints, Progress, Saved
 from train.compiled import Steps
@@ -50,9 +50,12 @@ def train(config: TrainConfig) -> Path:
                 training.run()
             # From here on there is nothing to save.
             interruption.at_once = True
+            if interruption.asked:
+                raise stopped(interruption.asked, "after the last epoch, and saved; the same command evaluates it")
             _finish(session, plots=config.plot_results)
         finally:
             session.steps.close()
+            session.lock.release()
     return session.folder.path
 
 
@@ -86,6 +89,12 @@ class _Training:
         while self._progress.epoch < config.epochs and not self._stops_early():
             train_metrics = self._train_epoch()
             valid_metrics = self._evaluate()
+            if not math.isfinite(valid_metrics["loss"]):
+                raise UserError(
+                    f"{session.folder.path}: the validation loss of epoch {self._progress.epoch + 1} is not a number, "
+                    "though the training loss is: look for values that are not finite in the validation split "
+                    "(make check-data), or train with a lower --learning-rate"
+                )
             self._end_epoch(train_metrics, valid_metrics)
         if self._stops_early():
             session.tell(
@@ -240,6 +249,9 @@ class _Training:
         return minutes > 0 and time.monotonic() - self._saved_at > 60.0 * minutes
 
     def _save(self) -> None:
+        # A loss arrives late: a refused step may be among those of this state, which must not be gone on from.
+        if not math.isfinite(float(self._sums.loss)):
+            raise self._diverged()
         # An epoch has one place more than batches: that after the last one, before its evaluation.
         places = self._session.feed.loader.batches_per_epoch + 1
         step = self._progress.epoch * places + self._progress.batch

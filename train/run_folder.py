@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import psutil
 import xxhash
+from filelock import BaseFileLock, FileLock, Timeout
 
 from shared import config_io
 from shared.cache import Cache
@@ -94,6 +95,24 @@ class RunFolder:
         return self.path / f"predictions-{split}.h5"
 
 
+def lock(folder: RunFolder, active: bool) -> BaseFileLock:
+    """The run's lock, taken if this process is to have it (``active``); the system gives it back with the process.
+
+    Raises:
+        UserError: another program is training this run.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    taken = FileLock(folder.path / ".lock")
+    if active:
+        try:
+            taken.acquire(blocking=False)
+        except Timeout as error:
+            raise UserError(
+                f"{folder.path}: another program is training this run; wait for it, or choose another --name"
+            ) from error
+    return taken
+
+
 def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFolder:
     """Create the run's folder, or check that the run in it is the same one (which is all it does without ``write``).
 
@@ -104,19 +123,19 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
     data = {"frames": cache.frames_manifest["digest"], "edges": cache.edges_manifest["digest"]}
     if folder.config_file.exists():
         _check_same(folder, config, data)
-    elif folder.path.exists() and any(folder.path.iterdir()):
+    elif folder.path.exists() and any(path.name != ".lock" for path in folder.path.iterdir()):
         raise UserError(f"{folder.path}: exists but holds no config.toml, so it is not a run; choose another --name")
     if not write:
         return folder
     folder.path.mkdir(parents=True, exist_ok=True)
-    record = {
-        "id": folder.run_id if folder.record_file.exists() else uuid.uuid4().hex[:12],
-        "data": data,
-        "versions": _versions(),
-        "git": _git_commit(),
-        "device": _device(),
-        "init_from": _weights_digest(config.init_from) if config.init_from else None,
-    }
+    now = {"versions": _versions(), "git": _git_commit(), "device": _device()}
+    record = _read_record(folder) if folder.record_file.exists() else {}
+    if not record:
+        begun = {"init_from": _weights_digest(config.init_from) if config.init_from else None}
+        record = {"id": uuid.uuid4().hex[:12], "data": data, **now, **begun}
+    elif now != {key: value for key, value in (record.get("continued") or [record])[-1].items() if key in now}:
+        # What the run began with stays: the steps of then were taken by it.
+        record["continued"] = [*record.get("continued", []), now]
     write_atomically(folder.record_file, json.dumps(record, indent=1).encode())
     # Last: a folder with config.toml is a run.
     config_io.save(folder.config_file, config_io.as_tables(config, "train"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from filelock import BaseFileLock
 
 from shared.cache import Cache, open_cache
 from shared.elements import symbol
@@ -33,7 +34,7 @@ _FINE_TUNING_MAY_CHANGE = ("config", "cache_dir", "exact_monopoles", "mix_coulom
 
 @dataclass(frozen=True)
 class Session:
-    """Settings, data and compiled functions of a run."""
+    """Settings, data and compiled functions of a run; the lock is released by whoever opened the session."""
 
     config: TrainConfig
     cache: Cache
@@ -42,6 +43,7 @@ class Session:
     feed: Feed
     valid: Loader
     interruption: Interruption
+    lock: BaseFileLock
 
     @property
     def is_first(self) -> bool:
@@ -69,10 +71,14 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
     devices = all_devices()
     loader, valid = (split_loader(cache, split, config, devices) for split in _TRAINED_SPLITS)
     _check_before(config)
-    folder = run_folder.prepare_run(config, cache, write=devices.is_first)
+    _check_esp_points(valid)
+    folder = RunFolder(Path(config.runs_dir) / config.name)
+    run_folder.prepare_run(config, cache, write=False)
+    lock = run_folder.lock(folder, devices.is_first)
+    run_folder.prepare_run(config, cache, write=devices.is_first)
     steps = Steps(config, loader.batches_per_epoch, devices)
     feed = build_feed(config, steps, loader)
-    session = Session(config, cache, folder, steps, feed, valid, interruption)
+    session = Session(config, cache, folder, steps, feed, valid, interruption, lock)
     where = "on the device" if isinstance(feed, ResidentFeed) else "streamed"
     session.tell(
         f"train: {len(loader):,} molecules, {len(loader.buckets)} bucket(s), {where}; "
@@ -92,6 +98,21 @@ def _check_before(config: TrainConfig) -> None:
     require_trackers(config)
     if config.init_from and not RunFolder(Path(config.runs_dir) / config.name).config_file.exists():
         check_same_model(config, load_weights(RunFolder(Path(config.init_from)).best).config, config.init_from)
+
+
+def _check_esp_points(loader: Loader) -> None:
+    """Whether the ESP is compared anywhere: seen at the first molecules of each bucket.
+
+    Raises:
+        UserError: no grid point of theirs counts.
+    """
+    for index, bucket in enumerate(loader.buckets):
+        if loader.gather(index, np.arange(min(len(bucket), loader.batch_size)), loader.batch_size).esp_mask.any():
+            return
+    raise UserError(
+        "no ESP point of the first validation molecules counts: lower --esp-radius-factor or --esp-min-distance, or "
+        "raise --esp-max-value"
+    )
 
 
 def _data_of(run: str) -> str:

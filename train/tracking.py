@@ -27,7 +27,11 @@ class Tracker:
     """Writes to whatever the settings name; to nothing in a process that is not the first."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, epochs_done: int, active: bool = True) -> None:
-        """For a run that has finished so many epochs; what was written of later ones is withdrawn."""
+        """For a run that has finished so many epochs; what was written of later ones is withdrawn.
+
+        Raises:
+            UserError: Weights & Biases refuses to log.
+        """
         tensorboard = _module("tensorboardX") if config.tensorboard and active else None
         self._writer: Any = None
         if tensorboard is not None:
@@ -36,15 +40,18 @@ class Tracker:
         self._run: Any = None
         if config.wandb and active:
             wandb: Any = _module("wandb")
-            self._run = wandb.init(
-                project=config.wandb,
-                name=config.name,
-                # The same run again, where it is continued.
-                id=folder.run_id,
-                resume="allow",
-                dir=str(folder.path),
-                config=asdict(config),
-            )
+            try:
+                self._run = wandb.init(
+                    project=config.wandb,
+                    name=config.name,
+                    # The same run again, where it is continued.
+                    id=folder.run_id,
+                    resume="allow",
+                    dir=str(folder.path),
+                    config=asdict(config),
+                )
+            except wandb.errors.Error as error:
+                raise UserError(f"--wandb {config.wandb}: {error}; log in, or set WANDB_MODE=offline") from error
 
     def log(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl, as numbers called ``valid/energy_mae_ev`` and so on, over the epochs."""
