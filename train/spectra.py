@@ -1,0 +1,100 @@
+"""``python -m train.spectra``: geometry, harmonic frequencies, IR intensities and spectra of a molecule."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from shared.config_io import NonNegative, Positive, checked_flags
+from shared.errors import UserError, run_program
+
+
+@dataclass(frozen=True)
+class SpectraConfig:
+    """IR spectra of a molecule from a trained model: harmonic, and by request from molecular dynamics."""
+
+    run: str
+    """Folder of the run, runs/NAME (or a copy of its best/)."""
+
+    molecule: str = ""
+    """Name of a molecule that ASE can build: CO2, H2O, CH3OH ..."""
+
+    geometry: str = ""
+    """File with the molecule, in any format that ASE reads, instead of its name."""
+
+    charge: float = 0.0
+    """Total charge, e."""
+
+    output: str = ""
+    """Folder of the results (default: spectra/MOLECULE in the run's folder)."""
+
+    fmax: Positive = 1e-4
+    """Largest force on an atom of the optimised geometry, eV/Å."""
+
+    width: Positive = 10.0
+    """Full width at half maximum of the broadened harmonic bands, 1/cm."""
+
+    md_ps: NonNegative = 0.0
+    """Length of a trajectory at constant energy whose dipole gives an anharmonic spectrum, ps (0 = none)."""
+
+    temperature: Positive = 300.0
+    """Temperature that the trajectory begins with, K."""
+
+    timestep: Positive = 0.5
+    """Of the trajectory, fs."""
+
+    seed: int = 0
+    """Of the velocities."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compute and write the spectra.
+
+    Raises:
+        UserError: no such run or molecule, or a geometry that cannot be optimised.
+    """
+    asked = checked_flags(
+        tyro.cli(SpectraConfig, prog="python -m train.spectra", args=argv, description=SpectraConfig.__doc__)
+    )
+    if bool(asked.molecule) == bool(asked.geometry):
+        raise UserError("--molecule NAME or --geometry FILE: give one of the two")
+    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    from train.calculator import JointCalculator
+    from train.vibrations import (
+        describe_modes,
+        draw_spectra,
+        harmonic_modes,
+        infrared_from_dynamics,
+        optimise,
+        read_molecule,
+        write_modes,
+        write_spectra,
+    )
+
+    atoms = read_molecule(asked.molecule, asked.geometry)
+    atoms.info["charge"] = asked.charge
+    calculator = JointCalculator(asked.run)
+    atoms.calc = calculator
+    optimise(atoms, asked.fmax)
+    modes = harmonic_modes(calculator.predictor.derivatives(atoms), atoms)
+    print(describe_modes(modes, atoms))
+    dynamics = None
+    if asked.md_ps:
+        dynamics = infrared_from_dynamics(atoms, asked.md_ps, asked.timestep, asked.temperature, asked.seed)
+    name = asked.molecule or Path(asked.geometry).stem
+    folder = Path(asked.output) if asked.output else Path(asked.run) / "spectra" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    atoms.calc = None
+    atoms.write(folder / "geometry.xyz", format="extxyz")
+    write_modes(folder / "modes.csv", modes)
+    write_spectra(folder / "spectrum.csv", modes, asked.width, dynamics)
+    draw_spectra(folder / "spectrum.png", name, modes, asked.width, dynamics)
+    print(f"geometry, modes, spectrum and picture in {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
