@@ -85,18 +85,33 @@ class Steps:
         return abstract
 
     def train(self, state: TrainState, sums: MetricSums, batch: Batch) -> tuple[TrainState, MetricSums, Any]:
-        """One optimizer step; adds to the metric sums. Gives back the memory of the state and the sums that came in.
+        """One optimizer step on a batch, as a block of one, see :meth:`train_block`."""
+        return self.train_block(state, sums, jax.tree.map(lambda array: array[None], batch), 0, 1)
+
+    def train_block(
+        self, state: TrainState, sums: MetricSums, batches: Batch, first: int, last: int
+    ) -> tuple[TrainState, MetricSums, Any]:
+        """The steps ``first`` to ``last`` (exclusive) of a block; adds to the metric sums.
+
+        Args:
+            state: its memory is given back.
+            sums: given back.
+            batches: (steps, batch size, ...).
+            first: of ``batches``.
+            last: of ``batches``.
 
         Returns:
-            the new state, the new sums, and the loss, which may not have arrived yet.
+            the new state, the new sums, and the last loss, which may not have arrived yet.
         """
+        bounds = np.asarray(first, np.int32), np.asarray(last, np.int32)
         results = tuple(map(jax.tree.structure, (state, sums, 0)))
-        return self._run("train", (state, sums, batch, self._schedule), results, donated=(state, sums))
+        arguments = (state, sums, batches, *bounds, self._schedule)
+        return self._run("train_block", arguments, results, donated=(state, sums))
 
     def train_resident(
         self, state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: int, last: int
     ) -> tuple[TrainState, MetricSums, Any]:
-        """The steps ``first`` to ``last`` (exclusive), as :meth:`train`, of molecules that lie on the device.
+        """The steps ``first`` to ``last`` (exclusive), as :meth:`train_block`, of molecules that lie on the device.
 
         Args:
             state: given back.
@@ -115,10 +130,10 @@ class Steps:
         """Begin to compile :meth:`create_state`."""
         return self._executable("create", _key_data(0), ())
 
-    def prepare_train(self, batch: Batch) -> Future[Any]:
-        """Begin to compile :meth:`train` for these shapes (the arrays, or what has their shapes and placement)."""
-        state, sums = self.abstract_state(), self.devices.place(zero_sums())
-        return self._executable("train", (state, sums, batch, self._schedule), donated=(state, sums))
+    def prepare_train_block(self, batches: Batch) -> Future[Any]:
+        """Begin to compile :meth:`train_block` for these shapes (arrays, or what has their shapes and placement)."""
+        state, sums, bound = self.abstract_state(), self.devices.place(zero_sums()), np.zeros((), np.int32)
+        return self._executable("train_block", (state, sums, batches, bound, bound, self._schedule), (state, sums))
 
     def prepare_train_resident(self, data: Batch, rows: Array) -> Future[Any]:
         """Begin to compile :meth:`train_resident` for these shapes."""
@@ -147,7 +162,7 @@ class Steps:
     def compilations(self) -> tuple[int, int]:
         """How many training steps, and how many evaluations, were compiled."""
         names = [name for name, *_ in self._executables]
-        return names.count("train") + names.count("train_resident"), names.count("evaluate")
+        return names.count("train_block") + names.count("train_resident"), names.count("evaluate")
 
     @cached_property
     def parameters(self) -> ParameterVector:

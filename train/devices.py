@@ -44,7 +44,7 @@ class Devices:
 
     @cached_property
     def divided_rows(self) -> NamedSharding:
-        """(steps, molecules): the second axis divided among the devices."""
+        """(steps, molecules, ...): the second axis divided among the devices."""
         return NamedSharding(self.mesh, PartitionSpec(None, AXIS))
 
     @property
@@ -86,12 +86,19 @@ class Devices:
 
     def place_batch(self, batch: Batch, places: int) -> Batch:
         """This process's part of a batch of ``places`` molecules, on its devices."""
+        return self._place_part(batch, self.divided, 0, places)
+
+    def place_block(self, block: Batch, places: int) -> Batch:
+        """This process's part of a block of batches, (steps, molecules, ...), each of ``places`` molecules."""
+        return self._place_part(block, self.divided_rows, 1, places)
+
+    def _place_part(self, batch: Batch, sharding: NamedSharding, axis: int, places: int) -> Batch:
         if jax.process_count() == 1:
-            return jax.device_put(batch, self.divided)
+            return jax.device_put(batch, sharding)
 
         def put(array: np.ndarray) -> jax.Array:
-            shape = (places, *array.shape[1:])
-            return jax.make_array_from_process_local_data(self.divided, array, shape)
+            shape = (*array.shape[:axis], places, *array.shape[axis + 1 :])
+            return jax.make_array_from_process_local_data(sharding, array, shape)
 
         return Batch(*map(put, batch))
 

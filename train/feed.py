@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -19,7 +18,7 @@ from shared.errors import UserError
 from train.compiled import Steps
 from train.config import TrainConfig
 from train.devices import Devices, agreed
-from train.loader import BatchPlan, Loader
+from train.loader import BatchPlan, Block, Loader, in_blocks
 from train.metrics import MetricSums
 from train.state import TrainState
 
@@ -47,15 +46,15 @@ class Dispatched(NamedTuple):
 
 
 class Feed(ABC):
-    """Takes training steps over planned batches."""
+    """Takes training steps over planned batches, many of them in one dispatch."""
 
     input_wait: float = 0.0
     """Seconds since the start of the epoch that the device had nothing to do because its next batch was not there."""
 
     def __init__(self, steps: Steps, loader: Loader) -> None:
         self.steps, self.loader = steps, loader
-
         self._compiling: dict[int, Future[Any]] = {}
+        self._steps_per_dispatch: dict[int, int] = {}
 
     def prepare(self, plans: Sequence[BatchPlan]) -> None:
         """Begin to compile for every bucket of these batches, in their order."""
@@ -76,46 +75,90 @@ class Feed(ABC):
             except TimeoutError:
                 yield Dispatched(state, sums, None, 0, 0)
 
-    @abstractmethod
     def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Dispatched]:
         """Take the steps in order; the arrays that came in are given up."""
+        self.input_wait = 0.0
+        in_flight: deque[Any] = deque()
+        placed = self._placed(in_blocks(plans, self._block_length))
+        while True:
+            start = time.perf_counter()
+            try:
+                block, arrays = next(placed)
+            except StopIteration:
+                return
+            if in_flight and in_flight[-1].is_ready():
+                self.input_wait += time.perf_counter() - start
+            yield from self._wait_for(block.bucket, state, sums)
+            for first, last in self._dispatches(block):
+                start = time.perf_counter()
+                state, sums, loss = self._train(state, sums, block, arrays, first, last)
+                if block.bucket not in self._steps_per_dispatch and last < len(block.plans):
+                    self._measure(block.bucket, loss, start, first)
+                in_flight.append(loss)
+                if len(in_flight) > _IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
+                molecules = sum(len(plan.rows) for plan in block.plans[first:last])
+                yield Dispatched(state, sums, loss, last - first, molecules)
+
+    @abstractmethod
+    def _block_length(self, bucket: int) -> int:
+        """Most batches in a block; that of all blocks' arrays."""
+
+    @abstractmethod
+    def _placed(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:
+        """Each block with what the device needs of it."""
+
+    @abstractmethod
+    def _train(
+        self, state: TrainState, sums: MetricSums, block: Block, placed: Any, first: int, last: int
+    ) -> tuple[TrainState, MetricSums, Any]:
+        """Take some of a block's steps."""
+
+    def _dispatches(self, block: Block) -> Iterator[tuple[int, int]]:
+        """First and last steps of each dispatch of a block: single steps until their duration is known."""
+        first, steps = 0, len(block.plans)
+        while first < steps:
+            last = min(steps, first + self._steps_per_dispatch.get(block.bucket, 1))
+            yield first, last
+            first = last
+
+    def _measure(self, bucket: int, loss: Any, start: float, first: int) -> None:
+        """Time the second step of a block: the first one may have compiled."""
+        loss.block_until_ready()
+        if first:
+            seconds = time.perf_counter() - start
+            # The same in every process, although each has its own clock.
+            self._steps_per_dispatch[bucket] = agreed(max(1, int(_SECONDS_PER_DISPATCH / seconds)))
 
 
 class StreamFeed(Feed):
-    """Reads ahead in a thread, which also starts the transfer to the device. Memory: a few batches."""
+    """Reads blocks ahead in a thread, which also starts their transfer. Memory: a few blocks."""
 
     def __init__(self, steps: Steps, loader: Loader) -> None:
         super().__init__(steps, loader)
         self._part = steps.devices.own_part(loader.places)
 
     def _prepare(self, bucket: int) -> Future[Any]:
-        return self.steps.prepare_train(self._read(BatchPlan(bucket, np.arange(1))))
+        return self.steps.prepare_train_block(self._read(Block([BatchPlan(bucket, np.arange(1))])))
 
-    def _read(self, plan: BatchPlan) -> Batch:
-        return self.steps.devices.place_batch(self.loader.read(plan, self._part), self.loader.places)
+    def _block_length(self, bucket: int) -> int:
+        return self.loader.block_length(bucket)
 
-    def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Dispatched]:
-        self.input_wait = 0.0
-        in_flight: deque[Any] = deque()
-        batches = self.loader.stream(plans, self._read)
-        while True:
-            start = time.perf_counter()
-            try:
-                plan, batch = next(batches)
-            except StopIteration:
-                return
-            if in_flight and in_flight[-1].is_ready():
-                self.input_wait += time.perf_counter() - start
-            yield from self._wait_for(plan.bucket, state, sums)
-            state, sums, loss = self.steps.train(state, sums, batch)
-            in_flight.append(loss)
-            if len(in_flight) > _IN_FLIGHT:
-                in_flight.popleft().block_until_ready()
-            yield Dispatched(state, sums, loss, 1, len(plan.rows))
+    def _read(self, block: Block) -> Batch:
+        batches = self.loader.read_block(block, self._block_length(block.bucket), self._part)
+        return self.steps.devices.place_block(batches, self.loader.places)
+
+    def _placed(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:
+        return self.loader.stream_blocks(blocks, self._read)
+
+    def _train(
+        self, state: TrainState, sums: MetricSums, block: Block, placed: Any, first: int, last: int
+    ) -> tuple[TrainState, MetricSums, Any]:
+        return self.steps.train_block(state, sums, placed, first, last)
 
 
 class ResidentFeed(Feed):
-    """Keeps every bucket on the device; batches are gathered there, and one dispatch takes many steps."""
+    """Keeps every bucket on the device, where batches are gathered."""
 
     def __init__(self, steps: Steps, loader: Loader) -> None:
         super().__init__(steps, loader)
@@ -123,52 +166,29 @@ class ResidentFeed(Feed):
             steps.devices.place(loader.gather(index, np.arange(len(bucket)), len(bucket)))
             for index, bucket in enumerate(loader.buckets)
         ]
-        self._steps_per_dispatch: dict[int, int] = {}
 
     def _prepare(self, bucket: int) -> Future[Any]:
-        rows = self.steps.devices.place_rows(self._row_numbers([], self.loader.run_length(bucket)))
+        rows = self.steps.devices.place_rows(self._row_numbers([], self._block_length(bucket)))
         return self.steps.prepare_train_resident(self._data[bucket], rows)
 
-    def epoch(self, state: TrainState, sums: MetricSums, plans: Sequence[BatchPlan]) -> Iterator[Dispatched]:
-        self.input_wait = 0.0
-        in_flight: deque[Any] = deque()
-        for bucket, batches in itertools.groupby(plans, key=lambda plan: plan.bucket):
-            length = self.loader.run_length(bucket)
-            yield from self._wait_for(bucket, state, sums)
-            for run in _chunks(list(batches), length):
-                rows = self.steps.devices.place_rows(self._row_numbers(run, length))
-                for first, last in self._dispatches(bucket, len(run)):
-                    start = time.perf_counter()
-                    state, sums, loss = self.steps.train_resident(state, sums, self._data[bucket], rows, first, last)
-                    if bucket not in self._steps_per_dispatch and last < len(run):
-                        self._measure(bucket, loss, start, first)
-                    in_flight.append(loss)
-                    if len(in_flight) > _IN_FLIGHT:
-                        in_flight.popleft().block_until_ready()
-                    molecules = sum(len(plan.rows) for plan in run[first:last])
-                    yield Dispatched(state, sums, loss, last - first, molecules)
+    def _block_length(self, bucket: int) -> int:
+        return self.loader.run_length(bucket)
 
-    def _row_numbers(self, run: Sequence[BatchPlan], length: int) -> np.ndarray:
+    def _placed(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:
+        for block in blocks:
+            rows = self._row_numbers(block.plans, self._block_length(block.bucket))
+            yield block, self.steps.devices.place_rows(rows)
+
+    def _train(
+        self, state: TrainState, sums: MetricSums, block: Block, placed: Any, first: int, last: int
+    ) -> tuple[TrainState, MetricSums, Any]:
+        return self.steps.train_resident(state, sums, self._data[block.bucket], placed, first, last)
+
+    def _row_numbers(self, plans: Sequence[BatchPlan], length: int) -> np.ndarray:
         rows = np.full((length, self.loader.places), -1, np.int32)
-        for i, plan in enumerate(run):
+        for i, plan in enumerate(plans):
             rows[i, : len(plan.rows)] = plan.rows
         return rows
-
-    def _dispatches(self, bucket: int, steps: int) -> Iterator[tuple[int, int]]:
-        """First and last steps of each dispatch of a run: single steps until their duration is known."""
-        first = 0
-        while first < steps:
-            last = min(steps, first + self._steps_per_dispatch.get(bucket, 1))
-            yield first, last
-            first = last
-
-    def _measure(self, bucket: int, loss: Any, start: float, first: int) -> None:
-        """Time the second step of a run: the first one may have compiled."""
-        loss.block_until_ready()
-        if first:
-            seconds = time.perf_counter() - start
-            # The same in every process, although each has its own clock.
-            self._steps_per_dispatch[bucket] = agreed(max(1, int(_SECONDS_PER_DISPATCH / seconds)))
 
 
 def build_feed(config: TrainConfig, steps: Steps, loader: Loader) -> Feed:
@@ -197,7 +217,3 @@ def _free_memory(devices: Devices) -> float:
     statistics: list[Any] = [device.memory_stats() or {} for device in devices.mesh.local_devices]
     free = [entry.get("bytes_limit", 0) - entry.get("bytes_in_use", 0) for entry in statistics]
     return float(min(free))
-
-
-def _chunks(plans: list[BatchPlan], length: int) -> Iterator[list[BatchPlan]]:
-    return (plans[start : start + length] for start in range(0, len(plans), length))

@@ -15,10 +15,14 @@ from shared.batch import Batch
 from shared.cache import BucketArrays
 from train.esp_points import EspSelection, esp_mask
 
+Wanted = TypeVar("Wanted")
 Prepared = TypeVar("Prepared")
 
 _READ_AHEAD = 4
+_BLOCKS_AHEAD = 1
 _LONGEST_RUN = 64
+_BLOCK_BYTES = 32 << 20
+"""Batches that are read together take at most about this much memory: enough for several to share what a read costs."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,18 @@ class BatchPlan:
 
     bucket: int
     rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive batches of one bucket, which are read, or dispatched, together."""
+
+    plans: list[BatchPlan]
+
+    @property
+    def bucket(self) -> int:
+        """That of all batches."""
+        return self.plans[0].bucket
 
 
 class Loader:
@@ -62,6 +78,11 @@ class Loader:
         """
         batches = -(-len(self.buckets[bucket]) // self.batch_size)
         return max(1, min(_LONGEST_RUN, -(-batches // (8 if len(self.buckets) > 1 else 4))))
+
+    def block_length(self, bucket: int) -> int:
+        """How many batches of a bucket are read together: a run, or what the memory for a block holds."""
+        batch = self.places * _bytes_of_molecule(self.buckets[bucket])
+        return max(1, min(self.run_length(bucket), _BLOCK_BYTES // batch))
 
     def plan(self, seed: int | None = None, epoch: int = 0) -> list[BatchPlan]:
         """The batches of one pass, in order.
@@ -108,23 +129,69 @@ class Loader:
         )
         return Batch(molecule_mask=np.arange(places) < len(rows), esp_mask=mask, **gathered)
 
+    def read_block(self, block: Block, length: int, part: slice | None = None) -> Batch:
+        """The batches of a block, or some of their places: arrays (length, places, ...), empty beyond its batches.
+
+        All rows are read in the file's order, and each shard at once: a batch by itself would touch new pages, and
+        other shards, for each of its molecules, at a cost that grows with the data.
+        """
+        places = self._length(part)
+        rows = np.full((length, places), -1)
+        for i, plan in enumerate(block.plans):
+            own = plan.rows[part] if part else plan.rows
+            rows[i, : len(own)] = own
+        wanted = np.flatnonzero(rows.ravel() >= 0)
+        # The first ones hold the block's rows in order; where each of them goes.
+        to = wanted[np.argsort(rows.ravel()[wanted], kind="stable")]
+        gathered = self.gather(block.bucket, rows.ravel()[to], len(to))
+
+        def spread(array: np.ndarray) -> np.ndarray:
+            out = np.zeros((rows.size, *array.shape[1:]), array.dtype)
+            out[to] = array
+            return out.reshape(*rows.shape, *array.shape[1:])
+
+        return Batch(*map(spread, gathered))
+
     def stream(
         self, plans: Sequence[BatchPlan], prepare: Callable[[BatchPlan], Prepared]
     ) -> Iterator[tuple[BatchPlan, Prepared]]:
         """The planned batches, as ``prepare`` makes them (:meth:`read`, and perhaps placing them on a device), by a
         thread a few batches ahead. An error there is raised here."""
-        pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        pending: deque[tuple[BatchPlan, Future[Prepared]]] = deque()
-        try:
-            for plan in plans:
-                pending.append((plan, pool.submit(prepare, plan)))
-                if len(pending) > _READ_AHEAD:
-                    first, batch = pending.popleft()
-                    yield first, batch.result()
-            for first, batch in pending:
-                yield first, batch.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return _ahead(plans, prepare, _READ_AHEAD)
+
+    def stream_blocks(
+        self, blocks: Sequence[Block], prepare: Callable[[Block], Prepared]
+    ) -> Iterator[tuple[Block, Prepared]]:
+        """As :meth:`stream`, for blocks."""
+        return _ahead(blocks, prepare, _BLOCKS_AHEAD)
+
+
+def in_blocks(plans: Sequence[BatchPlan], length: Callable[[int], int]) -> list[Block]:
+    """Consecutive batches of one bucket together, at most ``length(bucket)`` of them."""
+    blocks: list[Block] = []
+    for bucket, group in itertools.groupby(plans, key=lambda plan: plan.bucket):
+        batches, most = list(group), length(bucket)
+        blocks.extend(Block(batches[start : start + most]) for start in range(0, len(batches), most))
+    return blocks
+
+
+def _ahead(
+    wanted: Sequence[Wanted], prepare: Callable[[Wanted], Prepared], ahead: int
+) -> Iterator[tuple[Wanted, Prepared]]:
+    """Each of ``wanted`` with what a thread prepares of it, so many of them ahead."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+    pending: deque[tuple[Wanted, Future[Prepared]]] = deque()
+    try:
+        for item in wanted:
+            pending.append((item, pool.submit(prepare, item)))
+            if len(pending) > ahead:
+                first, prepared = pending.popleft()
+                yield first, prepared.result()
+        while pending:
+            first, prepared = pending.popleft()
+            yield first, prepared.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _bytes_of_molecule(bucket: BucketArrays) -> int:

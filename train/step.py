@@ -74,14 +74,34 @@ def build_functions(
         params = _initial_parameters(model, jax.random.wrap_key_data(key_data))
         return (new_state(parameters.join(params), optimizer),)
 
+    def take_steps(
+        batch_of: Callable[[Array], Batch],
+        state: TrainState,
+        sums: MetricSums,
+        first: Array,
+        last: Array,
+        schedule: Schedule,
+    ) -> _Stepped:
+        def body(i: Array, carry: _Stepped) -> _Stepped:
+            return step(carry[0], carry[1], batch_of(i), schedule)
+
+        return jax.lax.fori_loop(first, last, body, (state, sums, jnp.zeros(())))
+
+    def block(
+        state: TrainState, sums: MetricSums, batches: Batch, first: Array, last: Array, schedule: Schedule
+    ) -> _Stepped:
+        def batch_of(i: Array) -> Batch:
+            return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, i, keepdims=False), batches)
+
+        return take_steps(batch_of, state, sums, first, last, schedule)
+
     def resident(
         state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: Array, last: Array, schedule: Schedule
     ) -> _Stepped:
-        def body(i: Array, carry: _Stepped) -> _Stepped:
-            own = jax.lax.dynamic_index_in_dim(rows, i, keepdims=False)
-            return step(carry[0], carry[1], gather(data, own), schedule)
+        def batch_of(i: Array) -> Batch:
+            return gather(data, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
 
-        return jax.lax.fori_loop(first, last, body, (state, sums, jnp.zeros(())))
+        return take_steps(batch_of, state, sums, first, last, schedule)
 
     def evaluate(vector: Array, sums: MetricSums, batch: Batch) -> tuple[MetricSums, Prediction]:
         batch = clean(batch)
@@ -96,7 +116,7 @@ def build_functions(
     on_devices = functools.partial(jax.shard_map, mesh=devices.mesh, check_vma=False)
     return {
         "create": create,
-        "train": on_devices(step, in_specs=(whole, whole, divided, whole), out_specs=whole),
+        "train_block": on_devices(block, in_specs=(whole, whole, divided_rows, whole, whole, whole), out_specs=whole),
         "train_resident": on_devices(
             resident, in_specs=(whole, whole, whole, divided_rows, whole, whole, whole), out_specs=whole
         ),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
+from shared.batch import Batch
 from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
@@ -45,22 +46,33 @@ def test_size_decides_where_the_data_are_kept(loader: Loader, monkeypatch: pytes
         build(loader, data_placement="device")
 
 
-def test_every_planned_step_is_dispatched_once(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_every_planned_step_is_dispatched_once(
+    loader: Loader, monkeypatch: pytest.MonkeyPatch, placement: Literal["device", "stream"]
+) -> None:
     """However many steps a dispatch takes, and in the order of the plan."""
-    kept = build(loader, data_placement="device")
-    assert isinstance(kept, ResidentFeed)
-    taken: list[list[int]] = []
+    built = build(loader, data_placement=placement)
+    taken: list[list[float]] = []
 
     class Loss:
         def block_until_ready(self) -> None:
             """Has arrived."""
 
-    def record(state: int, sums: int, data: Any, rows: Any, first: int, last: int) -> Any:
-        assert data is kept._data[plans[len(taken)].bucket]
-        taken.extend([int(row) for row in rows[i] if row >= 0] for i in range(first, last))
+        def is_ready(self) -> bool:
+            return True
+
+    def record_resident(state: int, sums: int, data: Batch, rows: Any, first: int, last: int) -> Any:
+        energy = np.asarray(data.energy)
+        taken.extend([float(energy[row]) for row in rows[i] if row >= 0] for i in range(first, last))
         return state, sums, Loss()
 
-    monkeypatch.setattr(kept.steps, "train_resident", record)
+    def record_block(state: int, sums: int, batches: Batch, first: int, last: int) -> Any:
+        mask, energy = np.asarray(batches.molecule_mask), np.asarray(batches.energy)
+        taken.extend(energy[i][mask[i]].tolist() for i in range(first, last))
+        return state, sums, Loss()
+
+    monkeypatch.setattr(built.steps, "train_resident", record_resident)
+    monkeypatch.setattr(built.steps, "train_block", record_block)
     monkeypatch.setattr(feed, "_SECONDS_PER_DISPATCH", 1e9)
     monkeypatch.setattr(Loader, "run_length", lambda *_: 3)
     molecules = 0
@@ -68,10 +80,10 @@ def test_every_planned_step_is_dispatched_once(loader: Loader, monkeypatch: pyte
     for epoch in range(2):
         plans = loader.plan(1, epoch)
         taken.clear()
-        for done in kept.epoch(0, 0, plans):  # type: ignore[arg-type]
+        for done in built.epoch(0, 0, plans):  # type: ignore[arg-type]
             molecules += done.molecules
             dispatches += 1
-        assert taken == [plan.rows.tolist() for plan in plans]
+        assert taken == [loader.buckets[plan.bucket].take("energy", plan.rows).tolist() for plan in plans]
     assert molecules == 2 * len(loader)
     assert dispatches < 2 * loader.batches_per_epoch
 

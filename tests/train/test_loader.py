@@ -13,7 +13,7 @@ from shared.buckets import BucketShape
 from shared.cache import open_cache
 from tests import support
 from train.esp_points import EspSelection
-from train.loader import BatchPlan, Loader
+from train.loader import BatchPlan, Loader, in_blocks
 
 BATCH_SIZE = 3
 
@@ -95,6 +95,30 @@ def test_stream_equals_read(loader: Loader) -> None:
     for plan, batch in streamed:
         for name, expected in loader.read(plan)._asdict().items():
             np.testing.assert_array_equal(getattr(batch, name), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("part", [None, slice(1, 3)])
+def test_blocks_are_their_batches(loader: Loader, part: slice | None) -> None:
+    """In the order of the plan, whole or a process's part of each, and empty beyond the last batch."""
+    plans = loader.plan(9, 1)
+    blocks = in_blocks(plans, lambda bucket: 2)
+    assert plan_key([plan for block in blocks for plan in block.plans]) == plan_key(plans)
+    assert {len(block.plans) for block in blocks} == {1, 2}
+    for block, batches in loader.stream_blocks(blocks, lambda block: loader.read_block(block, 2, part)):
+        for i, plan in enumerate(block.plans):
+            for name, expected in loader.read(plan, part)._asdict().items():
+                np.testing.assert_array_equal(getattr(batches, name)[i], expected, err_msg=name)
+        assert not batches.molecule_mask[len(block.plans) :].any()
+
+
+def test_blocks_keep_to_their_memory(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loader, "run_length", lambda *_: 64)
+    assert loader.block_length(0) == 64
+    one = sum(array.nbytes for array in loader.read(loader.plan()[0]))
+    monkeypatch.setattr("train.loader._BLOCK_BYTES", 5 * one + one // 2)
+    assert loader.block_length(0) == 5
+    monkeypatch.setattr("train.loader._BLOCK_BYTES", one // 2)
+    assert loader.block_length(0) == 1
 
 
 def test_one_shape_for_each_bucket(loader: Loader) -> None:
