@@ -13,11 +13,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
@@ -130,10 +132,57 @@ class BucketArrays:
             out[mine] = self.shards[index][name][rows[mine] - start]
         return out
 
+    def place(self, names: Sequence[str], rows: np.ndarray, to: np.ndarray, places: int) -> dict[str, np.ndarray]:
+        """Rows of numeric arrays, each put where it belongs; other places are zero.
+
+        Args:
+            names: of the arrays.
+            rows: (n,) of the bucket. In ascending order each shard's map is read forwards.
+            to: (n,) the place of each row.
+            places: length of the arrays that come out.
+        """
+        rows, to = np.asarray(rows, np.int64), np.asarray(to, np.int64)
+        shard_of_row = np.searchsorted(self._ends, rows, side="right")
+        parts = []
+        for index in np.unique(shard_of_row):
+            mine = np.flatnonzero(shard_of_row == index)
+            parts.append((int(index), rows[mine] - (self._ends[index - 1] if index else 0), to[mine]))
+        arrays = {}
+        for name in names:
+            first = self.shards[0][name]
+            arrays[name] = np.zeros((places, *first.shape[1:]), first.dtype)
+            if first.size:
+                target = _as_bytes(arrays[name])
+                for index, local, where in parts:
+                    _copy_rows(self._bytes(index, name), local, target, where)
+        return arrays
+
+    def _bytes(self, index: int, name: str) -> np.ndarray:
+        known: dict[tuple[int, str], np.ndarray] = self._byte_views
+        if (index, name) not in known:
+            known[index, name] = _as_bytes(self.shards[index][name])
+        return known[index, name]
+
+    @cached_property
+    def _byte_views(self) -> dict[tuple[int, str], np.ndarray]:
+        return {}
+
     def column(self, name: str) -> np.ndarray:
         """The whole of one array: mapped where the bucket is one shard, in memory otherwise."""
         parts = [shard[name] for shard in self.shards]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+    """(rows, bytes of a row) view."""
+    return array.reshape(len(array), -1).view(np.uint8)
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_rows(source: np.ndarray, rows: np.ndarray, target: np.ndarray, to: np.ndarray) -> None:
+    """target[to[k]] = source[rows[k]], without the array in between that indexing would make."""
+    for k in range(len(rows)):
+        target[to[k], :] = source[rows[k], :]
 
 
 @dataclass(frozen=True)

@@ -117,17 +117,23 @@ class Loader:
 
     def gather(self, index: int, rows: np.ndarray, places: int) -> Batch:
         """These rows of a bucket, and empty molecules up to the number of places."""
-        bucket = self.buckets[index]
-        gathered = {name: _padded(bucket.take(name, rows), places) for name in _GATHERED}
+        return self._gather(index, rows, np.arange(len(rows)), places)
+
+    def _gather(self, index: int, rows: np.ndarray, to: np.ndarray, places: int) -> Batch:
+        """Rows of a bucket, each at its own of so many places; the others are empty molecules."""
+        gathered = self.buckets[index].place((*_GATHERED, "n_grid"), rows, to, places)
+        n_grid = gathered.pop("n_grid")
         mask = esp_mask(
             self._selection,
             gathered["positions"],
             gathered["atomic_numbers"],
             gathered["grid"],
             gathered["esp"],
-            _padded(bucket.take("n_grid", rows), places),
+            n_grid,
         )
-        return Batch(molecule_mask=np.arange(places) < len(rows), esp_mask=mask, **gathered)
+        real = np.zeros(places, bool)
+        real[to] = True
+        return Batch(molecule_mask=real, esp_mask=mask, **gathered)
 
     def read_block(self, block: Block, length: int, part: slice | None = None) -> Batch:
         """The batches of a block, or some of their places: arrays (length, places, ...), empty beyond its batches.
@@ -140,17 +146,11 @@ class Loader:
         for i, plan in enumerate(block.plans):
             own = plan.rows[part] if part else plan.rows
             rows[i, : len(own)] = own
-        wanted = np.flatnonzero(rows.ravel() >= 0)
-        # The first ones hold the block's rows in order; where each of them goes.
-        to = wanted[np.argsort(rows.ravel()[wanted], kind="stable")]
-        gathered = self.gather(block.bucket, rows.ravel()[to], len(to))
-
-        def spread(array: np.ndarray) -> np.ndarray:
-            out = np.zeros((rows.size, *array.shape[1:]), array.dtype)
-            out[to] = array
-            return out.reshape(*rows.shape, *array.shape[1:])
-
-        return Batch(*map(spread, gathered))
+        flat = rows.ravel()
+        order = np.argsort(flat, kind="stable")
+        to = order[np.searchsorted(flat, 0, sorter=order) :]
+        gathered = self._gather(block.bucket, flat[to], to, flat.size)
+        return Batch(*(array.reshape(*rows.shape, *array.shape[1:]) for array in gathered))
 
     def stream(
         self, plans: Sequence[BatchPlan], prepare: Callable[[BatchPlan], Prepared]
@@ -198,11 +198,6 @@ def _bytes_of_molecule(bucket: BucketArrays) -> int:
     one = {name: bucket.shards[0][name][:1] for name in _GATHERED}
     # The two masks are made from the rest: one byte for each grid point, and one for the molecule.
     return sum(values.nbytes for values in one.values()) + one["esp"].size + 1
-
-
-def _padded(values: np.ndarray, places: int) -> np.ndarray:
-    missing = places - len(values)
-    return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1)) if missing else values
 
 
 _GATHERED = tuple(name for name in Batch._fields if name not in ("molecule_mask", "esp_mask"))
