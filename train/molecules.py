@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ase
 import ase.io
 import numpy as np
@@ -42,13 +44,17 @@ def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:
         except (KeyError, NotImplementedError) as error:
             raise UserError(f"--molecule {name}: ASE does not know it; give a file with --geometry") from error
     try:
-        frames = ase.io.read(geometry, index=":")
+        read = ase.io.read(geometry, index=None if "@" in Path(geometry).name else ":")
     except FileNotFoundError as error:
         raise UserError(f"--geometry {geometry}: no such file") from error
     except _UNREADABLE as error:
         raise UserError(f"--geometry {geometry}: ASE cannot read it ({error or type(error).__name__})") from error
+    frames = [read] if isinstance(read, ase.Atoms) else read
     if not frames:
         raise UserError(f"--geometry {geometry}: no molecules in it")
+    periodic = sum(bool(frame.pbc.any()) for frame in frames)
+    if periodic:
+        print(f"note: {periodic} of {len(frames)} frames are periodic; each is taken for one molecule by itself")
     return [_plain(frame, f"--geometry {geometry}, frame {index}") for index, frame in enumerate(frames)]
 
 
