@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from shared.config_io import NonNegative, Positive, checked_flags
+from shared.config_io import Finite, NonNegative, Positive, checked_flags
 from shared.digests import write_atomically
 from shared.errors import UserError, run_program
 
@@ -31,7 +31,7 @@ class ExportChargesConfig:
     geometry: str = ""
     """File with molecules, in any format that ASE reads, instead of a name; all its frames (FILE@0:10: those)."""
 
-    charge: float | None = None
+    charge: Finite | None = None
     """Total charge of each molecule, e (default: the file's "charge", else 0)."""
 
     cube: bool = False
@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if asked.charge is not None:
         for atoms in molecules:
             atoms.info["charge"] = asked.charge
+    grids = [cube_grid(atoms, asked.cube_spacing, asked.cube_margin) for atoms in molecules if asked.cube]
     predictor = Predictor(asked.run, "float64")
     predictions = predictor.predict(molecules)
     # All that can fail comes before the first file.
@@ -91,7 +92,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if asked.local_frames:
         charges, sites = predictions[0].dcm_charges, predictions[0].dcm_sites
         texts["local-frames.dcm"] = local_frames_text(molecules[0], charges, sites, asked.residue)
-    grids = [cube_grid(atoms, asked.cube_spacing, asked.cube_margin) for atoms in molecules if asked.cube]
     folder = Path(asked.output)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

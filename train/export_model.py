@@ -1,4 +1,4 @@
-"""``python -m train.export_model``: a trained model as one file that runs with JAX and NumPy alone."""
+"""``python -m train.export_model``: a trained model as one file that runs with JAX alone."""
 
 from __future__ import annotations
 
@@ -67,9 +67,10 @@ def _readme(description: dict[str, Any]) -> str:
     }
     return f"""# A PhysNet–DCMNet model as a JAX program
 
-`{MODEL}` holds program and weights. It needs `jax` and `numpy`, nothing else; it was written by jax
-{versions["jax"]}, for {" and ".join(description["platforms"])}, and is no pickle. Elements: \
-{", ".join(description["elements"])}; a molecule with another one gets NaN.
+`{MODEL}` holds program and weights, and is no pickle. It needs JAX alone: `pip install jax flatbuffers` (on a
+GPU `"jax[cuda13]"`), for {" and ".join(description["platforms"])}. It was written by jax {versions["jax"]}; JAX promises
+that versions up to six months newer run it. Elements: {", ".join(description["elements"])}; a molecule with another one
+gets NaN.
 
 ```python
 import json

@@ -201,15 +201,14 @@ def test_frames_are_bonded_and_few() -> None:
         assert ethanol.get_distance(middle, last) < 1.6
 
 
-def test_the_program_writes_local_frames(run_folder: Path, predictor: Predictor, tmp_path: Path) -> None:
-    flags = ["--molecule", "CO2", "--charge", "-1", "--local-frames", "--residue", "CO2", "--output", str(tmp_path)]
-    export_charges.main(["--run", str(run_folder), *flags])
-    atoms = molecule("CO2")
-    atoms.info["charge"] = -1
-    (expected,) = predictor.predict([atoms])
-    for atom, own in enumerate(rebuilt((tmp_path / "local-frames.dcm").read_text(), atoms.positions)):
-        np.testing.assert_allclose(own[:, :3], expected.dcm_sites[atom], atol=1e-6)
-        np.testing.assert_allclose(own[:, 3], expected.dcm_charges[atom], atol=1e-8)
+def test_a_models_charges_come_back_from_local_frames(predictor: Predictor) -> None:
+    """Of a linear molecule too, on whose line they are by symmetry."""
+    chosen = [molecule("CO2"), trajectory()[0]]
+    for atoms, expected in zip(chosen, predictor.predict(chosen), strict=True):
+        text = local_frames_text(atoms, expected.dcm_charges, expected.dcm_sites, "MOL")
+        for atom, own in enumerate(rebuilt(text, atoms.positions)):
+            np.testing.assert_allclose(own[:, :3], expected.dcm_sites[atom], atol=1e-6)
+            np.testing.assert_allclose(own[:, 3], expected.dcm_charges[atom], atol=1e-8)
 
 
 def test_charges_beside_a_linear_molecule_have_no_frame() -> None:
@@ -228,6 +227,7 @@ def test_charges_beside_a_linear_molecule_have_no_frame() -> None:
         (["--geometry", "nothing.xyz"], "nothing.xyz: no such file"),
         (["--molecule", "H2O", "--cube", "--cube-spacing", "0"], "cube-spacing"),
         (["--molecule", "H2O", "--cube", "--cube-spacing", "1e-3"], "grid points, more than 20,000,000"),
+        (["--molecule", "H2O", "--charge", "nan"], "charge"),
         (["--molecule", "H2O", "--residue", "a b"], "at most eight letters"),
     ],
 )
@@ -239,14 +239,21 @@ def test_mistakes_are_told_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_one_conformer_has_local_frames(run_folder: Path, tmp_path: Path) -> None:
+def test_one_conformer_has_local_frames(run_folder: Path, predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "trajectory.xyz"
     ase.io.write(path, trajectory(), format="extxyz")
     arguments = ["--run", str(run_folder), "--output", str(tmp_path / "out"), "--local-frames", "--geometry"]
     with pytest.raises(UserError, match=r"holds 3 frames.*trajectory\.xyz@0"):
         export_charges.main([*arguments, str(path)])
-    export_charges.main([*arguments, f"{path}@1"])
-    assert (tmp_path / "out" / "local-frames.dcm").exists()
+    export_charges.main([*arguments, f"{path}@0", "--residue", "WAT", "--charge", "-1"])
+    text = (tmp_path / "out" / "local-frames.dcm").read_text()
+    assert text.splitlines()[2].split()[0] == "WAT"
+    anion = trajectory()[0]
+    anion.info["charge"] = -1
+    (expected,) = predictor.predict([anion])
+    for atom, own in enumerate(rebuilt(text, anion.positions)):
+        np.testing.assert_allclose(own[:, :3], expected.dcm_sites[atom], atol=1e-6)
+        np.testing.assert_allclose(own[:, 3], expected.dcm_charges[atom], atol=1e-8)
 
 
 @pytest.mark.parametrize("charge", ["plenty", "nan"])
@@ -275,11 +282,12 @@ def test_files_without_molecules(tmp_path: Path, name: str, content: str) -> Non
 
 
 def test_a_full_disk_leaves_nothing_half_written(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr("train.predictor.Predictor", lambda run, precision: predictor)
     monkeypatch.setattr("shared.digests.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         export_charges.main(["--run", str(run_folder), "--output", str(tmp_path), "--molecule", "H2O"])
