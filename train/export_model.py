@@ -68,9 +68,9 @@ def _readme(description: dict[str, Any]) -> str:
     return f"""# A PhysNet–DCMNet model as a JAX program
 
 `{MODEL}` holds program and weights, and is no pickle. It needs JAX alone: `pip install jax flatbuffers` (on a
-GPU `"jax[cuda13]"`), for {" and ".join(description["platforms"])}. It was written by jax {versions["jax"]}; JAX promises
-that versions up to six months newer run it. Elements: {", ".join(description["elements"])}; a molecule with another one
-gets NaN.
+GPU `"jax[cuda13]"`), for {" and ".join(description["platforms"])}. It was written by jax {versions["jax"]}; JAX
+promises that versions up to six months newer run it. Elements: {", ".join(description["elements"])}; a molecule
+with another one gets NaN.
 
 ```python
 import json
