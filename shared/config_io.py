@@ -21,6 +21,7 @@ from shared.errors import UserError
 DEFAULT_CONFIG_FILE = Path("config.toml")
 TABLES = ("shared", "preprocess", "train")
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]

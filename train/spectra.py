@@ -64,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--molecule NAME or --geometry FILE: give one of the two")
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from train.calculator import JointCalculator
+    from train.molecules import read_molecule
     from train.vibrations import (
         describe_modes,
         draw_spectra,
         harmonic_modes,
         infrared_from_dynamics,
         optimise,
-        read_molecule,
         write_modes,
         write_spectra,
     )

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ase
-import ase.io
 import numpy as np
 from ase import units
-from ase.build import molecule
 from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
@@ -54,27 +52,6 @@ class Spectrum(NamedTuple):
     wavenumbers: np.ndarray  # (K,) 1/cm
     absorption: np.ndarray  # (K,) of PhysNet's charges; harmonic: km/mol per 1/cm
     absorption_dcm: np.ndarray  # (K,) of the distributed charges
-
-
-def read_molecule(name: str, geometry: str) -> ase.Atoms:
-    """The molecule of this name (``ase.build``), or of this file.
-
-    Raises:
-        UserError: there is no such name or file, or the file is not a molecule.
-    """
-    if name:
-        try:
-            return molecule(name)
-        except (KeyError, NotImplementedError) as error:
-            raise UserError(f"--molecule {name}: ASE does not know it; give a file with --geometry") from error
-    try:
-        atoms = ase.io.read(geometry)
-    except FileNotFoundError as error:
-        raise UserError(f"--geometry {geometry}: no such file") from error
-    except (ValueError, KeyError, IndexError, OSError, ase.io.formats.UnknownFileTypeError) as error:
-        raise UserError(f"--geometry {geometry}: ASE cannot read it ({error})") from error
-    assert isinstance(atoms, ase.Atoms)  # the last one of the file
-    return ase.Atoms(atoms.numbers, atoms.positions)
 
 
 def optimise(atoms: ase.Atoms, fmax: float) -> None:

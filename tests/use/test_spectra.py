@@ -14,13 +14,13 @@ from ase.vibrations import Infrared
 from shared.errors import UserError
 from train import spectra
 from train.calculator import JointCalculator
+from train.molecules import read_molecule
 from train.vibrations import (
     Modes,
     broadened,
     harmonic_modes,
     infrared_from_dynamics,
     optimise,
-    read_molecule,
     spectrum_of_dipoles,
 )
 

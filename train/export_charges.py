@@ -1,0 +1,106 @@
+"""``python -m train.export_charges``: distributed charges of molecules for other programs, and their potential."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from shared.config_io import Finite, NonNegative, Positive, checked_flags
+from shared.digests import write_atomically
+from shared.errors import UserError, run_program
+
+
+@dataclass(frozen=True)
+class ExportChargesConfig:
+    """Distributed charges of molecules as extended XYZ and CSV, their potential as a cube, local frames for CHARMM."""
+
+    run: str
+    """Folder of the run, runs/NAME (or a copy of its best/)."""
+
+    output: str
+    """Folder to write to."""
+
+    molecule: str = ""
+    """Name of a molecule that ASE can build: CO2, H2O, CH3OH ..."""
+
+    geometry: str = ""
+    """File with molecules, in any format that ASE reads, instead of a name; all its frames (FILE@0:10: those)."""
+
+    charge: Finite | None = None
+    """Total charge of each molecule, e (default: the file's "charge", else 0)."""
+
+    cube: bool = False
+    """Write the potential of each molecule as a Gaussian cube file."""
+
+    cube_spacing: Positive = 0.3
+    """Of the cube's grid, Å."""
+
+    cube_margin: NonNegative = 4.0
+    """From the outermost atoms to the sides of the cube, Å."""
+
+    local_frames: bool = False
+    """Write the charges in local frames for the DCM module of CHARMM; of one molecule, which is one conformer."""
+
+    residue: str = "MOL"
+    """Name of the molecule's residue in CHARMM's topology, whose atoms are in the same order."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict, and write the files.
+
+    Raises:
+        UserError: no such run or molecule, an element that the model was not trained on, or a cube too large.
+        OSError: the folder cannot be written.
+    """
+    asked = checked_flags(
+        tyro.cli(
+            ExportChargesConfig,
+            prog="python -m train.export_charges",
+            args=argv,
+            description=ExportChargesConfig.__doc__,
+        )
+    )
+    if bool(asked.molecule) == bool(asked.geometry):
+        raise UserError("--molecule NAME or --geometry FILE: give one of the two")
+    if not re.fullmatch(r"[A-Za-z0-9]{1,8}", asked.residue):
+        raise UserError(f"--residue {asked.residue}: a name of at most eight letters and digits is needed")
+    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    from train.charge_files import charges_csv, cube_grid, extended_xyz, potential_cube
+    from train.local_frames import local_frames_text
+    from train.molecules import read_molecules
+    from train.predictor import Predictor
+
+    molecules = read_molecules(asked.molecule, asked.geometry)
+    if asked.local_frames and len(molecules) > 1:
+        raise UserError(
+            f"--local-frames: {asked.geometry} holds {len(molecules)} frames, but such a file is of one conformer; "
+            f"choose one: --geometry {asked.geometry}@0"
+        )
+    if asked.charge is not None:
+        for atoms in molecules:
+            atoms.info["charge"] = asked.charge
+    grids = [cube_grid(atoms, asked.cube_spacing, asked.cube_margin) for atoms in molecules if asked.cube]
+    predictor = Predictor(asked.run, "float64")
+    predictions = predictor.predict(molecules)
+    # All that can fail comes before the first file.
+    texts = {"charges.xyz": extended_xyz(molecules, predictions), "charges.csv": charges_csv(molecules, predictions)}
+    if asked.local_frames:
+        charges, sites = predictions[0].dcm_charges, predictions[0].dcm_sites
+        texts["local-frames.dcm"] = local_frames_text(molecules[0], charges, sites, asked.residue)
+    folder = Path(asked.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_atomically(folder / name, text.encode())
+    for frame, grid in enumerate(grids):
+        cube = potential_cube(predictor, molecules[frame], predictions[frame], grid)
+        write_atomically(folder / f"esp-{frame}.cube", cube.encode())
+    print(f"charges of {len(molecules)} molecules in {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
