@@ -22,7 +22,7 @@ TRAIN_FLAGS = $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
 
 .DEFAULT_GOAL := help
-.PHONY: help install preprocess check-data train evaluate test test-slow lint bench clean clean-cache
+.PHONY: help install preprocess check-data train evaluate report test test-slow lint bench clean clean-cache
 
 help:  ## This list
 	@echo "Targets:"
@@ -34,7 +34,7 @@ help:  ## This list
 	@echo "  TEST_EFD TEST_ESP                        (optional; several files: \"a.npz b.npz\")"
 	@echo "  PREPROCESS_ARGS                          flags of preprocessing alone: \"--grid-unit bohr\""
 	@echo "  CACHE_DIR CONFIG PYTHON                  shards' folder, settings file, interpreter of the new environment"
-	@echo "  RUN SPLIT                                of make evaluate (default: runs/NAME and test)"
+	@echo "  RUN SPLIT                                of make evaluate and report (default: runs/NAME and test)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,6 +60,9 @@ train: preprocess  ## Preprocess, then train (or continue) runs/NAME
 
 evaluate: $(VENV)/.installed  ## Errors and pictures of a trained run on one split
 	@$(BIN)/python -m train.evaluate --run $(or $(RUN),runs/$(or $(NAME),joint)) --split $(or $(SPLIT),test) $(ARGS)
+
+report: $(VENV)/.installed  ## One HTML page on a trained run: data, curves, errors, ESP in 3D; and pictures
+	@$(BIN)/python -m train.report --run $(or $(RUN),runs/$(or $(NAME),joint)) --split $(or $(SPLIT),test) $(ARGS)
 
 test: $(VENV)/.installed-dev  ## The tests (a few minutes)
 	$(BIN)/python -m pytest -q

@@ -65,13 +65,12 @@ class MoleculeErrors:
         self.rows.extend(rows.tolist())
         self.names.extend(names)
         for i in range(n):
-            numbers = np.asarray(batch.atomic_numbers)[i][atoms[i]]
-            self.formulas.append(Formula.from_list([symbol(int(z)) for z in numbers]).format("hill"))
+            self.formulas.append(formula(np.asarray(batch.atomic_numbers)[i][atoms[i]]))
 
     def as_record(self) -> dict[str, Any]:
         """For the JSON file: means by type of molecule, and the worst molecules by ESP and by forces."""
         errors = np.concatenate(self.errors)
-        types = np.array(self._types())
+        types = np.array(molecule_types(self.names, self.formulas))
         by_type = {
             str(kind): {"molecules": int(mine.sum()), **_means(errors[mine])}
             for kind in np.unique(types)
@@ -85,14 +84,20 @@ class MoleculeErrors:
                 worst[name] = [self._entry(int(i), errors[i]) for i in order]
         return {"by_type": by_type, "worst": worst}
 
-    def _types(self) -> list[str]:
-        """Names where they name kinds of molecules, else formulas: names that all differ say nothing of kinds."""
-        named = all(self.names) and len(set(self.names)) <= len(self.names) / 2
-        return self.names if named else self.formulas
-
     def _entry(self, i: int, errors: np.ndarray) -> dict[str, Any]:
         values = {name: _number(value) for name, value in zip(ERRORS, errors, strict=True)}
         return {"row": self.rows[i], "name": self.names[i], "formula": self.formulas[i], **values}
+
+
+def formula(atomic_numbers: np.ndarray) -> str:
+    """Of a molecule's atomic numbers (N,), in Hill's order."""
+    return str(Formula.from_list([symbol(int(z)) for z in atomic_numbers]).format("hill"))
+
+
+def molecule_types(names: list[str], formulas: list[str]) -> list[str]:
+    """Names where they name kinds of molecules, else formulas: names that all differ say nothing of kinds."""
+    named = all(names) and len(set(names)) <= len(names) / 2
+    return names if named else formulas
 
 
 def describe_molecules(record: dict[str, Any]) -> str:

@@ -27,6 +27,16 @@ from train.weights import TrainedModel, load_weights
 
 _MOLECULES_DRAWN = 3
 _ESP_POINTS_KEPT = 64
+ERROR_ROWS = (
+    ("energy, MAE", "energy_mae_ev", 1000.0, "meV"),
+    ("forces, MAE", "forces_mae_ev_per_angstrom", 1000.0, "meV/Å"),
+    ("dipole of PhysNet's charges, MAE", "dipole_mae_debye", 1.0, "D"),
+    ("dipole of the distributed charges, MAE", "dipole_dcm_mae_debye", 1.0, "D"),
+    ("ESP of the distributed charges, RMSE", "esp_rmse_kcal_per_mol_e", 1.0, "kcal/mol/e"),
+    ("ESP of PhysNet's charges, RMSE", "esp_rmse_point_charges_kcal_per_mol_e", 1.0, "kcal/mol/e"),
+    ("monopole difference, MAE", "monopole_mae_e", 1.0, "e"),
+)
+"""Label, metric, factor to the unit that is shown, that unit."""
 
 
 @dataclass(frozen=True)
@@ -164,20 +174,11 @@ def finish_run(
 
 def describe_metrics(metrics: dict[str, float], split: str, molecules: int, limits: Limits) -> str:
     """A table of errors for people, between what the representation can reach and what the data spread over."""
-    rows = (
-        ("energy, MAE", "energy_mae_ev", 1000.0, "meV"),
-        ("forces, MAE", "forces_mae_ev_per_angstrom", 1000.0, "meV/Å"),
-        ("dipole of PhysNet's charges, MAE", "dipole_mae_debye", 1.0, "D"),
-        ("dipole of the distributed charges, MAE", "dipole_dcm_mae_debye", 1.0, "D"),
-        ("ESP of the distributed charges, RMSE", "esp_rmse_kcal_per_mol_e", 1.0, "kcal/mol/e"),
-        ("ESP of PhysNet's charges, RMSE", "esp_rmse_point_charges_kcal_per_mol_e", 1.0, "kcal/mol/e"),
-        ("monopole difference, MAE", "monopole_mae_e", 1.0, "e"),
-    )
     lines = [
         f"{split} errors of the best weights ({molecules:,} molecules)",
         f"  {'':<40}{'error':>10} {'':<11}{'limit':>8}{'spread':>10}  of the way from limit to spread",
     ]
-    for label, name, factor, unit in rows:
+    for label, name, factor, unit in ERROR_ROWS:
         line = f"  {label:<40}{metrics[name] * factor:>10.4g} {unit:<11}"
         fraction = limits.fraction(name, metrics[name])
         if fraction is not None:

@@ -36,12 +36,12 @@ _DPI = 120
 def draw_all(folder: RunFolder, targets: Targets, split: str) -> list[Path]:
     """Draw every picture of a run into ``plots/``; returns their paths."""
     folder.plots.mkdir(parents=True, exist_ok=True)
-    drawn = [_save(folder, f"scatter-{split}", lambda: draw_scatter(targets, split))]
+    drawn = [save_picture(folder, f"scatter-{split}", lambda: draw_scatter(targets, split))]
     if targets.molecules:
-        drawn.append(_save(folder, f"esp-{split}", lambda: draw_esp(targets.molecules)))
+        drawn.append(save_picture(folder, f"esp-{split}", lambda: draw_esp(targets.molecules)))
     records = read_metrics(folder, epochs=10**9)
     if len(records) > 1:
-        drawn.append(_save(folder, "learning-curves", lambda: draw_curves(records)))
+        drawn.append(save_picture(folder, "learning-curves", lambda: draw_curves(records)))
     return drawn
 
 
@@ -88,7 +88,7 @@ def draw_esp(molecules: list[MoleculeEsp]) -> Figure:
     figure = Figure(figsize=(13, 3.9 * len(molecules)), layout="constrained")
     rows = figure.subplots(len(molecules), 3, squeeze=False)
     for axes, molecule in zip(rows, molecules, strict=True):
-        center, turn = _principal_axes(molecule.positions)
+        center, turn = principal_axes(molecule.positions)
         grid = (molecule.grid - center) @ turn
         front = grid[:, 2] >= np.median(grid[:, 2])
         difference = molecule.predicted - molecule.reference
@@ -96,7 +96,7 @@ def draw_esp(molecules: list[MoleculeEsp]) -> Figure:
         bound_difference = float(np.abs(difference).max()) or 1e-12
         rmse = float(np.sqrt((difference**2).mean()))
         for axis, values, limit, title in (
-            (axes[0], molecule.reference, bound, f"{molecule.name}: reference"),
+            (axes[0], molecule.reference, bound, f"{literal(molecule.name)}: reference"),
             (axes[1], molecule.predicted, bound, "distributed charges"),
             (axes[2], difference, bound_difference, f"difference (RMSE {rmse:.3g})"),
         ):
@@ -128,7 +128,13 @@ def _draw_atoms(axis: Axes, molecule: MoleculeEsp, center: np.ndarray, turn: np.
         axis.text(x, y, symbol(int(atomic_number)), ha="center", va="center", fontweight="bold", zorder=3)
 
 
-def _principal_axes(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def literal(text: str) -> str:
+    """A name as it is: matplotlib takes what stands between dollar signs for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def principal_axes(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (3,) of a molecule's atoms (N, 3) and the matrix (3, 3) that turns its longest extents to x and y."""
     center = positions.mean(axis=0)
     _, _, turn = np.linalg.svd(positions - center, full_matrices=True)
     return center, turn.T
@@ -147,7 +153,8 @@ def draw_curves(records: list[dict]) -> Figure:
     return figure
 
 
-def _save(folder: RunFolder, name: str, draw: Callable[[], Figure]) -> Path:
+def save_picture(folder: RunFolder, name: str, draw: Callable[[], Figure]) -> Path:
+    """Draw a picture into ``plots/NAME.png``, whole or not at all."""
     path = folder.plots / f"{name}.png"
     temporary = path.with_name(f".{path.name}.tmp")
     # A canvas of its own: no display is needed, and no other figure is touched.

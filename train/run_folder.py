@@ -7,6 +7,7 @@ import platform
 import subprocess
 import uuid
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ class RunFolder:
     @property
     def run_id(self) -> str:
         """The same for a run and its continuations, wherever the folder lies: made when the run began."""
-        return str(_read_record(self).get("id", self.path.name))
+        return str(read_record(self).get("id", self.path.name))
 
     def limits_file(self, split: str) -> Path:
         """What the errors of a split are compared with."""
@@ -93,6 +94,10 @@ class RunFolder:
     def predictions_file(self, split: str) -> Path:
         """Predictions of the best weights on a split."""
         return self.path / f"predictions-{split}.h5"
+
+    def report_file(self, split: str) -> Path:
+        """The report on a split, a page for a browser."""
+        return self.path / f"report-{split}.html"
 
 
 def lock(folder: RunFolder, active: bool) -> BaseFileLock:
@@ -129,9 +134,12 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
         return folder
     folder.path.mkdir(parents=True, exist_ok=True)
     now = {"versions": _versions(), "git": _git_commit(), "device": _device()}
-    record = _read_record(folder) if folder.record_file.exists() else {}
+    record = read_record(folder) if folder.record_file.exists() else {}
     if not record:
-        begun = {"init_from": _weights_digest(config.init_from) if config.init_from else None}
+        begun = {
+            "begun": datetime.now(UTC).isoformat(timespec="seconds"),
+            "init_from": _weights_digest(config.init_from) if config.init_from else None,
+        }
         record = {"id": uuid.uuid4().hex[:12], "data": data, **now, **begun}
     elif now != {key: value for key, value in (record.get("continued") or [record])[-1].items() if key in now}:
         # What the run began with stays: the steps of then were taken by it.
@@ -163,7 +171,7 @@ def load_data_digests(folder: RunFolder) -> dict[str, str]:
     Raises:
         UserError: the run's record is missing or damaged.
     """
-    return dict(_read_record(folder)["data"])
+    return dict(read_record(folder)["data"])
 
 
 def other_versions(run: str) -> list[str]:
@@ -172,7 +180,7 @@ def other_versions(run: str) -> list[str]:
     Raises:
         UserError: its record is missing or damaged.
     """
-    then = _read_record(RunFolder(Path(run)))
+    then = read_record(RunFolder(Path(run)))
     now = {"versions": _versions(), "git": _git_commit(), "device": _device()}
     pairs = [
         (key, (then.get(part) or {}).get(key), value) for part, values in now.items() for key, value in values.items()
@@ -180,7 +188,12 @@ def other_versions(run: str) -> list[str]:
     return [f"{key} was {before}, is {value}" for key, before, value in pairs if before != value]
 
 
-def _read_record(folder: RunFolder) -> dict[str, Any]:
+def read_record(folder: RunFolder) -> dict[str, Any]:
+    """Data, versions and hardware of a run, as they were written when it began.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     try:
         record: dict[str, Any] = json.loads(folder.record_file.read_text())
         if not isinstance(record["data"]["frames"], str):

@@ -1,4 +1,4 @@
-"""A model with random weights in a run's best/ folder, as a training leaves it: no training is needed to use one."""
+"""Models with random weights in runs' folders, as a training leaves them: no training is needed to use one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from shared.cache import open_cache
 from tests import support
+from train import evaluate
 from train.calculator import JointCalculator
 from train.predictor import Predictor
 from train.weights import save_weights
@@ -40,3 +42,17 @@ def predictor(run_folder: Path) -> Predictor:
 def calculator(run_folder: Path) -> JointCalculator:
     """In float64, padded."""
     return JointCalculator(run_folder)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as training leaves it, its weights random, on CO2 and ten other molecules; evaluated on the test split."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    support.run_preprocess(support.write_splits(folder / "input"), folder / "cache", max_buckets=1)
+    cache = open_cache(folder / "cache", 6.0, 10.0)
+    config = support.small_config(
+        cache_dir=str(folder / "cache"), physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1
+    )
+    support.save_random_run(folder / "run", config, cache)
+    evaluate.main(["--run", str(folder / "run"), "--split", "test"])
+    return folder / "run"

@@ -19,20 +19,6 @@ from train.predictor import Predictor
 from train.weights import TrainedModel, load_weights
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run as training leaves it, its weights random, on CO2 and ten other molecules; evaluated on the test split."""
-    folder = tmp_path_factory.mktemp("evaluated")
-    support.run_preprocess(support.write_splits(folder / "input"), folder / "cache", max_buckets=1)
-    cache = open_cache(folder / "cache", 6.0, 10.0)
-    config = support.small_config(
-        cache_dir=str(folder / "cache"), physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1
-    )
-    support.save_random_run(folder / "run", config, cache)
-    evaluate.main(["--run", str(folder / "run"), "--split", "test", "--no-plot-results"])
-    return folder / "run"
-
-
 def read(path: Path) -> dict[str, np.ndarray]:
     with h5py.File(path) as file:
         return {name: np.asarray(file[name]) for name in file}

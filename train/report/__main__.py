@@ -1,0 +1,72 @@
+"""``python -m train.report``: one self-contained HTML page on a trained run, and pictures of the same for papers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from shared.errors import run_program
+from shared.schema import Split
+
+if TYPE_CHECKING:
+    from train.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write runs/NAME/report-SPLIT.html, which needs no network; evaluates first where best/ is newer than that."""
+
+    run: str
+    """Folder of the run, runs/NAME."""
+
+    split: Split = "test"
+    """Split that the errors are of."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the report of a run.
+
+    Raises:
+        UserError: no such run, or its data are no longer in the cache and it was not evaluated before.
+    """
+    asked = tyro.cli(ReportConfig, prog="python -m train.report", args=argv, description=ReportConfig.__doc__)
+    # Imported here: JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
+    from shared.digests import write_atomically
+    from train import evaluate
+    from train.report.facts import read_facts
+    from train.report.molecules import choose_molecules
+    from train.report.page import render
+    from train.report.pictures import draw_pictures
+    from train.report.predictions import Predictions
+    from train.report.samples import read_samples
+    from train.run_folder import RunFolder
+
+    folder = RunFolder(Path(asked.run))
+    facts = read_facts(folder)
+    if not _is_evaluated(folder, asked.split):
+        evaluate.main(["--run", asked.run, "--split", asked.split])
+    evaluation = facts.read_evaluation(asked.split)
+    with Predictions(folder.predictions_file(asked.split)) as predictions:
+        samples = read_samples(predictions, facts.reference_energies_ev, facts.config.exact_monopoles)
+        molecules = choose_molecules(predictions)
+    pictures = draw_pictures(folder, asked.split, samples, evaluation, molecules)
+    page = render(facts, asked.split, evaluation, samples, molecules).encode()
+    path = folder.report_file(asked.split)
+    write_atomically(path, page)
+    print(f"report in {path} ({len(page) / 1e6:.1f} MB), {len(pictures)} more pictures in {folder.plots}")
+
+
+def _is_evaluated(folder: RunFolder, split: str) -> bool:
+    """Whether everything that an evaluation writes is there, and is of these weights."""
+    results = (folder.evaluation_file(split), folder.predictions_file(split), folder.plots / f"scatter-{split}.png")
+    weights = [path.stat().st_mtime_ns for path in folder.best.glob("*")]
+    return all(path.exists() and path.stat().st_mtime_ns > max(weights, default=0) for path in results)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

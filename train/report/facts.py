@@ -1,0 +1,157 @@
+"""What a run is: its data, settings, programs and hardware, from its own files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.cache import read_manifest, stage_folder
+from shared.elements import symbol
+from shared.errors import UserError
+from train.config import TrainConfig
+from train.run_folder import RunFolder, load_config, read_metrics, read_record
+from train.weights import load_weights
+
+_MAIN_SETTINGS = (
+    *("epochs", "batch_size", "learning_rate", "schedule", "seed"),
+    *("energy_weight", "forces_weight", "dipole_weight", "esp_weight", "mono_weight", "dipole_source"),
+    *("physnet_cutoff", "physnet_features", "physnet_iterations"),
+    *("dcmnet_cutoff", "dcmnet_features", "dcmnet_iterations", "n_dcm", "exact_monopoles", "mix_coulomb_energy"),
+    *("esp_radius_factor", "esp_min_distance", "esp_max_value", "init_from", "freeze"),
+)
+_UNITS = {
+    "physnet_cutoff": "Å",
+    "dcmnet_cutoff": "Å",
+    "energy_weight": "1/eV²",
+    "forces_weight": "Å²/eV²",
+    "dipole_weight": "1/(e·Å)²",
+    "esp_weight": "(e/Hartree)²",
+    "mono_weight": "1/e²",
+    "esp_min_distance": "Å",
+    "esp_max_value": "Hartree/e",
+}
+_PLACES = ("config", "cache_dir", "runs_dir", "coordinator")
+"""Settings that say where things lie on one machine: a report is for others too."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of one run."""
+
+    folder: RunFolder
+    config: TrainConfig
+    record: dict[str, Any]  # run.json
+    manifest: dict[str, Any] | None  # of the training's data; None if they are no longer in the cache
+    reference_energies_ev: dict[int, float]
+    parameters: int
+    epochs: list[dict[str, Any]]  # metrics.jsonl
+
+    def read_evaluation(self, split: str) -> dict[str, Any]:
+        """The split's errors.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.folder.evaluation_file(split)
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+            return {name: record[name] for name in (*_EVALUATED, "fractions")}
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: damaged; delete it, and the report evaluates again") from error
+
+    @property
+    def elements(self) -> list[str]:
+        """Symbols, by atomic number."""
+        return [symbol(z) for z in sorted(self.reference_energies_ev)]
+
+    def data_files(self) -> list[dict[str, Any]]:
+        """Split, names, digests and number of molecules of each pair of input files; empty if unknown."""
+        if self.manifest is None:
+            return []
+        return [
+            {
+                "split": entry["split"],
+                "efd": Path(entry["efd"]).name,
+                "esp": Path(entry["esp"]).name,
+                "molecules": entry["samples"],
+                "efd_digest": digests["efd"],
+                "esp_digest": digests["esp"],
+            }
+            for entry, digests in zip(self.manifest["files"], self.manifest["inputs"], strict=True)
+        ]
+
+    def splits(self) -> list[dict[str, Any]]:
+        """Numbers of molecules, atoms and grid points, and spreads, of each split."""
+        return [{"split": name, **values} for name, values in (self.manifest or {}).get("splits", {}).items()]
+
+    def settings(self, main: bool) -> list[dict[str, str]]:
+        """Name, value with unit, and whether it is not the default; the main ones or all others."""
+        defaults = asdict(TrainConfig())
+        values = {name: value for name, value in asdict(self.config).items() if name not in _PLACES}
+        names = _MAIN_SETTINGS if main else tuple(sorted(set(values) - set(_MAIN_SETTINGS)))
+        return [
+            {
+                "name": name.replace("_", " "),
+                "value": " ".join((_shown(values[name]), _UNITS.get(name, ""))).strip(),
+                "changed": "changed" if values[name] != defaults[name] else "",
+            }
+            for name in names
+        ]
+
+    def course(self) -> dict[str, str]:
+        """When and how long it trained."""
+        if not self.epochs:
+            return {"epochs trained": "unknown (no metrics.jsonl)"}
+        best = min(self.epochs, key=lambda epoch: epoch["valid"].get("loss", float("inf")))
+        minutes = sum(epoch["seconds"] for epoch in self.epochs) / 60
+        return {
+            **({"begun": self.record["begun"]} if "begun" in self.record else {}),
+            "epochs trained": f"{self.epochs[-1]['epoch']} of {self.config.epochs}; best validation loss in epoch "
+            f"{best['epoch']}",
+            "time in training": f"{minutes:.3g} minutes ({self.epochs[-1]['samples_per_second']:,.0f} molecules/s)",
+        }
+
+    def machine(self) -> dict[str, str]:
+        """Programs and hardware."""
+        device, git = self.record.get("device") or {}, self.record.get("git") or {}
+        commit = git.get("commit", "")[:12] + (" with changes" if git.get("modified") else "")
+        continued = len(self.record.get("continued", []))
+        return {
+            **({"device": f"{device['count']} × {device['kind']} ({device['platform']})"} if device else {}),
+            **({"processor": f"{device['processor']}, {device['cores']} cores"} if device else {}),
+            **({"program's commit": commit} if git else {}),
+            **({"continued elsewhere": f"{continued} time(s)"} if continued else {}),
+            "versions": ", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
+        }
+
+
+def read_facts(folder: RunFolder) -> Facts:
+    """Everything that the run's files tell, and its data's manifest if it is still in the cache.
+
+    Raises:
+        UserError: no such run, or its record or weights are missing or damaged.
+    """
+    config = load_config(folder)
+    record = read_record(folder)
+    trained = load_weights(folder.best)
+    manifest = read_manifest(stage_folder(Path(config.cache_dir), "frames", record["data"]["frames"]))
+    epochs = read_metrics(folder, epochs=10**9)
+    size = _size(trained.params)
+    return Facts(folder, config, record, manifest, trained.reference_energies_ev, size, epochs)
+
+
+def _size(tree: Any) -> int:
+    return sum(map(_size, tree.values())) if isinstance(tree, dict) else int(tree.size)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) or "-"
+
+
+_EVALUATED = ("split", "molecules", "metrics", "limits", "by_element", "by_distance_shell", "by_type", "worst")

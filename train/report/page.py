@@ -1,0 +1,122 @@
+"""The page itself: the template filled with a run's facts, errors, figures and molecules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from train.evaluation import ERROR_ROWS
+from train.report import figures
+from train.report.facts import Facts
+from train.report.molecules import MOST_POINTS, ShownMolecule
+from train.report.samples import SAMPLED, Sample
+from train.report.scene import scene_data
+from train.report.surface import REACH_ANGSTROM
+
+_HERE = Path(__file__).parent
+_TYPES_IN_TABLE = 60
+_TILES = ("esp_rmse_kcal_per_mol_e", "forces_mae_ev_per_angstrom", "energy_mae_ev", "dipole_dcm_mae_debye")
+
+
+def render(
+    facts: Facts,
+    split: str,
+    evaluation: dict[str, Any],
+    samples: list[Sample],
+    molecules: list[ShownMolecule],
+) -> str:
+    """The whole page, which refers to nothing outside of it."""
+    groups = {
+        "curves": figures.learning_curves(facts.epochs),
+        "scatter": [figures.scatter(sample) for sample in samples],
+        "errors": [figures.error_histogram(sample) for sample in samples],
+        "types": figures.type_bars(evaluation["by_type"]),
+    }
+    named = {f"{name}-{i}": figure for name, group in groups.items() for i, figure in enumerate(group)}
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update({"digits": _digits, "count": _count})
+    rows = _error_rows(evaluation)
+    return environment.get_template("page.html").render(
+        facts=facts,
+        split=split,
+        evaluation=evaluation,
+        rows=rows,
+        tiles=[row for name in _TILES for row in rows if row["name"] == name],
+        types=_types(evaluation["by_type"]),
+        types_in_table=_TYPES_IN_TABLE,
+        ids={name: [f"{name}-{i}" for i in range(len(group))] for name, group in groups.items()},
+        molecules=molecules,
+        samples=samples,
+        limits={
+            "points": figures.POINTS_DRAWN,
+            "sampled": SAMPLED,
+            "tail": f"{figures.TAIL:.1%}",
+            "types": figures.TYPES_DRAWN,
+            "grid": MOST_POINTS,
+            "reach": REACH_ANGSTROM,
+        },
+        css=Markup((_HERE / "page.css").read_text()),
+        script=Markup((_HERE / "page.js").read_text()),
+        plotly=Markup(get_plotlyjs()),
+        figures_json=_json({name: _plain(figure) for name, figure in named.items()}),
+        molecules_json=_json([scene_data(molecule) for molecule in molecules]),
+    )
+
+
+def _plain(figure: go.Figure) -> Any:
+    return json.loads(figure.to_json())
+
+
+def _json(value: Any) -> Markup:
+    """JSON that can stand inside of a script element: no character of it can end that."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every metric in the unit that is shown, with its limit and spread."""
+    limits = evaluation["limits"]
+    least = {
+        "esp_rmse_kcal_per_mol_e": limits["distributed_esp_rmse_kcal_per_mol_e"],
+        "esp_rmse_point_charges_kcal_per_mol_e": limits["atom_centred_esp_rmse_kcal_per_mol_e"],
+    }
+    return [
+        {
+            "name": name,
+            "label": label,
+            "unit": unit,
+            "error": evaluation["metrics"][name] * factor,
+            "limit": least.get(name),
+            "spread": limits["spread"][name] * factor if name in limits["spread"] else None,
+            "fraction": evaluation["fractions"].get(name),
+        }
+        for label, name, factor, unit in ERROR_ROWS
+    ]
+
+
+def _types(by_type: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Types of molecules, the largest error of the ESP first."""
+    return sorted(by_type.items(), key=lambda item: -(item[1]["esp_rmse_kcal_per_mol_e"] or 0.0))
+
+
+def _digits(value: float | None, factor: float = 1.0) -> str:
+    """Three digits, or a dash where there is no number; never in powers of ten that a reader must count."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    shown = value * factor
+    if shown and (abs(shown) < 1e-4 or abs(shown) >= 1e6):
+        return f"{shown:.1e}"
+    return np.format_float_positional(shown, precision=3, unique=False, fractional=False).rstrip(".")
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"

@@ -1,0 +1,113 @@
+"""Reading predictions-SPLIT.h5, however large: by molecule, and in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from shared.errors import UserError
+from train.by_molecule import formula, molecule_types
+from train.prediction_file import DATASETS
+
+_BLOCK_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class MoleculeNames:
+    """What the molecules of a file are called."""
+
+    names: list[str]  # perhaps empty
+    formulas: list[str]
+    types: list[str]
+    rows: np.ndarray  # (n,) in the split's input files
+
+    def label(self, i: int) -> str:
+        """Name and row."""
+        return f"{self.names[i] or self.formulas[i]}, row {self.rows[i]}"
+
+
+class Predictions:
+    """An open file of predictions; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        Raises:
+            UserError: it is damaged, or of another version.
+        """
+        self._path = path
+        try:
+            self._file = h5py.File(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error}); delete it, and the report evaluates again") from error
+        missing = sorted(set(DATASETS) - set(self._file))
+        if missing:
+            self._file.close()
+            raise UserError(f"{path}: lacks {', '.join(missing)}; delete it, and the report evaluates again")
+
+    def __enter__(self) -> Predictions:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._file["row"])
+
+    @cached_property
+    def molecules(self) -> MoleculeNames:
+        """Names of all molecules."""
+        names = [name.decode("utf-8", "replace") for name in self._file["name"][:]]
+        numbers = self._file["atomic_numbers"][:]
+        formulas = [formula(own) for own in np.split(numbers, self._ends("atom")[:-1])]
+        return MoleculeNames(names, formulas, molecule_types(names, formulas), self._file["row"][:])
+
+    @cached_property
+    def esp_rmse(self) -> np.ndarray:
+        """(n,) root mean square error of the ESP over each molecule's points, Hartree/e; NaN where none counts."""
+        squares = np.zeros(len(self))
+        for start, (predicted, reference) in self.blocks("esp", "esp_reference"):
+            owner = self.owner("esp", np.arange(start, start + len(predicted)))
+            squares += np.bincount(owner, np.square(predicted.astype(np.float64) - reference), minlength=len(self))
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(squares / self._file["n_points"][:])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a dataset."""
+        return tuple(self._file[name].shape)
+
+    def whole(self, name: str) -> np.ndarray:
+        """All of a dataset: for those with one row for each molecule or atom."""
+        return np.asarray(self._file[name][:])
+
+    def blocks(self, *names: str) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """Rows of some datasets of equal length, block by block, each with its first row."""
+        for start in range(0, len(self._file[names[0]]), _BLOCK_ROWS):
+            yield start, [self._file[name][start : start + _BLOCK_ROWS] for name in names]
+
+    def of_molecule(self, name: str, i: int) -> np.ndarray:
+        """One molecule's rows of a dataset."""
+        ends = self._ends(DATASETS[name][0])
+        return np.asarray(self._file[name][ends[i - 1] if i else 0 : ends[i]])
+
+    def owner(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """The molecule (counted in this file) that each row of a dataset belongs to."""
+        return np.searchsorted(self._ends(DATASETS[name][0]), rows, side="right")
+
+    def _ends(self, counted: str) -> np.ndarray:
+        """Where each molecule's rows end in the datasets that count this."""
+        return self._all_ends[counted]
+
+    @cached_property
+    def _all_ends(self) -> dict[str, np.ndarray]:
+        counts = {"atom": self._file["n_atoms"][:], "grid point": self._file["n_points"][:]}
+        ends = {counted: np.cumsum(values, dtype=np.int64) for counted, values in counts.items()}
+        return {"molecule": np.arange(1, len(self) + 1), **ends}

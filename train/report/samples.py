@@ -1,0 +1,118 @@
+"""References and predictions of every target: errors over all entries, and a seeded sample of them to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.report.predictions import Predictions
+
+SAMPLED = 20_000
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is compared: two datasets of the file of predictions, and a factor to the unit that is shown."""
+
+    title: str
+    unit: str
+    predicted: str
+    reference: str
+    factor: float = 1.0
+    x_label: str = "reference"
+    y_label: str = "prediction"
+
+
+TARGETS = (
+    Target("Energy above the atomic references", "eV", "energy", "energy_reference"),
+    Target("Force components", "eV/Å", "forces", "forces_reference"),
+    Target("ESP of the distributed charges", "kcal/mol/e", "esp", "esp_reference", HARTREE_IN_KCAL_PER_MOL),
+    Target("Dipole components, PhysNet", "D", "dipole", "dipole_reference", 1 / DEBYE_IN_E_ANGSTROM),
+    Target("Dipole components, DCMNet", "D", "dipole_dcm", "dipole_reference", 1 / DEBYE_IN_E_ANGSTROM),
+    Target("Monopoles", "e", "dcm_charges", "charges", 1.0, "PhysNet's charge", "sum of distributed charges"),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Of one target."""
+
+    target: Target
+    entries: int  # in the split
+    mae: float  # over all of them
+    rmse: float
+    reference: np.ndarray  # (k,) of the entries that were drawn, k = all or SAMPLED
+    predicted: np.ndarray  # (k,)
+    labels: list[str]  # k names of the molecules that they belong to
+
+    @property
+    def errors(self) -> np.ndarray:
+        """(k,) prediction minus reference, without what is not a number."""
+        errors = self.predicted - self.reference
+        return errors[np.isfinite(errors)]
+
+
+def read_samples(
+    predictions: Predictions, reference_energies_ev: dict[int, float], exact_monopoles: bool
+) -> list[Sample]:
+    """Every target of a split that has entries.
+
+    Args:
+        predictions: of the split.
+        reference_energies_ev: of each element, subtracted from the energies.
+        exact_monopoles: the two kinds of charges are equal by construction, and not compared.
+    """
+    constants = _constants(predictions, reference_energies_ev)
+    targets = [target for target in TARGETS if not (exact_monopoles and target.predicted == "dcm_charges")]
+    samples = (_read(predictions, target, constants if target.predicted == "energy" else None) for target in targets)
+    return [sample for sample in samples if sample.entries]
+
+
+def _constants(predictions: Predictions, reference_energies_ev: dict[int, float]) -> np.ndarray:
+    """(n,) sum of each molecule's atomic reference energies, eV."""
+    numbers = predictions.whole("atomic_numbers")
+    table = np.zeros(numbers.max(initial=0) + 1)
+    for atomic_number, energy in reference_energies_ev.items():
+        if atomic_number < len(table):
+            table[atomic_number] = energy
+    owner = predictions.owner("atomic_numbers", np.arange(len(numbers)))
+    return np.bincount(owner, table[numbers], minlength=len(predictions))
+
+
+def _read(predictions: Predictions, target: Target, constants: np.ndarray | None) -> Sample:
+    """Errors of all entries, in float64, and those that are drawn.
+
+    Args:
+        predictions: of the split.
+        target: which.
+        constants: (n,) subtracted from both, or None.
+    """
+    width = int(np.prod(predictions.shape(target.reference)[1:], dtype=int))
+    entries = predictions.shape(target.reference)[0] * width
+    drawn = np.sort(np.random.default_rng(_SEED).choice(entries, min(entries, SAMPLED), replace=False, shuffle=False))
+    absolute = squares = 0.0
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    for start, (predicted, reference) in predictions.blocks(target.predicted, target.reference):
+        if target.predicted == "dcm_charges":
+            predicted = predicted.sum(axis=1)
+        offset = 0.0 if constants is None else constants[start : start + len(reference)]
+        x = np.ravel(reference.astype(np.float64) - offset) * target.factor
+        y = np.ravel(predicted.astype(np.float64) - offset) * target.factor
+        absolute += np.abs(y - x).sum()
+        squares += np.square(y - x).sum()
+        first, last = np.searchsorted(drawn, (start * width, start * width + len(x)))
+        own = drawn[first:last] - start * width
+        kept.append((x[own], y[own]))
+    owners = predictions.owner(target.reference, drawn // max(width, 1))
+    return Sample(
+        target,
+        entries,
+        absolute / max(entries, 1),
+        float(np.sqrt(squares / max(entries, 1))),
+        np.concatenate([x for x, _ in kept] or [np.zeros(0)]),
+        np.concatenate([y for _, y in kept] or [np.zeros(0)]),
+        [predictions.molecules.label(int(i)) for i in owners],
+    )

@@ -1,0 +1,89 @@
+"""What the page's 3D view draws, as plain JSON: page.js makes plotly's traces of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ase.data import covalent_radii
+from ase.data.colors import jmol_colors
+
+from shared.elements import symbol
+from train.plots import principal_axes
+from train.report.figures import rounded
+from train.report.molecules import ShownMolecule
+
+
+def scene_data(molecule: ShownMolecule) -> dict[str, Any]:
+    """One molecule: Å, e and kcal/mol/e."""
+    numbers = molecule.atomic_numbers
+    owners = np.repeat(np.arange(len(numbers)), molecule.dcm_charges.shape[1])
+    return {
+        "label": f"{molecule.name} (row {molecule.row}): {molecule.why}",
+        "name": molecule.name,
+        "formula": molecule.formula,
+        "row": molecule.row,
+        "why": molecule.why,
+        "rmse": float(f"{molecule.rmse:.5g}"),
+        "n_points": molecule.n_points,
+        "bound": float(f"{molecule.bound:.5g}"),
+        "bound_difference": float(f"{molecule.bound_difference:.5g}"),
+        "atoms": {
+            **_places(molecule.positions),
+            "symbol": [symbol(int(z)) for z in numbers],
+            "radius": rounded(covalent_radii[numbers]),
+            "colour": [_colour(z) for z in numbers.tolist()],
+            "charge": rounded(molecule.charges),
+        },
+        "view": _view(molecule.positions),
+        "bonds": molecule.bonds.tolist(),
+        "sites": {
+            **_places(molecule.dcm_sites.reshape(-1, 3)),
+            "charge": rounded(molecule.dcm_charges),
+            "atom": owners.tolist(),
+        },
+        "grid": {
+            **_places(molecule.grid),
+            "reference": rounded(molecule.reference),
+            "predicted": rounded(molecule.predicted),
+        },
+        "surface": _surface(molecule),
+    }
+
+
+def _surface(molecule: ShownMolecule) -> dict[str, Any] | None:
+    surface = molecule.surface
+    if surface is None:
+        return None
+    i, j, k = surface.faces.T.tolist()
+    places = {axis: np.round(column, 3).tolist() for axis, column in zip("xyz", surface.vertices.T, strict=True)}
+    return {
+        **places,
+        "i": i,
+        "j": j,
+        "k": k,
+        "reference": [float(f"{value:.4g}") for value in molecule.surface_reference],
+        "predicted": [float(f"{value:.4g}") for value in molecule.surface_predicted],
+    }
+
+
+def _places(points: np.ndarray) -> dict[str, list[float]]:
+    """Of points (P, 3), column by column, to a thousandth of an Å."""
+    return {axis: np.round(column.astype(np.float64), 3).tolist() for axis, column in zip("xyz", points.T, strict=True)}
+
+
+def _view(positions: np.ndarray) -> dict[str, dict[str, float]]:
+    """Plotly's camera that looks along the molecule's shortest axis, a little from the side, its longest one level."""
+    turn = principal_axes(positions)[1].T
+    eye = 1.75 * turn[2] + 0.35 * turn[1] + 0.3 * turn[0]
+    names = ("x", "y", "z")
+    return {
+        "eye": {name: round(float(value), 3) for name, value in zip(names, eye, strict=True)},
+        "up": {name: round(float(value), 3) for name, value in zip(names, turn[1], strict=True)},
+    }
+
+
+def _colour(atomic_number: int) -> str:
+    """Jmol's, but for hydrogen's white, which a white page does not show."""
+    red, green, blue = (round(255 * float(part)) for part in jmol_colors[atomic_number])
+    return "#c9d1d9" if atomic_number == 1 else f"#{red:02x}{green:02x}{blue:02x}"
