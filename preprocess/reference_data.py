@@ -163,7 +163,13 @@ class _Calculation:
         # The long ones first, so that no process is left alone with them at the end.
         open_tasks.sort(key=lambda task: -int(task.molecule.atomic_numbers.sum()))
         workers = self._config.workers or pool.default_workers()
-        pool.run(open_tasks, workers, label, len(tasks) - len(open_tasks))
+        try:
+            pool.run(open_tasks, workers, label, len(tasks) - len(open_tasks))
+        except OSError as error:
+            if error.errno is None:
+                raise
+            what = f"{error.strerror}; finished geometries are kept, and the same command goes on from them"
+            raise OSError(error.errno, what, str(self._output.parts)) from error
 
     def _tell(self, plan: Planned, reason: str) -> dict[str, Any]:
         name = self._molecules[plan.molecule].name

@@ -57,7 +57,7 @@ class Task:
     def result(self) -> Part | None:
         """The result; None if it is not there, or damaged."""
         try:
-            with np.load(self.path, allow_pickle=False) as content:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 return Part(dict(content))
         except (FileNotFoundError, zipfile.BadZipFile, ValueError, EOFError, KeyError):
             return None
