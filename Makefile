@@ -22,11 +22,11 @@ TRAIN_FLAGS = $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
 
 .DEFAULT_GOAL := help
-.PHONY: help install preprocess check-data train evaluate report test test-slow lint bench clean clean-cache
+.PHONY: help install reference-data preprocess check-data train evaluate report test test-slow lint bench clean clean-cache
 
 help:  ## This list
 	@echo "Targets:"
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
 	@echo "Variables (make train EPOCHS=20 BATCH_SIZE=64 NAME=mine):"
 	@echo "  NAME EPOCHS BATCH_SIZE LEARNING_RATE     of the run; the others are flags: ARGS=\"--n-dcm 4 --seed 1\""
 	@echo "  PHYSNET_CUTOFF DCMNET_CUTOFF             in Angstrom, of preprocessing and training alike"
@@ -34,6 +34,7 @@ help:  ## This list
 	@echo "  TEST_EFD TEST_ESP                        (optional; several files: \"a.npz b.npz\")"
 	@echo "  PREPROCESS_ARGS                          flags of preprocessing alone: \"--grid-unit bohr\""
 	@echo "  CACHE_DIR CONFIG PYTHON                  shards' folder, settings file, interpreter of the new environment"
+	@echo "  MOLECULES GEOMETRIES OUTPUT              of make reference-data: \"CO2 H2O\", extended XYZ files, folder"
 	@echo "  RUN SPLIT                                of make evaluate and report (default: runs/NAME and test)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -47,7 +48,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
+$(VENV)/.installed-reference: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[reference]"
+	@touch $@
+
 install: $(VENV)/.installed  ## Create .venv and install what training needs
+
+reference-data: $(VENV)/.installed-reference  ## NPZ pairs of MOLECULES or GEOMETRIES, computed by PySCF
+	@$(BIN)/python -m preprocess.reference_data $(if $(MOLECULES),--molecules $(MOLECULES)) \
+		$(if $(GEOMETRIES),--geometries $(GEOMETRIES)) $(if $(OUTPUT),--output $(OUTPUT)) $(ARGS)
 
 preprocess: $(VENV)/.installed  ## NPZ files to padded HDF5 shards; a no-op when nothing changed
 	@$(BIN)/python -m preprocess $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS)

@@ -1,0 +1,132 @@
+"""Settings of ``python -m preprocess.reference_data``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import Field
+
+from preprocess.reference.grid import Shells
+from preprocess.reference.level import Level
+from shared.config_io import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, checked_flags
+from shared.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """Make reference data in the input format: energies, forces, dipoles, ESP on Merz-Kollman shells (needs PySCF)."""
+
+    molecules: tuple[str, ...] = ()
+    """Names of ASE's collection (g2: CO2 H2O CH3OH ...); radicals have the multiplicity given there."""
+
+    geometries: tuple[str, ...] = ()
+    """Extended XYZ files, every frame a molecule; charge=, multiplicity= (default 1) and name= in its comment line."""
+
+    output: str = "reference-data"
+    """Folder of the NPZ pairs; what is finished there is not computed again."""
+
+    method: str = "hf"
+    """hf, or a density functional as PySCF names it (pbe0, b3lyp, wb97x-v); unrestricted for multiplicities > 1."""
+
+    basis: str = "6-31g*"
+    """Basis set as PySCF names it, with its own effective core potentials."""
+
+    conv_tol: Positive = 1e-9
+    """The SCF has converged when the energy changes by less, Hartree."""
+
+    max_cycles: PositiveInt = 100
+    """SCF cycles after which a geometry is left out."""
+
+    xc_grid_level: Annotated[int, Field(ge=0, le=9)] = 3
+    """Fineness of a functional's integration grid (PySCF's levels)."""
+
+    samples: NonNegativeInt = 0
+    """Conformers of every molecule; 0 = each geometry once, as it is given."""
+
+    sampling: Literal["normal-modes", "displacement"] = "normal-modes"
+    """How conformers are made: along the harmonic modes of the relaxed geometry, or every coordinate displaced."""
+
+    temperature: NonNegative = 300.0
+    """Of normal-mode sampling, K."""
+
+    statistics: Literal["quantum", "classical"] = "quantum"
+    """Spread of the normal modes: that of quantum oscillators (with zero-point motion), or kT in each."""
+
+    displacement: Positive = 0.06
+    """Standard deviation of every coordinate for --sampling displacement, Å."""
+
+    rotate: bool = False
+    """Turn every conformer at random."""
+
+    shells: tuple[Positive, ...] = (1.4, 1.6, 1.8, 2.0)
+    """Radii of the ESP shells, as multiples of the elements' radii."""
+
+    density: Positive = 1.0
+    """ESP points on each sphere, 1/Å²."""
+
+    split: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)
+    """Parts of the geometries for train, valid and test; drawn at random over all of them."""
+
+    seed: Seed = 0
+    """Of the conformers and the split."""
+
+    workers: NonNegativeInt = 0
+    """Processes, of one thread each (0 = one for each core)."""
+
+    memory_mib: PositiveInt = 2000
+    """What one process may use for integrals, MiB."""
+
+    keep_parts: bool = False
+    """Keep the results of single geometries (OUTPUT/parts) beside the files made from them."""
+
+    @property
+    def level(self) -> Level:
+        """The level of theory."""
+        return Level(
+            self.method.lower(), self.basis.lower(), self.conv_tol, self.max_cycles, self.xc_grid_level, self.memory_mib
+        )
+
+    @property
+    def grid(self) -> Shells:
+        """The ESP points."""
+        return Shells(tuple(self.shells), self.density)
+
+
+def parse(argv: Sequence[str] | None = None) -> ReferenceConfig:
+    """Settings from the flags.
+
+    Raises:
+        UserError: a value is out of its range, or two contradict each other.
+        SystemExit: with code 2 for an unknown flag, with 0 after --help.
+    """
+    config = checked_flags(
+        tyro.cli(
+            ReferenceConfig,
+            prog="python -m preprocess.reference_data",
+            args=argv,
+            description=ReferenceConfig.__doc__,
+        )
+    )
+    if not config.molecules and not config.geometries:
+        raise UserError("nothing to compute: give --molecules CO2 H2O ... or --geometries FILE.xyz")
+    if not config.shells:
+        raise UserError("--shells names no shell: the ESP needs points")
+    if abs(sum(config.split) - 1.0) > 1e-6:
+        raise UserError(
+            f"--split {' '.join(f'{part:g}' for part in config.split)} adds up to {sum(config.split):g}, not 1"
+        )
+    if (
+        config.samples
+        and config.sampling == "normal-modes"
+        and config.statistics == "classical"
+        and not config.temperature
+    ):
+        raise UserError(
+            "--temperature 0 with --statistics classical moves nothing: raise it, or take quantum statistics"
+        )
+    return config

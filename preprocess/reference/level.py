@@ -1,0 +1,125 @@
+"""The level of theory, and whether PySCF can compute molecules at it: asked before anything is computed."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.reference.molecules import Molecule
+from shared.elements import symbol
+from shared.errors import UserError
+
+_WITH_DISPERSION = re.compile(r"[-_](d|d[234].*|3c)$|^cf22d$")
+"""Names of functionals to which PySCF adds (or would have to add) a correction that another library computes."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """How the electrons are treated."""
+
+    method: str = "hf"
+    """``hf`` or a density functional, in lower case."""
+    basis: str = "6-31g*"
+    conv_tol: float = 1e-9
+    """Hartree."""
+    max_cycles: int = 100
+    xc_grid_level: int = 3
+    memory_mib: int = 2000
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the results depend on, as JSON."""
+        return {key: value for key, value in asdict(self).items() if key != "memory_mib"}
+
+
+def pyscf_version() -> str:
+    """The version that is installed.
+
+    Raises:
+        UserError: none is.
+    """
+    try:
+        import pyscf
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "reference data are computed by PySCF, which is not installed here: make reference-data installs it, or "
+            'pip install -e ".[reference]"'
+        ) from error
+    return str(pyscf.__version__)
+
+
+def check(level: Level, molecules: Sequence[Molecule]) -> None:
+    """See that the method and the basis are known, for all elements that occur.
+
+    Raises:
+        UserError: they are not.
+    """
+    _check_method(level.method)
+    for number in sorted({int(number) for molecule in molecules for number in molecule.atomic_numbers}):
+        _check_basis(level.basis, symbol(number))
+
+
+def core_potentials(basis: str, symbols: Iterable[str]) -> dict[str, Any]:
+    """The effective core potentials that belong to a basis set, of those elements that have one."""
+    from pyscf import gto
+
+    found = {}
+    for element in set(symbols):
+        with _without_advice():
+            try:
+                potential = gto.basis.load_ecp(basis, element)
+            except (RuntimeError, KeyError, FileNotFoundError):  # the basis comes without any
+                continue
+        if potential:
+            found[element] = potential
+    return found
+
+
+def _check_method(method: str) -> None:
+    from pyscf import dft
+
+    if method == "hf":
+        return
+    if _WITH_DISPERSION.search(method):
+        raise UserError(f"--method {method}: dispersion corrections are not computed; name the functional without")
+    try:
+        _, terms = dft.libxc.parse_xc(method)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"--method {method}: neither hf nor a density functional that PySCF knows (pbe0, b3lyp, wb97x-v, ...)"
+        ) from error
+    if not terms or re.fullmatch(r"[\d.,+*\s-]*", method):
+        raise UserError(f"--method {method!r}: no density functional; hf, pbe0, b3lyp, ...")
+
+
+def _check_basis(basis: str, element: str) -> None:
+    from pyscf import gto
+
+    if Path(basis).is_file():
+        raise UserError(f"--basis {basis}: is a file; only PySCF's own basis sets are known by their names alone")
+    if basis.startswith("gth"):
+        raise UserError(
+            f"--basis {basis}: is for pseudopotentials; take one for all electrons, such as 6-31g* or def2-svp"
+        )
+    with _without_advice():
+        try:
+            functions = gto.basis.load(basis, element)
+        except (RuntimeError, KeyError, ValueError, IndexError) as error:
+            raise UserError(
+                f"--basis {basis}: PySCF has none of this name for {element}; 6-31g*, def2-svp (all elements to Rn) or "
+                "cc-pvtz, for instance"
+            ) from error
+    if not functions:
+        raise UserError(f"--basis {basis}: holds nothing for {element}")
+
+
+class _without_advice(warnings.catch_warnings):
+    """PySCF's advice to install a library of more basis sets is not for the user of this program."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", message=".* may be available in basis-set-exchange", category=UserWarning)

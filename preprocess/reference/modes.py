@@ -1,0 +1,130 @@
+"""Relaxed geometries and their harmonic modes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase import units as ase_units
+from ase.calculators.calculator import Calculator, all_changes
+from ase.optimize import BFGS
+
+from preprocess.reference.level import Level
+from preprocess.reference.molecules import Molecule
+from preprocess.reference.theory import LeftOut, converge, forces
+from shared import units
+from shared.elements import MASSES
+
+_LARGEST_FORCE = 1e-3
+"""eV/Å, at which a geometry is relaxed."""
+
+_LARGEST_STEPS = 300
+
+_INDEPENDENT = 1e-3
+"""Singular value, relative to the largest, above which a rotation moves a (nearly) linear molecule."""
+
+
+class Modes(NamedTuple):
+    """Vibrations of a molecule of n atoms about its relaxed geometry."""
+
+    positions: np.ndarray  # (n, 3), Å, relaxed
+    vectors: np.ndarray  # (modes, n, 3), u^-1/2: displacement in Å for one Å·u^1/2 along the mode
+    quanta: np.ndarray  # (modes,), ħω in eV, ascending
+
+    @property
+    def wavenumbers(self) -> np.ndarray:
+        """(modes,) in 1/cm."""
+        return self.quanta / ase_units.invcm
+
+
+def find_modes(molecule: Molecule, level: Level) -> Modes:
+    """Relax a molecule and find its modes.
+
+    Raises:
+        LeftOut: it does not relax, or to a saddle point.
+    """
+    relaxed = molecule.at(relax(molecule, level))
+    hessian = np.asarray(converge(relaxed, level).Hessian().kernel())  # (n, n, 3, 3), Hartree/Bohr²
+    hessian = hessian.transpose(0, 2, 1, 3).reshape(3 * len(molecule), 3 * len(molecule))
+    return harmonic_modes(relaxed, hessian * units.CODATA_2018_HARTREE_IN_EV / units.BOHR_IN_ANGSTROM**2)
+
+
+def relax(molecule: Molecule, level: Level) -> np.ndarray:
+    """Positions, (n, 3) in Å, at which no force is above 1e-3 eV/Å.
+
+    Raises:
+        LeftOut: they are not found.
+    """
+    atoms = Atoms(numbers=molecule.atomic_numbers, positions=molecule.positions, calculator=_Forces(molecule, level))
+    if not BFGS(atoms, logfile=None).run(fmax=_LARGEST_FORCE, steps=_LARGEST_STEPS):
+        raise LeftOut(f"does not relax to {_LARGEST_FORCE:g} eV/Å in {_LARGEST_STEPS} steps")
+    return atoms.get_positions()
+
+
+def harmonic_modes(molecule: Molecule, hessian: np.ndarray) -> Modes:
+    """Modes of a Hessian, (3n, 3n) in eV/Å², of a relaxed geometry; translations and rotations are projected out.
+
+    Raises:
+        LeftOut: the geometry is a saddle point.
+    """
+    root = np.sqrt(np.repeat(MASSES[molecule.atomic_numbers], 3))
+    basis = _vibrations(molecule)
+    stiffness, coefficients = np.linalg.eigh(basis.T @ (hessian / np.outer(root, root)) @ basis)
+    if len(stiffness) and stiffness[0] <= 0.0:
+        imaginary = np.sqrt(-stiffness[0]) * _HBAR / ase_units.invcm
+        raise LeftOut(
+            f"relaxes to a saddle point (a mode of {imaginary:.0f}i/cm); begin with a less symmetric geometry, or take "
+            "--sampling displacement"
+        )
+    vectors = ((basis @ coefficients) / root[:, None]).T.reshape(-1, len(molecule), 3)
+    return Modes(molecule.positions, vectors, np.sqrt(stiffness) * _HBAR)
+
+
+_HBAR = ase_units._hbar * ase_units.J * ase_units.second
+"""ħ in eV times ASE's unit of time, Å (u/eV)^1/2."""
+
+
+def mean_squares(quanta: np.ndarray, temperature: float, statistics: str) -> np.ndarray:
+    """⟨Q²⟩ of harmonic oscillators, u·Å².
+
+    Args:
+        quanta: ħω in eV.
+        temperature: K.
+        statistics: ``quantum``: ħ/2ω · coth(ħω/2kT); ``classical``: kT/ω².
+    """
+    thermal = temperature * ase_units.kB
+    if statistics == "classical":
+        return thermal * (_HBAR / quanta) ** 2
+    coth = 1.0 / np.tanh(quanta / (2.0 * thermal)) if thermal else 1.0
+    return _HBAR**2 / (2.0 * quanta) * coth
+
+
+def _vibrations(molecule: Molecule) -> np.ndarray:
+    """Orthonormal basis, (3n, 3n - 6), or - 5 of linear molecules, of what is neither translation nor rotation.
+
+    In mass-weighted coordinates.
+    """
+    masses = MASSES[molecule.atomic_numbers]
+    centred = molecule.positions - masses @ molecule.positions / masses.sum()
+    root = np.sqrt(masses)[:, None]
+    rigid = [(root * axis).ravel() for axis in np.broadcast_to(np.eye(3)[:, None], (3, *centred.shape))]
+    rigid += [(root * np.cross(axis, centred)).ravel() for axis in np.eye(3)]
+    rigid = [vector / np.sqrt(masses.sum()) for vector in rigid]
+    left, singular, _ = np.linalg.svd(np.stack(rigid, axis=1))
+    return left[:, int((singular > _INDEPENDENT * singular[0]).sum()) :]
+
+
+class _Forces(Calculator):
+    """Energies and forces for ASE's optimisers."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012  # so declared in ASE
+
+    def __init__(self, molecule: Molecule, level: Level) -> None:
+        super().__init__()
+        self._molecule, self._level = molecule, level
+
+    def calculate(self, atoms: Atoms | None = None, properties: Any = None, system_changes: Any = all_changes) -> None:
+        super().calculate(atoms, properties, system_changes)
+        field = converge(self._molecule.at(self.atoms.get_positions()), self._level)
+        self.results = {"energy": float(field.e_tot) * units.CODATA_2018_HARTREE_IN_EV, "forces": forces(field)}

@@ -1,0 +1,143 @@
+"""Molecules to compute: by their names in ASE's collection, or frames of extended XYZ files."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.build import molecule as build_molecule
+from ase.build.molecule import extra
+from ase.collections import g2
+from ase.io.extxyz import XYZError
+
+from shared.digests import settings_digest
+from shared.elements import MAX_ATOMIC_NUMBER
+from shared.errors import UserError
+
+_CLOSEST = 0.2
+"""Å, below which two atoms are a mistake: the shortest bond, of H2, has 0.74."""
+
+
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """One geometry with its charge and spin."""
+
+    name: str
+    atomic_numbers: np.ndarray  # (atoms,) int
+    positions: np.ndarray  # (atoms, 3) float64, Å
+    charge: int  # e
+    multiplicity: int  # 2S + 1
+
+    def __len__(self) -> int:
+        return len(self.atomic_numbers)
+
+    def at(self, positions: np.ndarray) -> Molecule:
+        """The same molecule in another geometry: (atoms, 3) in Å."""
+        return replace(self, positions=positions)
+
+    @property
+    def digest(self) -> str:
+        """Of all that the calculation depends on: not of the name."""
+        return settings_digest(
+            {
+                "atomic_numbers": self.atomic_numbers.tolist(),
+                "positions": self.positions.tolist(),
+                "charge": self.charge,
+                "multiplicity": self.multiplicity,
+            }
+        )
+
+
+def collect(names: Sequence[str], paths: Sequence[str]) -> list[Molecule]:
+    """All molecules, the named ones first.
+
+    Raises:
+        UserError: an unknown name, a file that cannot be read, a molecule that cannot be.
+    """
+    molecules = [_from_name(name) for name in names]
+    for path in paths:
+        molecules += _from_file(Path(path))
+    seen: dict[str, str] = {}
+    for molecule in molecules:
+        if molecule.digest in seen:
+            raise UserError(f"{molecule.name}: the same geometry is given twice (before as {seen[molecule.digest]})")
+        seen[molecule.digest] = molecule.name
+    return molecules
+
+
+def _from_name(name: str) -> Molecule:
+    try:
+        atoms = build_molecule(name)
+    except KeyError as error:
+        known = {other.lower(): other for other in [*g2.names, *extra]}
+        near = [known[word] for word in difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)]
+        raise UserError(
+            f"--molecules {name}: not in ASE's collection (did you mean {near[0]!r}?); other molecules go into an "
+            "extended XYZ file: --geometries FILE.xyz"
+        ) from error
+    unpaired = round(abs(float(atoms.get_initial_magnetic_moments().sum())))
+    return _checked(f"--molecules {name}", name, atoms, 0, unpaired + 1)
+
+
+def _from_file(path: Path) -> list[Molecule]:
+    try:
+        frames = ase.io.read(path, index=":", format="extxyz")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; --geometries names extended XYZ files") from error
+    # What ASE's reader raises for lines that are no extended XYZ, here and below.
+    except KeyError as error:
+        raise UserError(f"{path}: not a readable extended XYZ file: {error} is no element, or a missing key") from error
+    except (XYZError, ValueError, IndexError, StopIteration) as error:
+        raise UserError(f"{path}: not a readable extended XYZ file: {str(error) or type(error).__name__}") from error
+    if not frames:
+        raise UserError(f"{path}: holds no frame")
+    molecules = []
+    for number, atoms in enumerate(frames):
+        where = f"{path}, frame {number}"
+        name = str(atoms.info.get("name", atoms.get_chemical_formula()))
+        charge, multiplicity = (
+            _integer(where, key, atoms.info.get(key, default)) for key, default in (("charge", 0), ("multiplicity", 1))
+        )
+        molecules.append(_checked(where, name, atoms, charge, multiplicity))
+    return molecules
+
+
+def _integer(where: str, key: str, value: Any) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise UserError(f"{where}: {key}={value}: not a whole number")
+    if value != round(value):
+        raise UserError(f"{where}: {key}={value}: not a whole number")
+    return round(value)
+
+
+def _checked(where: str, name: str, atoms: Atoms, charge: int, multiplicity: int) -> Molecule:
+    """The molecule, if its atoms and its electrons can be.
+
+    Raises:
+        UserError: they cannot.
+    """
+    numbers, positions = np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64)
+    if not len(numbers):
+        raise UserError(f"{where}: holds no atom")
+    if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
+        raise UserError(f"{where}: an atom of no element (X)")
+    if not np.isfinite(positions).all():
+        raise UserError(f"{where}: a position is not finite")
+    distances = np.linalg.norm(positions[:, None] - positions, axis=-1) + np.diag(np.full(len(numbers), np.inf))
+    if distances.min() < _CLOSEST:
+        raise UserError(f"{where}: two atoms {distances.min():.2g} Å apart; is the file in Å?")
+    if atoms.pbc.any():
+        raise UserError(f"{where}: is periodic (Lattice=...); only molecules can be computed: remove the lattice")
+    electrons = int(numbers.sum()) - charge
+    if electrons < 1 or not 1 <= multiplicity <= electrons + 1 or (electrons - multiplicity) % 2 == 0:
+        raise UserError(
+            f"{where}: {electrons} electron(s) cannot have multiplicity {multiplicity}; give charge= and "
+            "multiplicity= in the frame's comment line of an extended XYZ file"
+        )
+    return Molecule(name, numbers, positions, charge, multiplicity)

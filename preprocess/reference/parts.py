@@ -1,0 +1,122 @@
+"""Tasks of the worker processes, and the small files that their results are kept in until all are there.
+
+A file is named by a digest of all that determines its content, and written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.reference.grid import Shells
+from preprocess.reference.level import Level
+from preprocess.reference.molecules import Molecule
+from shared.digests import settings_digest, write_atomically
+
+FOLDER = "parts"
+_LEFT_OUT = "left_out"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A result that was read: arrays, or why there are none."""
+
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def left_out(self) -> str | None:
+        """Why the geometry could not be computed; None if it could."""
+        return str(self.arrays[_LEFT_OUT]) if _LEFT_OUT in self.arrays else None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A calculation for one geometry, whose result is kept in ``folder``."""
+
+    folder: Path
+    molecule: Molecule
+    level: Level
+    version: str
+    """PySCF's."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON."""
+        return {"molecule": self.molecule.digest, "level": self.level.identity, "pyscf": self.version}
+
+    @property
+    def path(self) -> Path:
+        """Where the result is kept."""
+        return self.folder / f"{settings_digest(self.recipe)}.npz"
+
+    def result(self) -> Part | None:
+        """The result; None if it is not there, or damaged."""
+        try:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+                return Part(dict(content))
+        except (FileNotFoundError, zipfile.BadZipFile, ValueError, EOFError, KeyError):
+            return None
+
+    def __call__(self) -> None:
+        """Compute, and write the result."""
+        from preprocess.reference.theory import LeftOut
+
+        try:
+            arrays = self.compute()
+        except LeftOut as reason:
+            arrays = {_LEFT_OUT: np.array(str(reason))}
+        # What PySCF says of a method that it cannot differentiate, or of integrals that it cannot invert.
+        except (RuntimeError, np.linalg.LinAlgError) as error:
+            reason_given = (str(error).splitlines() or [type(error).__name__])[0]
+            arrays = {_LEFT_OUT: np.array(f"PySCF gives up: {reason_given}")}
+        content = io.BytesIO()
+        np.savez(content, **arrays)  # type: ignore[arg-type]  # its stub takes arrays for the flag allow_pickle
+        write_atomically(self.path, content.getvalue())
+
+    def compute(self) -> dict[str, np.ndarray]:
+        """The arrays of the result.
+
+        Raises:
+            LeftOut: the geometry cannot be computed.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ModesTask(Task):
+    """The relaxed geometry and its modes: arrays ``positions``, ``vectors``, ``quanta``."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return {**super().recipe, "modes": True}
+
+    def compute(self) -> dict[str, np.ndarray]:
+        from preprocess.reference.modes import find_modes
+
+        return find_modes(self.molecule, self.level)._asdict()
+
+
+@dataclass(frozen=True)
+class ReferenceTask(Task):
+    """The reference data: arrays ``energy``, ``forces``, ``dipole``, ``esp``, and the ``grid`` in Å."""
+
+    shells: Shells
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return {**super().recipe, "shells": list(self.shells.factors), "density": self.shells.density}
+
+    def compute(self) -> dict[str, np.ndarray]:
+        from preprocess.reference.theory import LeftOut, compute
+
+        # The potential belongs to the points as they are stored.
+        grid = self.shells.points(self.molecule.atomic_numbers, self.molecule.positions).astype(np.float32)
+        if not len(grid):
+            raise LeftOut("no point of the shells lies outside of the other atoms' spheres; raise --density")
+        reference = compute(self.molecule, self.level, grid.astype(np.float64))
+        return {"grid": grid, **{key: np.asarray(value) for key, value in reference._asdict().items()}}

@@ -1,0 +1,141 @@
+"""Worker processes of one thread each, which end with the program, however it ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import FrameType
+
+from tqdm import tqdm
+
+from shared.errors import EXIT_STOPPED, Interrupted, UserError
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_STOPS = (signal.SIGTERM, signal.SIGUSR1)
+"""What a queue sends before it kills; what Slurm's --signal=USR1@60 sends earlier."""
+
+
+def default_workers() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(tasks: Sequence[Callable[[], None]], workers: int, label: str, finished: int) -> None:
+    """Run all tasks under a progress bar, in any order.
+
+    Args:
+        tasks: picklable; each keeps its own result.
+        workers: processes at most.
+        label: of the progress bar.
+        finished: tasks that an earlier run has done: where the bar begins.
+
+    Raises:
+        UserError: a worker died, or its memory does not suffice.
+        OSError: of a task.
+    """
+    if not tasks:
+        return
+    with (
+        _open_pool(min(workers, len(tasks))) as pool,
+        tqdm(total=finished + len(tasks), initial=finished, desc=label, unit="geometry", disable=None) as bar,
+    ):
+        with _without_interrupts():
+            futures = [pool.submit(task) for task in tasks]
+        for future in as_completed(futures):
+            _check(future)
+            bar.update()
+
+
+def _check(future: Future[None]) -> None:
+    remedy = "take fewer --workers, or give each less to do with --memory-mib; the same command goes on"
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        raise UserError(f"a worker process died, probably for want of memory: {remedy}") from error
+    except MemoryError as error:
+        raise UserError(f"the memory does not suffice: {remedy}") from error
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """A queue's signal raises Interrupted, so that the workers are ended too."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        raise Interrupted(f"{name}: stopped with all finished geometries kept; the same command goes on", EXIT_STOPPED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    others = set(multiprocessing.active_children())
+    # Started afresh and not forked: the threads of numerical libraries do not survive a fork.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    complete = False
+    with _one_thread_each():
+        try:
+            yield pool
+            complete = True
+        finally:
+            pool.shutdown(wait=complete, cancel_futures=True)
+            if not complete:  # a calculation may take minutes more: nothing of it is kept
+                for process in set(multiprocessing.active_children()) - others:
+                    process.terminate()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """For processes started meanwhile: they read it when they load their libraries."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started meanwhile do not see Ctrl-C: this one ends them, and they need not each tell of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose program was killed would wait for its next task for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,219 @@
+"""``python -m preprocess.reference_data``: molecules to NPZ pairs in the input format, computed by PySCF.
+
+The parts of it are in :mod:`preprocess.reference`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.reference import level, pool
+from preprocess.reference.config import ReferenceConfig, parse
+from preprocess.reference.molecules import Molecule, collect
+from preprocess.reference.output import UNITS, Output, Row, draw_split
+from preprocess.reference.parts import ModesTask, ReferenceTask, Task
+from preprocess.stage import lock_cache
+from shared.errors import UserError, run_program
+from shared.schema import SPLITS
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A geometry that is asked for."""
+
+    molecule: int
+    """Its place among the molecules given."""
+    sample: int
+    geometry: Molecule | str
+    """The geometry, or why there is none."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compute what is not there yet, and write the files when all is.
+
+    Raises:
+        UserError: bad settings or molecules, a folder in other use, or no geometry can be computed.
+        Interrupted: a queue's signal.
+    """
+    config = parse(argv)
+    molecules = collect(config.molecules, config.geometries)
+    version = level.pyscf_version()
+    level.check(config.level, molecules)
+    if config.samples and (single := next((m for m in molecules if len(m) == 1), None)):
+        raise UserError(f"{single.name}: a single atom has no conformers; compute it with --samples 0")
+    output = Output(Path(config.output))
+    output.folder.mkdir(parents=True, exist_ok=True)
+    with lock_cache(output.folder), pool.stop_on_signals():
+        record = output.begin(identity(config, molecules, version))
+        if record is None:
+            record = _Calculation(config, molecules, version, output).run()
+        if not config.keep_parts:
+            output.remove_parts()
+    counts = ", ".join(f"{split} {count:,}" for split, count in record["splits"].items())
+    print(f"reference data in {output.folder}: {counts} geometries")
+
+
+def identity(config: ReferenceConfig, molecules: Sequence[Molecule], version: str) -> dict[str, Any]:
+    """All that the files depend on, as JSON."""
+    settings: dict[str, Any] = {
+        **config.level.identity,
+        "shells": list(config.shells),
+        "density": config.density,
+        "samples": config.samples,
+        "split": list(config.split),
+        "seed": config.seed,
+        "names": [molecule.name for molecule in molecules],
+        "molecules": [molecule.digest for molecule in molecules],
+        "pyscf": version,
+    }
+    if config.samples:
+        settings |= {"sampling": config.sampling, "rotate": config.rotate}
+        chosen = ("displacement",) if config.sampling == "displacement" else ("temperature", "statistics")
+        settings |= {key: getattr(config, key) for key in chosen}
+    return settings
+
+
+class _Calculation:
+    """All geometries of one folder."""
+
+    def __init__(self, config: ReferenceConfig, molecules: list[Molecule], version: str, output: Output) -> None:
+        self._config, self._molecules, self._version, self._output = config, molecules, version, output
+        self._wavenumbers: dict[int, list[float]] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Compute and write; returns the record.
+
+        Raises:
+            UserError: nothing can be computed.
+        """
+        planned = self._plan()
+        tasks = {
+            i: ReferenceTask(*self._common(plan.geometry), self._config.grid)
+            for i, plan in enumerate(planned)
+            if isinstance(plan.geometry, Molecule)
+        }
+        self._compute("reference data", list(tasks.values()))
+        rows: dict[int, Row] = {}
+        left_out = []
+        for i, plan in enumerate(planned):
+            reason = plan.geometry
+            if isinstance(reason, Molecule):
+                part = _result(tasks[i])
+                if part.left_out is None:
+                    rows[i] = Row(reason, part.arrays)
+                    continue
+                reason = part.left_out
+            left_out.append(self._tell(plan, reason))
+        if not rows:
+            self._output.discard()
+            raise UserError(f"none of {len(planned)} geometries could be computed; the reasons stand above")
+        return self._write(len(planned), rows, left_out)
+
+    def _plan(self) -> list[Planned]:
+        if not self._config.samples:
+            return [Planned(i, 0, molecule) for i, molecule in enumerate(self._molecules)]
+        from preprocess.reference import sampling
+
+        samplers: list[sampling.Sampler | str] = []
+        if self._config.sampling == "displacement":
+            samplers += [sampling.displacement_sampler(m, self._config.displacement) for m in self._molecules]
+        else:
+            samplers += self._mode_samplers()
+        planned = []
+        for i, (molecule, sampler) in enumerate(zip(self._molecules, samplers, strict=True)):
+            for sample in range(self._config.samples):
+                geometry: Molecule | str
+                if isinstance(sampler, str):
+                    geometry = sampler
+                else:
+                    geometry = sampling.draw(molecule, sampler, self._config, sample) or (
+                        "two atoms come too close in every draw; lower --displacement or --temperature"
+                    )
+                planned.append(Planned(i, sample, geometry))
+        return planned
+
+    def _mode_samplers(self) -> list[Any]:
+        from preprocess.reference import sampling
+        from preprocess.reference.modes import Modes
+
+        tasks = [ModesTask(*self._common(molecule)) for molecule in self._molecules]
+        self._compute("normal modes", tasks)
+        samplers: list[sampling.Sampler | str] = []
+        for i, task in enumerate(tasks):
+            part = _result(task)
+            if part.left_out is not None:
+                samplers.append(part.left_out)
+                continue
+            modes = Modes(**part.arrays)
+            self._wavenumbers[i] = np.round(modes.wavenumbers, 2).tolist()
+            samplers.append(sampling.mode_sampler(modes, self._config.temperature, self._config.statistics))
+        return samplers
+
+    def _common(self, molecule: Molecule) -> tuple[Path, Molecule, level.Level, str]:
+        return self._output.parts, molecule, self._config.level, self._version
+
+    def _compute(self, label: str, tasks: Sequence[Task]) -> None:
+        open_tasks = [task for task in tasks if task.result() is None]
+        # The long ones first, so that no process is left alone with them at the end.
+        open_tasks.sort(key=lambda task: -int(task.molecule.atomic_numbers.sum()))
+        workers = self._config.workers or pool.default_workers()
+        try:
+            pool.run(open_tasks, workers, label, len(tasks) - len(open_tasks))
+        except OSError as error:
+            if error.errno is None:
+                raise
+            what = f"{error.strerror}; finished geometries are kept, and the same command goes on from them"
+            raise OSError(error.errno, what, str(self._output.parts)) from error
+
+    def _tell(self, plan: Planned, reason: str) -> dict[str, Any]:
+        name = self._molecules[plan.molecule].name
+        print(f"left out: {name} (molecule {plan.molecule}), sample {plan.sample}: {reason}")
+        return {"name": name, "molecule": plan.molecule, "sample": plan.sample, "reason": reason}
+
+    def _write(self, count: int, rows: dict[int, Row], left_out: list[dict[str, Any]]) -> dict[str, Any]:
+        files: list[str] = []
+        counts = {}
+        # Drawn over all that were asked for: what is left out moves no other geometry to another split.
+        for split, indices in draw_split(count, self._config.split, self._config.seed).items():
+            chosen = [rows[i] for i in indices.tolist() if i in rows]
+            counts[split] = len(chosen)
+            if chosen:
+                files += self._output.write_split(split, chosen)
+        record = {
+            "complete": True,
+            "settings": identity(self._config, self._molecules, self._version),
+            "versions": {"pyscf": self._version, "numpy": np.__version__, "python": sys.version.split()[0]},
+            "units": UNITS,
+            "splits": {split: counts[split] for split in SPLITS},
+            "files": files,
+            "molecules": [
+                {
+                    "name": molecule.name,
+                    "atoms": len(molecule),
+                    "charge": molecule.charge,
+                    "multiplicity": molecule.multiplicity,
+                    **({"wavenumbers_per_cm": self._wavenumbers[i]} if i in self._wavenumbers else {}),
+                }
+                for i, molecule in enumerate(self._molecules)
+            ],
+            "left_out": left_out,
+        }
+        self._output.write_record(record)
+        return record
+
+
+def _result(task: Task) -> Any:
+    part = task.result()
+    if part is None:
+        raise UserError(f"{task.path}: was removed or damaged meanwhile; the same command computes it again")
+    return part
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,516 @@
+"""Reference data against the carried sample, finite differences and multipoles; conformers; runs that are disturbed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import psutil
+import pytest
+from ase import Atoms
+from ase import units as ase_units
+from pyscf import lib
+from pyscf.hessian import thermo
+
+from preprocess import reference_data
+from preprocess.reference.config import ReferenceConfig, parse
+from preprocess.reference.grid import RADII, Shells, sphere
+from preprocess.reference.level import Level
+from preprocess.reference.modes import Modes, find_modes, harmonic_modes, mean_squares, relax
+from preprocess.reference.molecules import Molecule, collect
+from preprocess.reference.output import Row, draw_split
+from preprocess.reference.parts import ReferenceTask
+from preprocess.reference.sampling import displacement_sampler, draw, mode_sampler
+from preprocess.reference.theory import LeftOut, compute, converge
+from preprocess.statistics import centers_of_mass
+from shared import units
+from shared.elements import MASSES
+from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, Interrupted, UserError
+from tests import support
+
+ROOT = Path(__file__).parents[2]
+SMALL = Level(basis="sto-3g", conv_tol=1e-12)
+SPLITS = ("train", "valid", "test")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Molecules so small are computed faster by one."""
+    with lib.with_omp_threads(1):
+        yield
+
+
+def named(name: str) -> Molecule:
+    """A molecule of ASE's collection."""
+    return collect([name], [])[0]
+
+
+def hehplus() -> Molecule:
+    """An ion away from the origin."""
+    return Molecule("HeH+", np.array([2, 1]), np.array([[0.5, -1.0, 2.0], [1.0, -0.7, 2.4]]), 1, 1)
+
+
+# The carried sample
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"), [("co2", 0), ("co2", 1), *(("mixed", row) for row in (1, 12, 15, 28, 33, 37))]
+)
+def test_agrees_with_the_carried_sample(kind: str, row: int) -> None:
+    """To 1e-6 eV, eV/Å, Debye and Hartree/e; the sample's own digits (float32, but for the energy) end near 1e-7."""
+    efd, esp = support.read_sample(kind, "valid", slice(row, row + 1))
+    n, points = int(efd["N"][0]), int(esp["n_grid"][0])
+    molecule = Molecule("", efd["Z"][0, :n].astype(int), efd["R"][0, :n].astype(float), 0, 1)
+    found = compute(molecule, ReferenceConfig().level, esp["vdw_surface"][0, :points].astype(float))
+    assert found.energy == pytest.approx(efd["E"][0], rel=0, abs=1e-6)
+    np.testing.assert_allclose(found.forces, efd["F"][0, :n], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.dipole, efd["Dxyz"][0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.esp, esp["esp"][0, :points], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["co2", "mixed"])
+def test_points_are_those_of_the_carried_sample(kind: str) -> None:
+    """All of them, in the same order, to the float32 that they are stored in."""
+    _, esp = support.read_sample(kind, "valid", slice(None))
+    for n, numbers, positions, points, real in zip(
+        esp["N"], esp["Z"], esp["R"], esp["vdw_surface"], esp["n_grid"], strict=True
+    ):
+        found = ReferenceConfig().grid.points(numbers[:n], positions[:n].astype(float))
+        np.testing.assert_allclose(found, points[:real], rtol=0, atol=5e-7)
+
+
+# What is computed, against itself
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("H2O", Level("hf", "sto-3g", 1e-12)),
+        ("NH2", Level("hf", "sto-3g", 1e-12)),
+        ("H2O", Level("pbe0", "sto-3g", 1e-12, xc_grid_level=1)),
+        ("NH2", Level("pbe", "sto-3g", 1e-12, xc_grid_level=1)),
+    ],
+)
+def test_forces_are_the_gradient_of_the_energy(name: str, level: Level) -> None:
+    """Closed and open shells; of functionals on a coarse grid too, because its points move with the atoms."""
+    molecule = named(name)
+    rng = np.random.default_rng(0)
+    positions = molecule.positions + rng.normal(0.0, 0.05, molecule.positions.shape)
+    forces = compute(molecule.at(positions), level, np.zeros((0, 3))).forces
+    np.testing.assert_allclose(forces.sum(axis=0), 0.0, atol=1e-6)
+    direction, step = rng.normal(size=positions.shape), 3e-4
+    energies = [
+        compute(molecule.at(positions + sign * step * direction), level, np.zeros((0, 3))).energy for sign in (1, -1)
+    ]
+    slope = (energies[0] - energies[1]) / (2 * step)
+    assert slope == pytest.approx(-(forces * direction).sum(), abs=5e-5)
+
+
+@pytest.mark.parametrize("molecule", [hehplus(), named("HF")], ids=["ion", "neutral"])
+def test_potential_far_away_is_that_of_charge_and_dipole(molecule: Molecule) -> None:
+    """About the centre of mass: its even part the charge's, its odd part the dipole's."""
+    center = centers_of_mass(molecule.positions[None], molecule.atomic_numbers[None])[0]
+    directions = sphere(7)
+    distance = 60.0
+    grid = np.concatenate([center + distance * directions, center - distance * directions])
+    found = compute(molecule, SMALL, grid)
+    there, opposite = np.split(found.esp, 2)
+    bohr = distance / units.BOHR_IN_ANGSTROM
+    np.testing.assert_allclose((there + opposite) / 2, molecule.charge / bohr, atol=2e-6)
+    dipole = found.dipole * units.DEBYE_IN_E_ANGSTROM / units.BOHR_IN_ANGSTROM
+    assert np.linalg.norm(dipole) > 0.3
+    np.testing.assert_allclose((there - opposite) / 2, directions @ dipole / bohr**2, atol=3e-8)
+
+
+def test_core_potentials_belong_to_their_basis() -> None:
+    """Of iodine in def2: without it the 28 core electrons would be put into valence functions."""
+    field = converge(
+        Molecule("HI", np.array([1, 53]), np.array([[0, 0, 0], [0, 0, 1.61]]), 0, 1), Level(basis="def2-svp")
+    )
+    assert field.mol.atom_charges().tolist() == [1, 25]
+    assert field.e_tot == pytest.approx(-298.0, abs=1.0)
+
+
+def test_points_lie_on_their_shells_as_densely_as_asked() -> None:
+    """None nearer to any atom than its innermost sphere; a lone atom has area times density."""
+    molecule = named("CH3OH")
+    shells = Shells((1.4, 2.0), density=3.0)
+    points = shells.points(molecule.atomic_numbers, molecule.positions)
+    multiples = np.linalg.norm(points[:, None] - molecule.positions, axis=-1) / RADII[molecule.atomic_numbers]
+    nearest = multiples.min(axis=1)
+    assert np.all((np.abs(nearest - 1.4) < 1e-6) | (np.abs(nearest - 2.0) < 1e-6))
+    assert len(shells.points(np.array([17]), np.zeros((1, 3)))) == sum(
+        round(4 * np.pi * (factor * 1.7) ** 2 * 3.0) for factor in (1.4, 2.0)
+    )
+    directions = sphere(400)
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0)
+    np.testing.assert_allclose(directions.T @ directions / 400, np.eye(3) / 3, atol=3e-3)
+    apart = np.linalg.norm(directions[:, None] - directions, axis=-1) + 9 * np.eye(400)
+    assert apart.min() > 0.7 * np.sqrt(4 * np.pi / 400)
+
+
+# Conformers
+
+
+@pytest.fixture(scope="module")
+def water() -> tuple[Molecule, Modes]:
+    """Relaxed water with its modes."""
+    molecule = named("H2O")
+    modes = find_modes(molecule, SMALL)
+    return molecule.at(modes.positions), modes
+
+
+def test_modes_are_those_of_pyscf(water: tuple[Molecule, Modes]) -> None:
+    """Wavenumbers of a bent and of a linear molecule, of the same Hessian."""
+    for molecule, count in ((water[0], 3), (named("HCN"), 4)):
+        molecule = molecule.at(relax(molecule, SMALL))
+        field = converge(molecule, SMALL)
+        hessian = field.Hessian().kernel()
+        expected = thermo.harmonic_analysis(field.mol, hessian, mass=MASSES[molecule.atomic_numbers])
+        matrix = hessian.transpose(0, 2, 1, 3).reshape(3 * len(molecule), -1)
+        found = harmonic_modes(molecule, matrix * units.CODATA_2018_HARTREE_IN_EV / units.BOHR_IN_ANGSTROM**2)
+        assert len(found.quanta) == count
+        np.testing.assert_allclose(found.wavenumbers, expected["freq_wavenumber"], rtol=1e-6)
+
+
+def test_spread_of_a_mode_costs_its_thermal_energy(water: tuple[Molecule, Modes]) -> None:
+    """Energies of the level of theory: half kT in each mode, as little of it as the harmonic range needs."""
+    molecule, modes = water
+    temperature = 1.0
+    spread = np.sqrt(mean_squares(modes.quanta, temperature, "classical"))
+    rest = compute(molecule, SMALL, np.zeros((0, 3))).energy
+    for vector, amplitude in zip(modes.vectors, spread, strict=True):
+        both = [
+            compute(molecule.at(modes.positions + sign * amplitude * vector), SMALL, np.zeros((0, 3))).energy
+            for sign in (1, -1)
+        ]
+        assert np.mean(both) - rest == pytest.approx(temperature * ase_units.kB / 2, rel=5e-3)
+
+
+def test_quantum_spread_between_its_limits() -> None:
+    """Zero-point motion, ħω/4 of potential energy, when cold; kT/ω² when hot."""
+    quanta = np.array([0.05, 0.4])
+    cold, barely = (mean_squares(quanta, temperature, "quantum") for temperature in (0.0, 10.0))
+    hot, classical = (mean_squares(quanta, 1e6, statistics) for statistics in ("quantum", "classical"))
+    np.testing.assert_allclose(cold, barely)
+    np.testing.assert_allclose(hot, classical, rtol=1e-4)
+    kt = 300 * ase_units.kB
+    np.testing.assert_allclose(cold / mean_squares(quanta, 300.0, "classical"), quanta / (2 * kt))
+
+
+@pytest.mark.parametrize("statistics", ["quantum", "classical"])
+def test_variance_of_sampled_modes(water: tuple[Molecule, Modes], statistics: str) -> None:
+    """Projected back on the modes, many draws have the asked spread; slow modes rest."""
+    modes = water[1]
+    sampler, rng = mode_sampler(modes, 300.0, statistics), np.random.default_rng(0)
+    moved = np.stack([sampler(rng) - modes.positions for _ in range(20_000)])
+    masses = MASSES[water[0].atomic_numbers]
+    amplitudes = np.einsum("sac,a,mac->sm", moved, masses, modes.vectors)
+    np.testing.assert_allclose(amplitudes.mean(axis=0), 0.0, atol=0.01)
+    np.testing.assert_allclose(
+        np.cov(amplitudes.T).diagonal(), mean_squares(modes.quanta, 300.0, statistics), rtol=0.04
+    )
+    slow = modes._replace(quanta=np.full(3, 30.0 * ase_units.invcm))
+    np.testing.assert_array_equal(mode_sampler(slow, 300.0, statistics)(rng), modes.positions)
+
+
+def test_a_saddle_point_is_left_out() -> None:
+    """Linear water cannot leave its symmetry by its forces."""
+    linear = Molecule("H2O", np.array([8, 1, 1]), np.array([[0, 0, 0], [0, 0, 0.95], [0, 0, -0.95]]), 0, 1)
+    with pytest.raises(LeftOut, match="saddle point"):
+        find_modes(linear, SMALL)
+
+
+def test_conformers_do_not_depend_on_each_other() -> None:
+    """Each from its seed, molecule and number alone; turned ones keep their distances; none has atoms on each other."""
+    molecule, config = named("CH4"), ReferenceConfig(seed=3)
+    sampler = displacement_sampler(molecule, 0.06)
+    first = draw(molecule, sampler, config, 5)
+    again = draw(molecule, sampler, ReferenceConfig(seed=3, samples=9), 5)
+    turned = draw(molecule, sampler, ReferenceConfig(seed=3, rotate=True), 5)
+    other = draw(molecule, sampler, config, 6)
+    assert first
+    assert again
+    assert turned
+    assert other
+    np.testing.assert_array_equal(first.positions, again.positions)
+    assert np.abs(first.positions - other.positions).max() > 0.05
+    assert 0.02 < (first.positions - molecule.positions).std() < 0.1
+    assert np.abs(first.positions - turned.positions).max() > 0.1
+    distances = [np.linalg.norm(m.positions[:, None] - m.positions, axis=-1) for m in (first, turned)]
+    np.testing.assert_allclose(*distances, atol=1e-12)
+    assert draw(molecule, lambda rng: np.zeros((5, 3)), config, 0) is None
+
+
+def test_split_is_a_seeded_permutation() -> None:
+    """Every geometry once; parts of the asked sizes."""
+    parts = draw_split(100, (0.8, 0.1, 0.1), 0)
+    assert [len(parts[split]) for split in SPLITS] == [80, 10, 10]
+    assert sorted(np.concatenate([parts[split] for split in SPLITS])) == list(range(100))
+    assert parts["valid"].tolist() != draw_split(100, (0.8, 0.1, 0.1), 1)["valid"].tolist()
+    assert [len(part) for part in draw_split(7, (1.0, 0.0, 0.0), 0).values()] == [7, 0, 0]
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of a small calculation with an ion and a radical."""
+    path = tmp_path_factory.mktemp("geometries") / "ions.xyz"
+    ion = hehplus()
+    ase.io.write(path, Atoms(ion.atomic_numbers, ion.positions, info={"charge": 1, "name": "HeH+"}), format="extxyz")
+    return [
+        *("--molecules", "H2O", "OH", "--geometries", str(path), "--basis", "sto-3g", "--seed", "1"),
+        *("--samples", "20", "--sampling", "displacement", "--displacement", "0.03", "--workers", "2"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def quiet(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("quiet") / "out"
+    reference_data.main([*words, "--output", str(folder)])
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that a run leaves."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_files_are_in_the_input_format(quiet: Path, tmp_path: Path) -> None:
+    """Keys, shapes and the record; preprocess takes them with checks that stop at contradictions."""
+    assert set(files(quiet)) == {"reference-data.json", *(f"{kind}-{s}.npz" for kind in ("efd", "esp") for s in SPLITS)}
+    record = json.loads((quiet / "reference-data.json").read_text())
+    assert record["complete"]
+    assert record["splits"] == {"train": 48, "valid": 6, "test": 6}
+    assert record["left_out"] == []
+    assert [m["multiplicity"] for m in record["molecules"]] == [1, 2, 1]
+    with np.load(quiet / "efd-train.npz", allow_pickle=False) as efd, np.load(quiet / "esp-train.npz") as esp:
+        assert set(efd) == {"R", "Z", "N", "E", "F", "Dxyz", "Q", "name"}
+        assert set(esp) == {"R", "Z", "N", "esp", "vdw_surface", "n_grid", "name"}
+        assert efd["R"].shape == efd["F"].shape == (48, 3, 3)
+        assert set(zip(efd["name"].tolist(), efd["Q"].tolist(), strict=True)) == {("H2O", 0), ("OH", 0), ("HeH+", 1)}
+        assert esp["vdw_surface"].shape == (48, esp["n_grid"].max(), 3)
+        for key in ("R", "Z", "N"):
+            np.testing.assert_array_equal(efd[key], esp[key])
+    named_files = {f"{s}_{kind}": (str(quiet / f"{kind}-{s}.npz"),) for s in SPLITS for kind in ("efd", "esp")}
+    support.run_preprocess(named_files, tmp_path, checks="stop")
+
+
+def test_finished_run_is_not_repeated(
+    words: list[str], quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command computes nothing; other settings are refused, and the difference is named."""
+    before = files(quiet)
+    monkeypatch.setattr("preprocess.reference.pool.run", lambda *_: pytest.fail("computed again"))
+    reference_data.main([*words, "--output", str(quiet), "--workers", "1"])
+    assert "train 48, valid 6, test 6" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"another calculation \(basis = sto-3g, not 3-21g\)"):
+        reference_data.main([*words, "--output", str(quiet), "--basis", "3-21g"])
+    assert files(quiet) == before
+
+
+def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    """Run in a process of its own."""
+    command = [sys.executable, "-m", "preprocess.reference_data", *words, "--output", str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Until it is true, at most a minute."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        (signal.SIGKILL, signal.SIGTERM),
+        pytest.param((signal.SIGINT, signal.SIGKILL, signal.SIGUSR1, signal.SIGINT), marks=pytest.mark.slow),
+    ],
+)
+def test_disturbed_runs_end_as_if_undisturbed(
+    words: list[str], quiet: Path, tmp_path: Path, signals: tuple[signal.Signals, ...]
+) -> None:
+    """Killed, by a queue, by Ctrl-C: no worker stays, finished geometries do, the last run's bytes agree."""
+    folder = tmp_path / "out"
+    codes = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: EXIT_INTERRUPTED}
+    kept = [0]
+    for number in signals:
+        process = start(words, folder)
+        wait_for(lambda: len(list(folder.glob("parts/*.npz"))) >= kept[-1] + 4 or process.poll() is not None)  # noqa: B023
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert process.returncode == codes.get(number, EXIT_STOPPED), errors
+        assert "Traceback" not in errors
+        assert errors.count("the same command") == (number != signal.SIGKILL)
+        assert len(children) >= 2
+        assert psutil.wait_procs(children, timeout=20)[1] == []
+        kept.append(len(list(folder.glob("parts/*.npz"))))
+        assert not list(folder.glob("*.npz"))
+    assert all(before < after for before, after in pairwise(kept))
+    reference_data.main([*words, "--output", str(folder)])
+    assert files(folder) == files(quiet)
+
+
+def test_geometries_that_do_not_converge_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each, and an entry in the record; the others are written."""
+    words = ["--molecules", "H2", "H2O", "--basis", "sto-3g", "--split", "1", "0", "0", "--max-cycles"]
+    out = ["--output", str(tmp_path / "out"), "--workers", "1"]
+    reference_data.main([*words, "3", *out, "--keep-parts"])
+    printed = capsys.readouterr().out
+    assert printed.count("left out: H2O (molecule 1), sample 0: the SCF does not converge to 1e-09 Hartree in 3") == 1
+    record = json.loads((tmp_path / "out" / "reference-data.json").read_text())
+    assert [(entry["name"], entry["sample"]) for entry in record["left_out"]] == [("H2O", 0)]
+    assert record["splits"] == {"train": 1, "valid": 0, "test": 0}
+    assert len(list((tmp_path / "out" / "parts").iterdir())) == 2
+
+
+def test_nothing_is_left_if_all_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error, and the folder can be used again."""
+    monkeypatch.setattr("preprocess.reference.pool.run", lambda tasks, *_: [task() for task in tasks])
+    with pytest.raises(UserError, match="none of 1 geometries"):
+        reference_data.main(["--molecules", "H2O", "--basis", "sto-3g", "--max-cycles", "1", "--output", str(tmp_path)])
+    assert files(tmp_path) == {}
+
+
+def test_damaged_part_is_computed_again(tmp_path: Path) -> None:
+    """Half of a file is as none; the same bytes come again."""
+    task = ReferenceTask(tmp_path, named("H2"), SMALL, "2", Shells())
+    assert task.result() is None
+    task()
+    content = task.path.read_bytes()
+    task.path.write_bytes(content[: len(content) // 2])
+    assert task.result() is None
+    task()
+    part = task.result()
+    assert part is not None
+    assert part.left_out is None
+    assert task.path.read_bytes() == content
+    assert Row(task.molecule, part.arrays).arrays["grid"].dtype == np.float32
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to compute"),
+        (["--molecules", "co2"], r"co2: not in ASE's collection \(did you mean 'CO2'"),
+        (["--molecules", "CO2", "--method", "b2plyp"], "--method b2plyp: neither hf nor"),
+        (["--molecules", "CO2", "--method", "pbe0-d3bj"], "dispersion"),
+        (["--molecules", "CO2", "--basis", "6-32g"], "--basis 6-32g: PySCF has none of this name for C"),
+        (["--molecules", "CO2", "--basis", "gth-dzvp"], "pseudopotentials"),
+        (["--molecules", "H", "--samples", "3"], "H: a single atom has no conformers"),
+        (["--molecules", "CO2", "CO2"], "the same geometry is given twice"),
+        (["--molecules", "CO2", "--split", "0.8", "0.1", "0.2"], "adds up to 1.1"),
+        (["--molecules", "CO2", "--samples", "2", "--temperature", "0", "--statistics", "classical"], "moves nothing"),
+        (["--molecules", "CO2", "--density", "0"], "--density"),
+    ],
+)
+def test_mistakes_in_settings_are_one_line(words: list[str], message: str, tmp_path: Path) -> None:
+    """Before anything is written."""
+    with pytest.raises(UserError, match=message):
+        reference_data.main([*words, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+HEADER = "2\nProperties=species:S:1:pos:R:3"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no frame"),
+        ("hello\n", "not a readable extended XYZ"),
+        (f"{HEADER}\nH 0 0 0\n", "not a readable extended XYZ"),
+        (f"{HEADER}\nH 0 0 0\nQq 0 0 1\n", "'Qq' is no element"),
+        (f"{HEADER}\nH 0 0 0\nX 0 0 1\n", "frame 0: an atom of no element"),
+        (f"{HEADER}\nH 0 0 0\nH 0 0 nan\n", "not finite"),
+        (f"{HEADER}\nH 0 0 0\nH 0 0 0.1\n", "two atoms 0.1 Å apart"),
+        (f"{HEADER} charge=1\nH 0 0 0\nH 0 0 1\n", r"1 electron\(s\) cannot have multiplicity 1"),
+        (f"{HEADER} charge=0.5\nH 0 0 0\nH 0 0 1\n", "charge=0.5: not a whole number"),
+        (f"{HEADER} charge=one\nH 0 0 0\nH 0 0 1\n", "charge=one: not a whole number"),
+        (f'{HEADER} Lattice="9 0 0 0 9 0 0 0 9"\nH 0 0 0\nH 0 0 1\n', "periodic"),
+    ],
+)
+def test_mistakes_in_geometries_are_one_line(content: str, message: str, tmp_path: Path) -> None:
+    """With the file and the frame."""
+    path = tmp_path / "a.xyz"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        collect([], [str(path)])
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_pyscf_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The help needs none."""
+    monkeypatch.setitem(sys.modules, "pyscf", None)
+    with pytest.raises(UserError, match=r"pip install -e \"\.\[reference\]\""):
+        reference_data.main(["--molecules", "CO2"])
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("efd-train.npz", "mine", "no reference-data.json"), ("reference-data.json", "{", "is damaged")],
+)
+def test_folder_in_other_use_is_refused(name: str, content: str, message: str, tmp_path: Path) -> None:
+    """What lies there stays."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        reference_data.main(["--molecules", "H2", "--output", str(tmp_path)])
+    assert (tmp_path / name).read_text() == content
+
+
+def test_dead_worker_is_told(tmp_path: Path, words: list[str]) -> None:
+    """Killed for its memory, say: one line, and what is finished is kept."""
+    process = start(words, tmp_path / "out")
+    wait_for(lambda: len(list((tmp_path / "out").glob("parts/*.npz"))) >= 2 or process.poll() is not None)
+    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    workers[0].kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "error: a worker process died" in errors
+    assert "Traceback" not in errors
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where, and that nothing is lost."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("preprocess.reference.pool.run", fail)
+    with pytest.raises(OSError, match="No space left on device; finished geometries are kept") as caught:
+        reference_data.main(["--molecules", "H2", "--output", str(tmp_path)])
+    assert caught.value.filename == str(tmp_path / "parts")
+
+
+def test_signal_between_tasks_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The former handlers come back."""
+    from preprocess.reference.pool import stop_on_signals
+
+    before: Any = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="SIGTERM"), stop_on_signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
