@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import e3x
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
@@ -23,6 +24,48 @@ class DistributedCharges(NamedTuple):
 
     charges: Array  # (B, A, n_dcm) e
     displacements: Array  # (B, A, n_dcm, 3) Å, from the atom
+
+
+_INITIAL_CHARGE = 0.8
+"""e, the largest of an atom's charges before its monopole is added."""
+
+_INITIAL_LENGTH = 3.0
+"""Of the line, in units of what e3x's initial weights would give a displacement."""
+
+_OWN_SHARE = 0.1
+"""Of a charge's own initial weights, beside those that it shares with the atom's other charges."""
+
+
+def _initial_bias(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """(elements, n_dcm): the charges of a linear quadrupole, + - + or + - - +, the same for every element.
+
+    Together with :func:`_initial_couplings`, which lays them along a line through the atom. Charges that begin equal,
+    and anywhere, are pulled the same way and end up all on one side of their atom: on CO2, in most seeds, with twice
+    the ESP error of charges on both sides, and they do not find the way from one to the other.
+    """
+    squares = _line(shape[1]) ** 2
+    pattern = squares - squares.mean()
+    largest = np.abs(pattern).max()
+    return jnp.broadcast_to(jnp.asarray(_INITIAL_CHARGE * pattern / (largest or 1.0), dtype), shape)
+
+
+def _initial_maps(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """(features, 2 n_dcm): nearly the same two maps of the features for all charges."""
+    drawn = nn.initializers.lecun_normal()(key, shape, dtype).reshape(shape[0], 2, -1)
+    return (drawn[..., :1] + _OWN_SHARE * drawn).reshape(shape)
+
+
+def _initial_couplings(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Weights of the couplings (1, L+1, 1, L+1, 1, 2, n_dcm): displacements along one line, at equal distances."""
+    drawn = e3x.nn.initializers.tensor_lecun_normal()(key, shape, dtype)
+    vectors = drawn[..., 1, :]
+    along = vectors[..., :1] * jnp.asarray(_INITIAL_LENGTH * _line(shape[-1]), dtype)
+    return drawn.at[..., 1, :].set(along + _OWN_SHARE * vectors)
+
+
+def _line(n_dcm: int) -> np.ndarray:
+    """Where on a line the atom's charges begin; a single one is not at its middle."""
+    return np.linspace(1.0, -1.0, n_dcm)
 
 
 class DCMNet(nn.Module):
@@ -61,9 +104,10 @@ class DCMNet(nn.Module):
         shape = atomic_numbers.shape
         flat_numbers = atomic_numbers.reshape(-1)
         x = self._features(flat_numbers, monopoles.reshape(-1), pairs)
-        head = jnp.stack(TensorDense(self.n_dcm, max_degree=1, name="head")(x), axis=1)[:, None]
+        layer = TensorDense(self.n_dcm, 1, dense_init=_initial_maps, tensor_init=_initial_couplings, name="head")
+        head = jnp.stack(layer(x), axis=1)[:, None]
         scalars, vectors = head[:, 0, 0, :], e3x.nn.hard_tanh(head)[:, 0, 1:4, :]
-        bias = self.param("element_bias", nn.initializers.zeros, (MAX_ATOMIC_NUMBER + 1, self.n_dcm))
+        bias = self.param("element_bias", _initial_bias, (MAX_ATOMIC_NUMBER + 1, self.n_dcm))
         # Small, so that the potential of a new network is not a hundred times the data's.
         small = nn.initializers.variance_scaling(0.003, "fan_in", "normal")
         charges = nn.Dense(self.n_dcm, use_bias=False, kernel_init=small, name="charges")(scalars)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import e3x
 import jax
@@ -29,6 +31,9 @@ Path = tuple[int, int, int]
 
 Term = tuple[int, int, float]
 """Component of the first factor, component of the second one, coefficient."""
+
+Initializer = Callable[..., Any]
+"""(key, shape, dtype) -> array, as flax has it."""
 
 Rotations = dict[Path, dict[int, dict[int, Array]]]
 
@@ -113,24 +118,28 @@ class DegreeDense(nn.Module):
 
     features: int
     use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, components: Components) -> Components:
         out: Components = []
         for degree in range(max_degree_of(components) + 1):
             stacked = jnp.stack(components[degree**2 : (degree + 1) ** 2])
-            dense = nn.Dense(self.features, use_bias=self.use_bias and degree == 0, name=_degree_name(degree))
+            with_bias = self.use_bias and degree == 0
+            dense = nn.Dense(self.features, use_bias=with_bias, kernel_init=self.kernel_init, name=_degree_name(degree))
             out.extend(unstack(dense(stacked)))
         return out
 
 
 class _Kernel(nn.Module):
-    """The weights of the coupling paths, one for each feature, initialised as e3x does."""
+    """The weights of the coupling paths, one for each feature, initialised as e3x does unless told otherwise."""
+
+    kernel_init: Initializer = e3x.nn.initializers.tensor_lecun_normal()
 
     @nn.compact
     def __call__(self, first: int, second: int, result: int, features: int) -> Array:
         shape = (1, first + 1, 1, second + 1, 1, result + 1, features)
-        kernel: Array = self.param("kernel", e3x.nn.initializers.tensor_lecun_normal(), shape)
+        kernel: Array = self.param("kernel", self.kernel_init, shape)
         return kernel
 
 
@@ -221,12 +230,14 @@ class TensorDense(nn.Module):
 
     features: int
     max_degree: int
+    dense_init: Initializer = nn.initializers.lecun_normal()
+    tensor_init: Initializer = e3x.nn.initializers.tensor_lecun_normal()
 
     @nn.compact
     def __call__(self, components: Components) -> Components:
-        mapped = DegreeDense(2 * self.features, name="dense")(components)
+        mapped = DegreeDense(2 * self.features, kernel_init=self.dense_init, name="dense")(components)
         degree = max_degree_of(components)
-        kernel = _Kernel(name="tensor")(degree, degree, self.max_degree, self.features)
+        kernel = _Kernel(self.tensor_init, name="tensor")(degree, degree, self.max_degree, self.features)
         halves = [jnp.split(part, 2, axis=1) for part in mapped]
         return couple([half[0] for half in halves], [half[1] for half in halves], kernel, self.max_degree)
 

@@ -21,8 +21,10 @@ from train.config import ModelConfig, TrainConfig
 from train.devices import Devices, all_devices
 from train.esp_points import EspSelection
 from train.feed import Feed, ResidentFeed, build_feed
+from train.initial_charges import element_charges
 from train.interruption import Interruption
 from train.loader import BatchPlan, Loader
+from train.prediction import Params
 from train.run_folder import RunFolder
 from train.state import TrainState
 from train.tracking import require_trackers
@@ -141,27 +143,37 @@ def prepare_evaluation(session: Session) -> list[Future[Any]]:
 
 
 def first_state(session: Session) -> TrainState:
-    """A new state: drawn from the seed, or with the weights of the run that --init-from names.
+    """A new state: drawn from the seed, with each element's charge from the data, or with the weights of the run that
+    --init-from names.
 
     Raises:
         UserError: its weights cannot be read.
     """
     config, steps = session.config, session.steps
     state = steps.create_state(config.seed)
-    if not config.init_from:
-        return state
-    folder = RunFolder(Path(config.init_from))
+    params = steps.parameters.to_host(state.params)
+    params = _from_run(session, params) if config.init_from else _with_charges(session, params)
+    vector = jnp.asarray(steps.parameters.from_host(params))
+    # Two arrays: a step gives the memory of each of them back.
+    return state._replace(params=steps.devices.place(vector), ema_params=steps.devices.place(vector.copy()))
+
+
+def _with_charges(session: Session, params: Params) -> Params:
+    shift = np.array(params["physnet"]["params"]["shift"])
+    shift[:, 1] = element_charges(session.feed.loader.buckets)
+    network = {**params["physnet"]["params"], "shift": shift}
+    return {**params, "physnet": {**params["physnet"], "params": network}}
+
+
+def _from_run(session: Session, params: Params) -> Params:
+    folder = RunFolder(Path(session.config.init_from))
     trained = load_weights(folder.best)
     references = session.cache.reference_energies_ev
     known = set(trained.reference_energies_ev)
     session.tell(f"weights of {folder.best}")
     for atomic_number in sorted(set(references) - known):
         session.tell(f"note: {symbol(atomic_number)} was not in that training; its weights are as drawn there")
-    params = steps.parameters.to_host(state.params)
-    params = {**params, **with_references(trained, references).params}
-    vector = jnp.asarray(steps.parameters.from_host(params))
-    # Two arrays: a step gives the memory of each of them back.
-    return state._replace(params=steps.devices.place(vector), ema_params=steps.devices.place(vector.copy()))
+    return {**params, **with_references(trained, references).params}
 
 
 def check_same_model(config: ModelConfig, other: ModelConfig, run: str) -> None:
