@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
 from train.dcmnet import DISPLACEMENT_SCALE_ANGSTROM, DistributedCharges
-from train.graph import Pairs
+from train.graph import Edges
 
 Array = jax.Array
 
@@ -27,12 +27,12 @@ class PlainDCMNet(nn.Module):
     max_degree: int
 
     @nn.compact
-    def __call__(self, atomic_numbers: Array, monopoles: Array, pairs: Pairs) -> DistributedCharges:
+    def __call__(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> DistributedCharges:
         """Charges and displacements, without the exact-monopole option."""
         shape = atomic_numbers.shape
         numbers = atomic_numbers.reshape(-1)
         basis = e3x.nn.basis(
-            jnp.concatenate([pairs.displacements, -pairs.displacements]),
+            edges.displacements,
             max_degree=self.max_degree,
             num=self.basis,
             radial_fn=e3x.nn.reciprocal_bernstein,
@@ -43,7 +43,7 @@ class PlainDCMNet(nn.Module):
         x = x + e3x.nn.Dense(self.features, use_bias=False, name="monopole")(charges)
         for i in range(self.iterations):
             y = e3x.nn.MessagePass(max_degree=self.max_degree, include_pseudotensors=False, name=f"message_{i}")(
-                x, basis, dst_idx=pairs.dst_idx.reshape(-1), src_idx=pairs.src_idx.reshape(-1)
+                x, basis, dst_idx=edges.dst_idx, src_idx=edges.src_idx, indices_are_sorted=True
             )
             x = e3x.nn.add(x, y)
             y = e3x.nn.Dense(self.features, name=f"mlp_{i}_0")(x)

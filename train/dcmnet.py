@@ -11,8 +11,8 @@ import numpy as np
 from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
-from train.equivariant import Components, DegreeDense, MessagePass, TensorDense, add, both_directions, gated_silu
-from train.graph import Pairs
+from train.equivariant import Components, DegreeDense, MessagePass, TensorDense, add, gated_silu
+from train.graph import Edges
 
 Array = jax.Array
 
@@ -93,17 +93,17 @@ class DCMNet(nn.Module):
     exact_monopoles: bool = False
 
     @nn.compact
-    def __call__(self, atomic_numbers: Array, monopoles: Array, pairs: Pairs) -> DistributedCharges:
+    def __call__(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> DistributedCharges:
         """Run the network.
 
         Args:
             atomic_numbers: (B, A), 0 = padding.
             monopoles: (B, A) charges of the atoms in e, from PhysNet.
-            pairs: of atoms within ``cutoff`` in this batch.
+            edges: edges within ``cutoff`` of this batch.
         """
         shape = atomic_numbers.shape
         flat_numbers = atomic_numbers.reshape(-1)
-        x = self._features(flat_numbers, monopoles.reshape(-1), pairs)
+        x = self._features(flat_numbers, monopoles.reshape(-1), edges)
         layer = TensorDense(self.n_dcm, 1, dense_init=_initial_maps, tensor_init=_initial_couplings, name="head")
         head = jnp.stack(layer(x), axis=1)[:, None]
         scalars, vectors = head[:, 0, 0, :], e3x.nn.hard_tanh(head)[:, 0, 1:4, :]
@@ -123,19 +123,21 @@ class DCMNet(nn.Module):
             displacements=jnp.where(atom_mask[..., None, None], displacements.reshape(*shape, self.n_dcm, 3), 0.0),
         )
 
-    def _features(self, atomic_numbers: Array, monopoles: Array, pairs: Pairs) -> Components:
+    def _features(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> Components:
         """Message passing: (max_degree+1)² components of (N, features)."""
-        distances = e3x.ops.norm(pairs.displacements, axis=-1)
+        distances = e3x.ops.norm(edges.displacements, axis=-1)
         radial = e3x.nn.reciprocal_bernstein(distances, self.basis)
         radial = radial * e3x.nn.smooth_cutoff(distances, cutoff=self.cutoff)[:, None]
-        harmonics = both_directions(e3x.so3.spherical_harmonics(pairs.displacements, self.max_degree))
+        harmonics = jnp.split(
+            e3x.so3.spherical_harmonics(edges.displacements, self.max_degree), (self.max_degree + 1) ** 2, axis=-1
+        )
         half = nn.initializers.normal(0.5)
         embed = e3x.nn.Embed(MAX_ATOMIC_NUMBER + 1, self.features, embedding_init=half, name="embedding")
         embedded = embed(atomic_numbers)
         charged = DegreeDense(self.features, use_bias=False, name="monopole")([monopoles[:, None]])
         x: Components = [embedded[:, 0, 0] + charged[0]]
         for i in range(self.iterations):
-            y = MessagePass(self.max_degree, name=f"message_{i}")(x, radial, harmonics, pairs)
+            y = MessagePass(self.max_degree, name=f"message_{i}")(x, radial, harmonics, edges)
             x = add(x, y)
             y = DegreeDense(self.features, name=f"mlp_{i}_0")(x)
             y = DegreeDense(self.features, name=f"mlp_{i}_1")(gated_silu(y))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train.graph import Pairs
+from train.graph import Edges
 
 Array = jax.Array
 Components = list[Array]
@@ -143,25 +143,18 @@ class _Kernel(nn.Module):
         return kernel
 
 
-def both_directions(harmonics: Array) -> Components:
-    """Spherical harmonics (P, (L+1)²) of the pairs' directions, for both: (2, P, 1) each. Odd degrees change sign."""
-    degrees = np.sqrt(np.arange(harmonics.shape[1])).astype(int)
-    signs = jnp.asarray(1.0 - 2.0 * (degrees % 2), harmonics.dtype)
-    return jnp.split(jnp.stack([harmonics, signs * harmonics]), harmonics.shape[1], axis=-1)
-
-
 def rotations(harmonics: Components, source_degree: int, max_degree: int) -> Rotations:
     """Σ CG · harmonics for every path: what the direction of an edge makes of its source's components.
 
     It has no features and no parameters, so that it costs little, forwards and backwards.
 
     Args:
-        harmonics: spherical harmonics of the directions, (2, P, 1) each.
+        harmonics: spherical harmonics of the edges' directions, (P, 1) each.
         source_degree: largest degree of the sources.
         max_degree: of the messages.
 
     Returns:
-        for each path, for each component of the message, the factors (2, P, 1) of the source's components.
+        for each path, for each component of the message, the factors (P, 1) of the source's components.
     """
     result: Rotations = {}
     for path, components in coupling_terms(max_degree_of(harmonics), source_degree, max_degree).items():
@@ -180,20 +173,20 @@ class MessagePass(nn.Module):
     max_degree: int
 
     @nn.compact
-    def __call__(self, components: Components, radial: Array, harmonics: Components, pairs: Pairs) -> Components:
+    def __call__(self, components: Components, radial: Array, harmonics: Components, edges: Edges) -> Components:
         """Sum the messages that arrive at every atom.
 
         Args:
             components: of the atoms, (N, features) each.
-            radial: (P, basis) radial functions of the pairs, zero beyond the cutoff.
-            harmonics: spherical harmonics of both directions, (2, P, 1) each.
-            pairs: of the batch.
+            radial: (P, basis) radial functions of the edges, zero beyond the cutoff.
+            harmonics: spherical harmonics of the edges' directions, (P, 1) each.
+            edges: of the batch.
         """
         n, features = components[0].shape
         filters = _RadialFilter(features, self.max_degree, name="filter")(radial)
         source_degree = max_degree_of(components)
         kernel = _Kernel(name="tensor")(self.max_degree, source_degree, self.max_degree, features)
-        sources = unstack(jnp.stack(components)[:, pairs.src_idx])
+        sources = unstack(jnp.stack(components)[:, edges.src_idx])
         weights = _path_weights(kernel)
         messages: dict[int, Array] = {}
         for path, rotation in rotations(harmonics, source_degree, self.max_degree).items():
@@ -202,8 +195,8 @@ class MessagePass(nn.Module):
             for k, factors in rotation.items():
                 message = weight * sum(factor * sources[j] for j, factor in factors.items())
                 messages[k] = messages[k] + message if k in messages else message
-        stacked = jnp.stack([messages[k] for k in range((self.max_degree + 1) ** 2)], axis=2)
-        summed = jax.ops.segment_sum(stacked.reshape(-1, *stacked.shape[2:]), pairs.dst_idx.reshape(-1), n)
+        stacked = jnp.stack([messages[k] for k in range((self.max_degree + 1) ** 2)], axis=1)
+        summed = jax.ops.segment_sum(stacked, edges.dst_idx, n, indices_are_sorted=True)
         return unstack(summed, axis=1)
 
 

@@ -12,7 +12,7 @@ from shared.batch import Batch
 from train.config import ModelConfig
 from train.dcmnet import DCMNet
 from train.electrostatics import centers_of_mass, dipole, distributed_coulomb_energy, electrostatic_potential
-from train.graph import batch_pairs
+from train.graph import batch_edges
 from train.physnet import PhysNet
 from train.prediction import Params, Prediction
 
@@ -61,13 +61,13 @@ class JointModel:
         """New parameters; ``batch`` gives the shapes only."""
         physnet_key, dcmnet_key = jax.random.split(key)
         batch = clean(batch)
-        physnet_pairs, dcmnet_pairs = self._pairs(batch, batch.positions)
+        physnet_edges, dcmnet_edges = self._edges(batch, batch.positions)
         params: dict[str, Any] = {
             "physnet": self.physnet.init(
-                physnet_key, batch.atomic_numbers, batch.positions, physnet_pairs, batch.total_charge
+                physnet_key, batch.atomic_numbers, batch.positions, physnet_edges, batch.total_charge
             ),
             "dcmnet": self.dcmnet.init(
-                dcmnet_key, batch.atomic_numbers, jnp.zeros_like(batch.positions[..., 0]), dcmnet_pairs
+                dcmnet_key, batch.atomic_numbers, jnp.zeros_like(batch.positions[..., 0]), dcmnet_edges
             ),
         }
         if self.mix_coulomb_energy:
@@ -105,11 +105,11 @@ class JointModel:
         )
 
     def _networks(self, params: Params, batch: Batch, positions: Array) -> _State:
-        physnet_pairs, dcmnet_pairs = self._pairs(batch, positions)
+        physnet_edges, dcmnet_edges = self._edges(batch, positions)
         physnet: Any = self.physnet.apply(
-            params["physnet"], batch.atomic_numbers, positions, physnet_pairs, batch.total_charge
+            params["physnet"], batch.atomic_numbers, positions, physnet_edges, batch.total_charge
         )
-        distributed: Any = self.dcmnet.apply(params["dcmnet"], batch.atomic_numbers, physnet.charges, dcmnet_pairs)
+        distributed: Any = self.dcmnet.apply(params["dcmnet"], batch.atomic_numbers, physnet.charges, dcmnet_edges)
         sites = positions[:, :, None, :] + distributed.displacements
         energy = physnet.energy
         if self.mix_coulomb_energy:
@@ -117,10 +117,10 @@ class JointModel:
             energy = energy + params["coulomb_scale"] * coulomb
         return _State(energy, physnet.charges, distributed.charges, sites)
 
-    def _pairs(self, batch: Batch, positions: Array) -> tuple[Any, Any]:
+    def _edges(self, batch: Batch, positions: Array) -> tuple[Any, Any]:
         return (
-            batch_pairs(positions, batch.physnet_dst, batch.physnet_src, batch.physnet_n_edges, self.physnet.cutoff),
-            batch_pairs(positions, batch.dcmnet_dst, batch.dcmnet_src, batch.dcmnet_n_edges, self.dcmnet.cutoff),
+            batch_edges(positions, batch.physnet_dst, batch.physnet_src, batch.physnet_n_edges, self.physnet.cutoff),
+            batch_edges(positions, batch.dcmnet_dst, batch.dcmnet_src, batch.dcmnet_n_edges, self.dcmnet.cutoff),
         )
 
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
 from train.electrostatics import damped_coulomb_energy, polynomial_cutoff
-from train.graph import Pairs
+from train.graph import Edges
 
 Array = jax.Array
 
@@ -67,14 +67,14 @@ class Interaction(nn.Module):
     residuals: int
 
     @nn.compact
-    def __call__(self, x: Array, basis: Array, pairs: Pairs) -> Array:
+    def __call__(self, x: Array, basis: Array, edges: Edges) -> Array:
         features = x.shape[-1]
         activated = activation(x)
         own = activation(nn.Dense(features, name="own")(activated))
         others = activation(nn.Dense(features, name="others")(activated))
         filters = nn.Dense(features, use_bias=False, name="filter")(basis)
-        messages = (filters * others[pairs.src_idx]).reshape(-1, features)
-        v = own + jax.ops.segment_sum(messages, pairs.dst_idx.reshape(-1), x.shape[0])
+        messages = filters * others[edges.src_idx]
+        v = own + jax.ops.segment_sum(messages, edges.dst_idx, x.shape[0], indices_are_sorted=True)
         for i in range(self.residuals):
             v = Residual(name=f"residual_{i}")(v)
         gate = self.param("gate", nn.initializers.ones, (features,))
@@ -118,26 +118,26 @@ class PhysNet(nn.Module):
     residual_output: int = 1
 
     @nn.compact
-    def __call__(self, atomic_numbers: Array, positions: Array, pairs: Pairs, total_charge: Array) -> PhysNetOutput:
+    def __call__(self, atomic_numbers: Array, positions: Array, edges: Edges, total_charge: Array) -> PhysNetOutput:
         """Run the network.
 
         Args:
             atomic_numbers: (B, A), 0 = padding.
             positions: (B, A, 3) in Å.
-            pairs: of atoms within ``cutoff`` in this batch.
+            edges: edges within ``cutoff`` of this batch.
             total_charge: (B,) in e.
         """
         shape = atomic_numbers.shape
         flat_numbers = atomic_numbers.reshape(-1)
         atom_mask = atomic_numbers > 0
         elements = MAX_ATOMIC_NUMBER + 1
-        basis = radial_basis(e3x.ops.norm(pairs.displacements, axis=-1), self.basis, self.cutoff)
+        basis = radial_basis(e3x.ops.norm(edges.displacements, axis=-1), self.basis, self.cutoff)
         x = nn.Embed(elements, self.features, embedding_init=nn.initializers.normal(1.0), name="embedding")(
             flat_numbers
         )
         outputs = jnp.zeros((x.shape[0], 2), x.dtype)
         for i in range(self.iterations):
-            x = Interaction(self.residual_interaction, name=f"interaction_{i}")(x, basis, pairs)
+            x = Interaction(self.residual_interaction, name=f"interaction_{i}")(x, basis, edges)
             for j in range(self.residual_atomic):
                 x = Residual(name=f"atomic_{i}_{j}")(x)
             outputs = outputs + Output(self.residual_output, name=f"output_{i}")(x)

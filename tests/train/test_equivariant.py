@@ -13,23 +13,23 @@ import pytest
 
 from tests.plain_dcmnet import PlainDCMNet
 from train.dcmnet import DCMNet, DistributedCharges
-from train.equivariant import MessagePass, TensorDense, both_directions, couple, coupling_terms
-from train.graph import Pairs
+from train.equivariant import MessagePass, TensorDense, couple, coupling_terms
+from train.graph import Edges
 
 Array = jax.Array
 ATOMS, FEATURES, BASIS, CUTOFF = 7, 4, 5, 6.0
 
 
-def graph(rng: np.random.Generator) -> Pairs:
-    """All pairs of seven atoms, two places of padding beyond the cutoff."""
+def graph(rng: np.random.Generator) -> Edges:
+    """All pairs of seven atoms, sorted by dst, two places of padding beyond the cutoff."""
     positions = rng.normal(scale=1.5, size=(ATOMS, 3))
-    first, second = np.triu_indices(ATOMS, 1)
-    displacements = positions[second] - positions[first]
+    dst, src = np.nonzero(~np.eye(ATOMS, dtype=bool))
+    displacements = positions[src] - positions[dst]
     beyond = np.array([[2 * CUTOFF, 0.0, 0.0]] * 2)
     last = [ATOMS - 1] * 2
-    return Pairs(
-        jnp.asarray(np.append(first, last)),
-        jnp.asarray(np.append(second, last)),
+    return Edges(
+        jnp.asarray(np.append(dst, last)),
+        jnp.asarray(np.append(src, last)),
         jnp.asarray(np.concatenate([displacements, beyond]), jnp.float32),
     )
 
@@ -75,22 +75,22 @@ def test_couplings_are_few() -> None:
 def test_message_pass_is_that_of_e3x(source_degree: int) -> None:
     """The same parameter tree gives the same messages."""
     rng = np.random.default_rng(1)
-    pairs, x = graph(rng), random_components(rng, source_degree)
-    distances = jnp.linalg.norm(pairs.displacements, axis=-1)
+    edges, x = graph(rng), random_components(rng, source_degree)
+    distances = jnp.linalg.norm(edges.displacements, axis=-1)
     cutoff = e3x.nn.smooth_cutoff(distances, cutoff=CUTOFF)
     radial = e3x.nn.reciprocal_bernstein(distances, BASIS) * cutoff[:, None]
-    harmonics = both_directions(e3x.so3.spherical_harmonics(pairs.displacements, 2))
+    harmonics = jnp.split(e3x.so3.spherical_harmonics(edges.displacements, 2), 9, axis=-1)
     basis = e3x.nn.basis(
-        jnp.concatenate([pairs.displacements, -pairs.displacements]),
+        edges.displacements,
         max_degree=2,
         num=BASIS,
         radial_fn=e3x.nn.reciprocal_bernstein,
         cutoff_fn=functools.partial(e3x.nn.smooth_cutoff, cutoff=CUTOFF),
     )
     layer = e3x.nn.MessagePass(max_degree=2, include_pseudotensors=False)
-    indices = {"dst_idx": pairs.dst_idx.reshape(-1), "src_idx": pairs.src_idx.reshape(-1)}
+    indices: dict[str, Any] = {"dst_idx": edges.dst_idx, "src_idx": edges.src_idx, "indices_are_sorted": True}
     params = perturbed(layer.init(jax.random.key(0), as_e3x(x), basis, **indices))
-    ours = MessagePass(2).apply(params, x, radial, harmonics, pairs)
+    ours = MessagePass(2).apply(params, x, radial, harmonics, edges)
     np.testing.assert_allclose(as_e3x(ours), layer.apply(params, as_e3x(x), basis, **indices), rtol=1e-5, atol=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_tensor_dense_is_that_of_e3x() -> None:
 
 
 @pytest.fixture(scope="module")
-def networks() -> tuple[DCMNet, PlainDCMNet, Any, tuple[Array, Array, Pairs]]:
+def networks() -> tuple[DCMNet, PlainDCMNet, Any, tuple[Array, Array, Edges]]:
     """Both networks, parameters for both, and a molecule with padding."""
     shape: dict[str, Any] = {"features": FEATURES, "iterations": 2, "basis": BASIS, "cutoff": CUTOFF, "n_dcm": 3}
     rng = np.random.default_rng(3)
@@ -128,11 +128,11 @@ def test_new_parameters_are_those_of_e3x(networks: Any) -> None:
 
 def test_network_is_that_of_e3x(networks: Any) -> None:
     """Charges, displacements, and the gradient of both in parameters and monopoles, to float32 rounding."""
-    fast, plain, params, (numbers, monopoles, pairs) = networks
+    fast, plain, params, (numbers, monopoles, edges) = networks
     params = perturbed(params)
 
     def loss(network: Any, params: Any, monopoles: Array) -> tuple[Array, DistributedCharges]:
-        out = network.apply(params, numbers, monopoles, pairs)
+        out = network.apply(params, numbers, monopoles, edges)
         return (out.charges**2).sum() + (out.displacements**3).sum(), out
 
     gradients = []
