@@ -30,7 +30,7 @@ from train.devices import AXIS, Devices, all_devices, start_devices
 from train.electrostatics import electrostatic_potential
 from train.feed import build_feed
 from train.joint import JointModel, build_model, clean
-from train.loader import BatchPlan, Loader
+from train.loader import BatchPlan, Loader, in_blocks
 from train.losses import loss_weights
 from train.metrics import named_metrics, zero_sums
 from train.session import split_loader
@@ -283,7 +283,10 @@ def parts(config: TrainConfig) -> tuple[dict[str, Any], Round]:
         mapped = jax.shard_map(function, mesh=devices.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
         compiled = jax.jit(mapped, compiler_options=compiler_options(devices))
         calls[name] = lambda compiled=compiled, arguments=arguments: compiled(*arguments)  # type: ignore[misc]
-    calls["input: reading and transfer, if streamed"] = lambda: devices.place_batch(loader.read(plan), loader.places)
+    block = in_blocks(loader.plan(0), loader.block_length)[0]
+    streamed = "input: reading and transfer, if streamed"
+    calls[streamed] = lambda: devices.place_block(loader.read_block(block, len(block.plans)), loader.places)
+    molecules = {streamed: sum(len(plan.rows) for plan in block.plans)}
     for call in calls.values():
         jax.block_until_ready(call())
 
@@ -293,7 +296,7 @@ def parts(config: TrainConfig) -> tuple[dict[str, Any], Round]:
             start = time.perf_counter()
             for _ in range(20):
                 jax.block_until_ready(call())
-            times[name] = (time.perf_counter() - start) / 20 / config.batch_size
+            times[name] = (time.perf_counter() - start) / 20 / molecules.get(name, config.batch_size)
         return times
 
     return {}, one_round

@@ -109,7 +109,7 @@ def main() -> None:
     if bench.streamed:
         settings = {**data, "batch_size": bench.streamed, "data_placement": "stream"}
         arms.append(Arm(f"{bench.streamed}, streamed", "ours", settings, molecules=bench.molecules))
-    product, parts = Arm("matmul", "matmul", data, size=1024), Arm("parts", "parts", data)
+    product, parts = Arm("matmul", "matmul", data, size=1024), Arm("parts", "parts", {**data, "batch_size": 32})
     for arm in (*arms, product, parts):
         arm.run(keep=False)  # warm-up
     for _ in range(bench.rounds):
