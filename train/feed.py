@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -79,15 +79,8 @@ class Feed(ABC):
         """Take the steps in order; the arrays that came in are given up."""
         self.input_wait = 0.0
         in_flight: deque[Any] = deque()
-        placed = self._placed(in_blocks(plans, self._block_length))
-        while True:
-            start = time.perf_counter()
-            try:
-                block, arrays = next(placed)
-            except StopIteration:
-                return
-            if in_flight and in_flight[-1].is_ready():
-                self.input_wait += time.perf_counter() - start
+        for block, placed in self._placed(in_blocks(plans, self._block_length)):
+            arrays = self._when_placed(placed, in_flight)
             yield from self._wait_for(block.bucket, state, sums)
             for first, last in self._dispatches(block):
                 start = time.perf_counter()
@@ -100,12 +93,22 @@ class Feed(ABC):
                 molecules = sum(len(plan.rows) for plan in block.plans[first:last])
                 yield Dispatched(state, sums, loss, last - first, molecules)
 
+    def _when_placed(self, placed: Future[Any], in_flight: Sequence[Any]) -> Any:
+        """A block's arrays. If they are late, the time counts from when the device has nothing left to do."""
+        if not placed.done():
+            if in_flight:
+                in_flight[-1].block_until_ready()
+            start = time.perf_counter()
+            wait([placed])
+            self.input_wait += time.perf_counter() - start
+        return placed.result()
+
     @abstractmethod
     def _block_length(self, bucket: int) -> int:
         """Most batches in a block; that of all blocks' arrays."""
 
     @abstractmethod
-    def _placed(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:
+    def _placed(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Future[Any]]]:
         """Each block with what the device needs of it."""
 
     @abstractmethod
@@ -148,7 +151,7 @@ class StreamFeed(Feed):
         batches = self.loader.read_block(block, self._block_length(block.bucket), self._part)
         return self.steps.devices.place_block(batches, self.loader.places)
 
-    def _placed(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:
+    def _placed(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Future[Any]]]:
         return self.loader.stream_blocks(blocks, self._read)
 
     def _train(
@@ -174,10 +177,12 @@ class ResidentFeed(Feed):
     def _block_length(self, bucket: int) -> int:
         return self.loader.run_length(bucket)
 
-    def _placed(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:
+    def _placed(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Future[Any]]]:
         for block in blocks:
             rows = self._row_numbers(block.plans, self._block_length(block.bucket))
-            yield block, self.steps.devices.place_rows(rows)
+            placed: Future[Any] = Future()
+            placed.set_result(self.steps.devices.place_rows(rows))
+            yield block, placed
 
     def _train(
         self, state: TrainState, sums: MetricSums, block: Block, placed: Any, first: int, last: int

@@ -157,12 +157,12 @@ class Loader:
     ) -> Iterator[tuple[BatchPlan, Prepared]]:
         """The planned batches, as ``prepare`` makes them (:meth:`read`, and perhaps placing them on a device), by a
         thread a few batches ahead. An error there is raised here."""
-        return _ahead(plans, prepare, _READ_AHEAD)
+        return ((plan, prepared.result()) for plan, prepared in _ahead(plans, prepare, _READ_AHEAD))
 
     def stream_blocks(
         self, blocks: Sequence[Block], prepare: Callable[[Block], Prepared]
-    ) -> Iterator[tuple[Block, Prepared]]:
-        """As :meth:`stream`, for blocks."""
+    ) -> Iterator[tuple[Block, Future[Prepared]]]:
+        """As :meth:`stream`, for blocks; whoever takes one waits for it."""
         return _ahead(blocks, prepare, _BLOCKS_AHEAD)
 
 
@@ -177,7 +177,7 @@ def in_blocks(plans: Sequence[BatchPlan], length: Callable[[int], int]) -> list[
 
 def _ahead(
     wanted: Sequence[Wanted], prepare: Callable[[Wanted], Prepared], ahead: int
-) -> Iterator[tuple[Wanted, Prepared]]:
+) -> Iterator[tuple[Wanted, Future[Prepared]]]:
     """Each of ``wanted`` with what a thread prepares of it, so many of them ahead."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
     pending: deque[tuple[Wanted, Future[Prepared]]] = deque()
@@ -185,11 +185,9 @@ def _ahead(
         for item in wanted:
             pending.append((item, pool.submit(prepare, item)))
             if len(pending) > ahead:
-                first, prepared = pending.popleft()
-                yield first, prepared.result()
+                yield pending.popleft()
         while pending:
-            first, prepared = pending.popleft()
-            yield first, prepared.result()
+            yield pending.popleft()
     finally:
         pool.shutdown(cancel_futures=True)
 

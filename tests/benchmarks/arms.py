@@ -87,7 +87,7 @@ def ours(config: TrainConfig, molecules: int) -> tuple[dict[str, Any], Round]:
     firsts = {plan.bucket: plan for plan in loader.plan()}
     run(list(firsts.values()))
     prepared = time.perf_counter() - start
-    compiled_steps = [program for (name, *_), program in steps._executables.items() if name.startswith("train")]
+    compiled_steps = [made.result() for (name, *_), made in steps._executables.items() if name.startswith("train")]
     flops = [
         compiled.cost_analysis()["flops"] * _turns(config, devices, loader, bucket) * devices.count / config.batch_size
         for bucket, compiled in zip(firsts, compiled_steps, strict=True)

@@ -80,7 +80,7 @@ def with_ours(loader: Loader, config: ReaderConfig, blocks: bool) -> Callable[[]
             if blocks:
                 wanted = in_blocks(plans, loader.block_length)
                 read = loader.stream_blocks(wanted, lambda block: loader.read_block(block, len(block.plans)))
-                molecules += sum(int(batches.molecule_mask.sum()) for _, batches in read)
+                molecules += sum(int(batches.result().molecule_mask.sum()) for _, batches in read)
             else:
                 molecules += sum(int(batch.molecule_mask.sum()) for _, batch in loader.stream(plans, loader.read))
         return molecules

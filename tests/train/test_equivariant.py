@@ -115,14 +115,14 @@ def networks() -> tuple[DCMNet, PlainDCMNet, Any, tuple[Array, Array, Edges]]:
 
 
 def test_new_parameters_are_those_of_e3x(networks: Any) -> None:
-    """The same names, shapes and initial spread: weights of one network fit the other."""
+    """The same names, shapes and, but for the head, initial spread: weights of one network fit the other."""
     fast, _, params, molecule = networks
     ours = fast.init(jax.random.key(2), *molecule)
     assert jax.tree.structure(ours) == jax.tree.structure(params)
     for (path, one), two in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(params), strict=True):
         name = jax.tree_util.keystr(path)
         assert one.shape == two.shape, name
-        if two.size > 30 and np.std(two) > 0:
+        if two.size > 30 and np.std(two) > 0 and "head" not in name:
             assert np.std(one) == pytest.approx(np.std(two), rel=0.5), name
 
 

@@ -104,7 +104,8 @@ def test_blocks_are_their_batches(loader: Loader, part: slice | None) -> None:
     blocks = in_blocks(plans, lambda bucket: 2)
     assert plan_key([plan for block in blocks for plan in block.plans]) == plan_key(plans)
     assert {len(block.plans) for block in blocks} == {1, 2}
-    for block, batches in loader.stream_blocks(blocks, lambda block: loader.read_block(block, 2, part)):
+    for block, read in loader.stream_blocks(blocks, lambda block: loader.read_block(block, 2, part)):
+        batches = read.result()
         for i, plan in enumerate(block.plans):
             for name, expected in loader.read(plan, part)._asdict().items():
                 np.testing.assert_array_equal(getattr(batches, name)[i], expected, err_msg=name)
