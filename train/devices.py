@@ -22,6 +22,12 @@ Tree = TypeVar("Tree")
 AXIS = "data"
 """Name of the one mesh axis: molecules of a batch are divided along it."""
 
+_PATIENCE = {
+    "xla_cpu_collective_call_warn_stuck_timeout_seconds": 1200,
+    "xla_cpu_collective_call_terminate_timeout_seconds": 3600,
+}
+"""Flags of XLA, read when its first program is compiled."""
+
 _MOLECULES_PER_CORE = 8
 """With fewer, a core spends more on the operations than on their contents."""
 
@@ -144,6 +150,7 @@ def start_devices(config: TrainConfig) -> None:
     Raises:
         UserError: the settings contradict each other, or the other processes cannot be reached.
     """
+    _be_patient()
     precision = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}[config.matmul_precision]
     jax.config.update("jax_default_matmul_precision", precision)
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -153,6 +160,19 @@ def start_devices(config: TrainConfig) -> None:
     _join(config)
     if jax.process_count() > 1 and len({d.process_index for d in jax.devices()}) != jax.process_count():
         raise UserError("a process has no device; give every process at least one")
+
+
+def _be_patient() -> None:
+    """Let the devices of a processor wait for each other for long.
+
+    They share a few threads with the compiler. While it makes the steps of further buckets in the background, on a busy
+    machine, one device may stand in the queue for more than the 40 seconds after which XLA ends the whole process.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    for name, seconds in _PATIENCE.items():
+        if name not in flags:
+            flags += f" --{name}={seconds}"
+    os.environ["XLA_FLAGS"] = flags.strip()
 
 
 def host_devices(config: TrainConfig) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,26 @@ def test_contradicting_processes(cache: Path, tmp_path: Path) -> None:
     assert run.process.returncode == 2
     assert "--process-id from 0 to" in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_a_device_may_keep_the_others_waiting() -> None:
+    """For longer than the 40 seconds after which XLA would end the process: a busy machine compiles for longer."""
+    program = """
+import time, jax, numpy as np
+from jax.sharding import PartitionSpec
+from train.config import TrainConfig
+from train.devices import AXIS, all_devices, start_devices
+start_devices(TrainConfig(host_devices=2))
+def late(index, x):
+    time.sleep(50.0 * (int(index) == 0))
+    return np.asarray(x)
+def body(x):
+    like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.lax.psum(jax.pure_callback(late, like, jax.lax.axis_index(AXIS), x), AXIS)
+mesh = all_devices().mesh
+spec = dict(mesh=mesh, in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(), check_vma=False)
+print(jax.jit(jax.shard_map(body, **spec))(np.ones(2)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.stdout == "[2.]\n", done.stderr
