@@ -96,10 +96,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
+    _remove_older(folder, frames=len(grids), local_frames=asked.local_frames)
     for frame, grid in enumerate(grids):
         cube = potential_cube(predictor, molecules[frame], predictions[frame], grid)
         write_atomically(folder / f"esp-{frame}.cube", cube.encode())
     print(f"charges of {len(molecules)} molecules in {folder}")
+
+
+def _remove_older(folder: Path, frames: int, local_frames: bool) -> None:
+    """What an earlier export of other molecules has left, and this one does not write again."""
+    kept = {f"esp-{frame}.cube" for frame in range(frames)} | ({"local-frames.dcm"} if local_frames else set())
+    for path in folder.iterdir():
+        if re.fullmatch(r"esp-\d+\.cube|local-frames\.dcm", path.name) and path.name not in kept:
+            path.unlink()
 
 
 if __name__ == "__main__":

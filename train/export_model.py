@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.weights import load_weights
 
     trained = load_weights(best_folder(asked.run))
-    folder = Path(asked.output)
-    folder.mkdir(parents=True, exist_ok=True)
     artefact = export_model(trained, asked.precision)
     description = describe(trained, asked.precision)
+    folder = Path(asked.output)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False).encode())
     write_atomically(folder / README, _readme(description).encode())
     write_atomically(folder / MODEL, artefact)

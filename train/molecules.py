@@ -21,13 +21,12 @@ _UNREADABLE = (
 
 
 def read_molecule(name: str, geometry: str) -> ase.Atoms:
-    """The molecule of this name (``ase.build``), or the last one of this file; elements and positions alone.
+    """The molecule of this name (``ase.build``), or the last one of this file, with its total charge.
 
     Raises:
         UserError: there is no such name or file, or the file is not a molecule.
     """
-    atoms = read_molecules(name, geometry)[-1]
-    return ase.Atoms(atoms.numbers, atoms.positions)
+    return read_molecules(name, geometry)[-1]
 
 
 def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:

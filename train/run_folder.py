@@ -118,6 +118,11 @@ def lock(folder: RunFolder, active: bool) -> BaseFileLock:
     return taken
 
 
+def _is_foreign(path: Path) -> bool:
+    """Not what a run that is being begun, or was killed at that moment, has before its config.toml."""
+    return not path.name.startswith(".") and path.name != RunFolder(path.parent).record_file.name
+
+
 def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFolder:
     """Create the run's folder, or check that the run in it is the same one (which is all it does without ``write``).
 
@@ -128,7 +133,7 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
     data = {"frames": cache.frames_manifest["digest"], "edges": cache.edges_manifest["digest"]}
     if folder.config_file.exists():
         _check_same(folder, config, data)
-    elif folder.path.exists() and any(path.name != ".lock" for path in folder.path.iterdir()):
+    elif folder.path.exists() and any(map(_is_foreign, folder.path.iterdir())):
         raise UserError(f"{folder.path}: exists but holds no config.toml, so it is not a run; choose another --name")
     if not write:
         return folder

@@ -77,9 +77,14 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
     folder = RunFolder(Path(config.runs_dir) / config.name)
     run_folder.prepare_run(config, cache, write=False)
     lock = run_folder.lock(folder, devices.is_first)
-    run_folder.prepare_run(config, cache, write=devices.is_first)
-    steps = Steps(config, loader.batches_per_epoch, devices)
-    feed = build_feed(config, steps, loader)
+    try:
+        run_folder.prepare_run(config, cache, write=devices.is_first)
+        steps = Steps(config, loader.batches_per_epoch, devices)
+        feed = build_feed(config, steps, loader)
+    except UserError:
+        # Nobody else would release it, in a notebook.
+        lock.release()
+        raise
     session = Session(config, cache, folder, steps, feed, valid, interruption, lock)
     where = "on the device" if isinstance(feed, ResidentFeed) else "streamed"
     session.tell(

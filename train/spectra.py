@@ -9,8 +9,11 @@ from pathlib import Path
 
 import tyro
 
-from shared.config_io import NonNegative, Positive, checked_flags
+from shared.config_io import Finite, NonNegative, Positive, checked_flags
 from shared.errors import UserError, run_program
+
+_FEWEST_STEPS = 16
+"""Of a trajectory with a spectrum."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class SpectraConfig:
     geometry: str = ""
     """File with the molecule, in any format that ASE reads, instead of its name."""
 
-    charge: float = 0.0
-    """Total charge, e."""
+    charge: Finite | None = None
+    """Total charge, e (default: the file's, else 0)."""
 
     output: str = ""
     """Folder of the results (default: spectra/MOLECULE in the run's folder)."""
@@ -62,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if bool(asked.molecule) == bool(asked.geometry):
         raise UserError("--molecule NAME or --geometry FILE: give one of the two")
+    if asked.md_ps and 1000.0 * asked.md_ps / asked.timestep < _FEWEST_STEPS:
+        raise UserError(f"--md-ps {asked.md_ps:g}: at least {_FEWEST_STEPS} steps of --timestep {asked.timestep:g} fs")
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from train.calculator import JointCalculator
     from train.molecules import read_molecule
@@ -71,28 +76,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         harmonic_modes,
         infrared_from_dynamics,
         optimise,
+        write_geometry,
         write_modes,
         write_spectra,
     )
 
     atoms = read_molecule(asked.molecule, asked.geometry)
-    atoms.info["charge"] = asked.charge
+    if asked.charge is not None:
+        atoms.info["charge"] = asked.charge
     calculator = JointCalculator(asked.run)
     atoms.calc = calculator
     optimise(atoms, asked.fmax)
     modes = harmonic_modes(calculator.predictor.derivatives(atoms), atoms)
     print(describe_modes(modes, atoms))
-    dynamics = None
-    if asked.md_ps:
-        dynamics = infrared_from_dynamics(atoms, asked.md_ps, asked.timestep, asked.temperature, asked.seed)
     name = asked.molecule or Path(asked.geometry).stem
     folder = Path(asked.output) if asked.output else Path(asked.run) / "spectra" / name
     folder.mkdir(parents=True, exist_ok=True)
-    atoms.calc = None
-    atoms.write(folder / "geometry.xyz", format="extxyz")
+    write_geometry(folder / "geometry.xyz", atoms)
     write_modes(folder / "modes.csv", modes)
-    write_spectra(folder / "spectrum.csv", modes, asked.width, dynamics)
-    draw_spectra(folder / "spectrum.png", name, modes, asked.width, dynamics)
+    write_spectra(folder / "spectrum.csv", modes, asked.width)
+    draw_spectra(folder / "spectrum.png", name, modes, asked.width)
+    if asked.md_ps:
+        # Last: it may take long, and be stopped.
+        dynamics = infrared_from_dynamics(atoms, asked.md_ps, asked.timestep, asked.temperature, asked.seed)
+        write_spectra(folder / "spectrum.csv", modes, asked.width, dynamics)
+        draw_spectra(folder / "spectrum.png", name, modes, asked.width, dynamics)
     print(f"geometry, modes, spectrum and picture in {folder}")
 
 

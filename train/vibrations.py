@@ -25,6 +25,7 @@ from tqdm import tqdm
 from shared.digests import write_atomically
 from shared.errors import UserError
 from train.calculator import JointCalculator
+from train.plots import literal
 from train.predictor import Derivatives
 
 INVERSE_CM_PER_EV = 1.0 / units.invcm
@@ -174,6 +175,14 @@ def describe_modes(modes: Modes, atoms: ase.Atoms) -> str:
     return "\n".join(lines)
 
 
+def write_geometry(path: Path, atoms: ase.Atoms) -> None:
+    """Extended XYZ, without what a calculator knows."""
+    text = io.StringIO()
+    plain = atoms.copy()  # a copy has no calculator
+    plain.write(text, format="extxyz")
+    write_atomically(path, text.getvalue().encode())
+
+
 def write_modes(path: Path, modes: Modes) -> None:
     """A table as CSV."""
     names = ("mode", "wavenumber_per_cm", "intensity_km_per_mol", "intensity_dcm_km_per_mol")
@@ -181,7 +190,7 @@ def write_modes(path: Path, modes: Modes) -> None:
     _write_csv(path, names, columns)
 
 
-def write_spectra(path: Path, modes: Modes, width: float, dynamics: Spectrum | None) -> None:
+def write_spectra(path: Path, modes: Modes, width: float, dynamics: Spectrum | None = None) -> None:
     """The broadened harmonic spectrum as CSV, and the one of the dynamics beside it (``-dynamics``)."""
     harmonic = broadened(modes, width)
     _write_csv(path, ("wavenumber_per_cm", "absorption_km_per_mol_cm", "absorption_dcm_km_per_mol_cm"), harmonic)
@@ -190,7 +199,7 @@ def write_spectra(path: Path, modes: Modes, width: float, dynamics: Spectrum | N
         _write_csv(path.with_name(f"{path.stem}-dynamics.csv"), names, dynamics)
 
 
-def draw_spectra(path: Path, name: str, modes: Modes, width: float, dynamics: Spectrum | None) -> None:
+def draw_spectra(path: Path, name: str, modes: Modes, width: float, dynamics: Spectrum | None = None) -> None:
     """Sticks and bands, and the spectrum of the dynamics below."""
     harmonic = broadened(modes, width)
     figure = Figure(figsize=(8, 6.5 if dynamics else 4), layout="constrained")
@@ -204,11 +213,11 @@ def draw_spectra(path: Path, name: str, modes: Modes, width: float, dynamics: Sp
         axes[0].plot(harmonic.wavenumbers, absorption, style, color=color, label=label)
         # Sticks as high as their band by itself.
         axes[0].vlines(modes.wavenumbers[real], 0.0, intensities[real] * 2.0 / (np.pi * width), color=color, alpha=0.5)
-    axes[0].set(title=f"{name}, harmonic", ylabel="absorption, km/mol per 1/cm")
+    axes[0].set(title=f"{literal(name)}, harmonic", ylabel="absorption, km/mol per 1/cm")
     if dynamics:
         axes[1].plot(dynamics.wavenumbers, dynamics.absorption, color="C0", label="PhysNet's charges")
         axes[1].plot(dynamics.wavenumbers, dynamics.absorption_dcm, "--", color="C1", label="distributed charges")
-        axes[1].set(title=f"{name}, from molecular dynamics", ylabel="absorption, relative")
+        axes[1].set(title=f"{literal(name)}, from molecular dynamics", ylabel="absorption, relative")
     for axis in axes:
         axis.set_xlim(0.0, harmonic.wavenumbers[-1])
         axis.set_ylim(bottom=0.0)

@@ -25,6 +25,7 @@ from train.esp_points import EspSelection
 from train.joint import build_model, clean
 from train.loader import Loader
 from train.metrics import METRIC_NAMES
+from train.run_folder import prepare_run
 from train.state import TrainState
 from train.weights import load_weights
 
@@ -233,6 +234,17 @@ def test_a_folder_that_is_no_run(small_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run"):
         loop.train(settings(small_cache, tmp_path))
     assert [path.name for path in (tmp_path / "joint").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_was_killed_while_it_began_begins_again(small_cache: Path, tmp_path: Path) -> None:
+    """With its record written, and its settings not yet."""
+    config, cache = settings(small_cache, tmp_path), open_cache(small_cache, 6.0, 10.0)
+    folder = prepare_run(config, cache)
+    record = folder.record_file.read_text()
+    folder.config_file.rename(folder.path / ".config.toml.12.tmp")
+    prepare_run(config, cache)
+    assert json.loads(folder.record_file.read_text())["id"] == json.loads(record)["id"]
+    assert folder.config_file.exists()
 
 
 def test_cutoff_that_was_not_preprocessed(small_cache: Path, tmp_path: Path) -> None:

@@ -256,6 +256,13 @@ def test_one_conformer_has_local_frames(run_folder: Path, predictor: Predictor, 
         np.testing.assert_allclose(own[:, 3], expected.dcm_charges[atom], atol=1e-8)
 
 
+def test_what_an_earlier_export_left_is_not_taken_for_this_one(run_folder: Path, tmp_path: Path) -> None:
+    for name in ("esp-0.cube", "esp-7.cube", "local-frames.dcm", "esp-mine.cube"):
+        (tmp_path / name).write_text("older")
+    export_charges.main(["--run", str(run_folder), "--molecule", "H2O", "--output", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {"charges.xyz", "charges.csv", "esp-mine.cube"}
+
+
 @pytest.mark.parametrize("charge", ["plenty", "nan"])
 def test_a_charge_that_is_no_number(tmp_path: Path, charge: str) -> None:
     (tmp_path / "ion.xyz").write_text(f"1\nProperties=species:S:1:pos:R:3 charge={charge}\nO 0 0 0\n")

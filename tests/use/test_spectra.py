@@ -123,12 +123,20 @@ def test_the_program_writes_its_files(run_folder: Path, capsys: pytest.CaptureFi
         (["--geometry", "nothing.xyz"], "nothing.xyz: no such file"),
         ([], "give one of the two"),
         (["--molecule", "H2O", "--width", "0"], "width"),
+        (["--molecule", "H2O", "--charge", "nan"], "charge"),
+        (["--molecule", "H2O", "--md-ps", "0.5", "--timestep", "2000"], "at least 16 steps"),
         (["--molecule", "HCl"], "not trained on Cl"),
     ],
 )
 def test_mistakes_are_told(run_folder: Path, flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         spectra.main(["--run", str(run_folder), *flags])
+
+
+def test_a_file_s_charge_is_the_molecule_s(tmp_path: Path) -> None:
+    ion = ase.Atoms("OH", [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]], info={"charge": -1})
+    ion.write(tmp_path / "ion.xyz", format="extxyz")
+    assert read_molecule("", str(tmp_path / "ion.xyz")).info["charge"] == -1.0
 
 
 def test_a_file_that_is_no_molecule(tmp_path: Path) -> None:

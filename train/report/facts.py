@@ -90,6 +90,8 @@ class Facts:
         """Name, value with unit, and whether it is not the default; the main ones or all others."""
         defaults = asdict(TrainConfig())
         values = {name: value for name, value in asdict(self.config).items() if name not in _PLACES}
+        # Of other runs the name alone, for the same reason.
+        values |= {name: Path(values[name]).name for name in ("init_from", "from_run")}
         names = _MAIN_SETTINGS if main else tuple(sorted(set(values) - set(_MAIN_SETTINGS)))
         return [
             {
