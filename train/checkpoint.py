@@ -18,11 +18,11 @@ from train.devices import agreed
 from train.metrics import MetricSums, zero_sums
 from train.state import TrainState
 
-_FORMAT = 3
+_FORMAT = 4
 """1: parameters as a tree of arrays. 2: as one vector, at the ends of epochs, numbered by them. 3: anywhere, numbered
-by steps, with the sums of the epoch so far and a checksum."""
+by steps, with the sums of the epoch so far and a checksum. 4: with the best score instead of the best loss."""
 
-_READ_FORMATS = (2, 3)
+_READ_FORMATS = (2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Progress:
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches taken of the epoch after them
     seconds: float = 0.0  # spent on those
-    best_loss: float = float("inf")
-    best_epoch: int = 0
+    best_score: float | None = None  # of best_epoch; None in a checkpoint of an older format
+    best_epoch: int = 0  # 0: none yet
 
 
 class Saved(NamedTuple):
@@ -124,7 +124,7 @@ class Checkpoints:
             raise _DamagedError(_first_line(error)) from error
         if found not in _READ_FORMATS:
             raise UserError(
-                f"{self._folder}: checkpoints of format {found}, but this program continues formats 2 and 3; train "
+                f"{self._folder}: checkpoints of format {found}, but this program continues formats 2 to 4; train "
                 "under another --name (best/ of this run stays usable)"
             )
         sums = jax.tree.map(lambda x: jax.device_put(x, like.step.sharding), zero_sums())
@@ -135,11 +135,11 @@ class Checkpoints:
             read = self._manager.restore(step, args=items)["state"]
         except Exception as error:
             raise _DamagedError(_first_line(error)) from error
-        if found == 2:
-            return Saved(read, sums, Progress(**progress))
-        if progress.pop("checksum", None) != _checksum(read, progress):
+        if found > 2 and progress.pop("checksum", None) != _checksum(read, progress):
             raise _DamagedError("it has another checksum")
-        return Saved(read["state"], read["sums"], Progress(**progress))
+        progress.pop("best_loss", None)
+        state, sums = (read["state"], read["sums"]) if found > 2 else (read, sums)
+        return Saved(state, sums, Progress(**progress))
 
     def close(self) -> None:
         """Wait for the write under way."""

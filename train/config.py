@@ -94,8 +94,11 @@ class TrainConfig(ModelConfig):
     largest_loss: Positive = 1e8
     """A batch with a larger loss, or one that is not a number, ends the run."""
 
+    best_by: Literal["errors", "loss"] = "errors"
+    """What makes an epoch the best: the geometric mean of the validation errors, or the validation loss."""
+
     early_stopping: NonNegativeInt = 0
-    """End after so many epochs without a better validation loss (0 = never)."""
+    """End after so many epochs without a better one (0 = never)."""
 
     checkpoint_minutes: NonNegative = 1.0
     """Save the full state after so many minutes, inside an epoch too."""

@@ -23,7 +23,8 @@ from train.divergence import diverged
 from train.evaluation import evaluate_split, finish_run
 from train.feed import Dispatched
 from train.interruption import Interruption, stopped
-from train.metrics import METRIC_NAMES, named_metrics, zero_sums
+from train.losses import loss_weights
+from train.metrics import METRIC_NAMES, mean_error, named_metrics, zero_sums
 from train.session import Session, first_state, open_session, prepare_evaluation, split_loader
 from train.state import TrainState
 from train.tracking import Tracker
@@ -98,7 +99,7 @@ class _Training:
             self._end_epoch(train_metrics, valid_metrics)
         if self._stops_early():
             session.tell(
-                f"no better validation loss for {config.early_stopping} epochs (--early-stopping): the best was "
+                f"no better epoch for the last {config.early_stopping} (--early-stopping): the best was "
                 f"epoch {self._progress.best_epoch}"
             )
 
@@ -120,10 +121,23 @@ class _Training:
             self._state, self._sums, self._progress = saved
             for text in removed:
                 session.tell(f"warning: {text}; going on from the one before")
+            self._complete_best()
         if session.is_first:
             records = run_folder.read_metrics(session.folder, self._progress.epoch)
             run_folder.rewrite_metrics(session.folder, records)
         self._tell_where()
+
+    def _complete_best(self) -> None:
+        """The score of the best epoch, which checkpoints of older formats do not hold."""
+        if self._progress.best_score is None and (best := self._progress.best_epoch):
+            records = run_folder.read_metrics(self._session.folder, best)
+            scores = [self._score(record["valid"]) for record in records if record["epoch"] == best]
+            self._progress = replace(self._progress, best_score=scores[0] if scores else None)
+
+    def _score(self, valid_metrics: dict[str, float]) -> float:
+        if self._config.best_by == "loss":
+            return valid_metrics["loss"]
+        return mean_error(valid_metrics, loss_weights(self._config))
 
     def _tell_where(self) -> None:
         epoch, batch, epochs = self._progress.epoch, self._progress.batch, self._config.epochs
@@ -213,18 +227,19 @@ class _Training:
 
     def _end_epoch(self, train_metrics: dict[str, float], valid_metrics: dict[str, float]) -> None:
         session, config = self._session, self._config
-        epoch, loss = self._progress.epoch + 1, valid_metrics["loss"]
+        epoch, score = self._progress.epoch + 1, self._score(valid_metrics)
         seconds = self._progress.seconds
         self._progress = replace(self._progress, epoch=epoch, batch=0, seconds=0.0)
         self._sums = session.steps.devices.place(zero_sums())
-        if loss < self._progress.best_loss:
-            self._progress = replace(self._progress, best_loss=loss, best_epoch=epoch)
+        if self._progress.best_score is None or score < self._progress.best_score:
+            self._progress = replace(self._progress, best_score=score, best_epoch=epoch)
             self._save_best()
         record = {
             "epoch": epoch,
             "seconds": seconds,
             "samples_per_second": len(session.feed.loader) / seconds,
             "input_wait_seconds": session.feed.input_wait,
+            "best_epoch": self._progress.best_epoch,
             "train": train_metrics,
             "valid": valid_metrics,
         }

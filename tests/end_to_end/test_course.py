@@ -19,6 +19,7 @@ from shared.errors import UserError
 from tests import support
 from tests.end_to_end.test_train import replaced, settings, use_steps
 from train import loop, tracking
+from train.checkpoint import Checkpoints
 from train.compiled import Steps
 from train.config import TrainConfig
 from train.devices import all_devices
@@ -83,12 +84,22 @@ def test_divergence_is_told_with_its_causes(small: Small, tmp_path: Path, monkey
     assert not (tmp_path / "joint" / "best").exists()
 
 
+def epochs_with(
+    small: Small, patch: pytest.MonkeyPatch, runs: Path, values: list[dict[str, float]], **changes: Any
+) -> Path:
+    """A run, or its continuation, whose further epochs have these validation metrics."""
+    evaluated = iter(values)
+    whole = dict.fromkeys(METRIC_NAMES, 1.0)
+    with patch.context() as inner:
+        inner.setattr(loop, "evaluate_split", lambda *_: {**whole, **next(evaluated)})
+        return small.run(inner, runs, **changes)
+
+
 def test_early_stopping(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    losses = iter([5.0, 4.0, 4.5, 4.2, 1.0])
-    evaluated = dict.fromkeys(METRIC_NAMES, 1.0)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate_split", lambda *_: {**evaluated, "loss": next(losses)})
-        folder = small.run(patch, tmp_path, epochs=9, early_stopping=2)
+    # The energy gets worse when the ESP gets better; the loss goes another way.
+    columns = zip((1.0, 1.0, 3.0, 1.5), (5.0, 4.0, 2.0, 3.0), (1.0, 2.0, 3.0, 4.0), strict=True)
+    values = [{"energy_mae_ev": e, "esp_rmse_kcal_per_mol_e": v, "loss": loss} for e, v, loss in columns]
+    folder = epochs_with(small, monkeypatch, tmp_path, values, epochs=9, early_stopping=2)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
     assert "the best was epoch 2" in capsys.readouterr().out
     # It stays stopped, until it may try for longer.
@@ -96,6 +107,33 @@ def test_early_stopping(small: Small, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
     small.run(monkeypatch, tmp_path, epochs=5, early_stopping=3)
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+def best_epochs(folder: Path) -> list[int]:
+    return [json.loads(line)["best_epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_best_by_the_loss(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [{"loss": loss, "energy_mae_ev": 1.0 / loss} for loss in (3.0, 2.0, 4.0)]
+    by_loss = epochs_with(small, monkeypatch, tmp_path / "loss", values, epochs=3, best_by="loss")
+    by_errors = epochs_with(small, monkeypatch, tmp_path / "errors", values, epochs=3)
+    assert (best_epochs(by_loss), best_epochs(by_errors)) == ([1, 2, 2], [1, 1, 3])
+
+
+def test_a_checkpoint_without_a_score(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As earlier versions wrote them: what the best epoch's errors were stands in metrics.jsonl."""
+    values = [{"forces_mae_ev_per_angstrom": forces} for forces in (1.0, 2.0)]
+    folder = epochs_with(small, monkeypatch, tmp_path, values, epochs=2)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    saved, _ = checkpoints.restore(small.steps.abstract_state())
+    newest = checkpoints.latest()
+    assert saved is not None
+    assert newest is not None
+    checkpoints.save(saved._replace(progress=dataclasses.replace(saved.progress, best_score=None)), newest + 1)
+    checkpoints.close()
+    values = [{"forces_mae_ev_per_angstrom": forces} for forces in (1.5, 0.5)]
+    epochs_with(small, monkeypatch, tmp_path, values, epochs=4)
+    assert best_epochs(folder) == [1, 1, 1, 4]
 
 
 def test_fine_tuning_begins_with_the_other_run_s_weights(

@@ -50,7 +50,7 @@ def make(steps: Steps, batch: int) -> Saved:
     vector = np.random.default_rng(batch).normal(size=steps.parameters.size).astype(np.float32)
     state = steps.create_state(0)._replace(params=steps.devices.place(vector))
     sums = zero_sums()._replace(loss=jax.numpy.asarray(batch / 7.0))
-    return Saved(state, steps.devices.place(sums), Progress(epoch=1, batch=batch, best_loss=1.0 / batch, best_epoch=1))
+    return Saved(state, steps.devices.place(sums), Progress(epoch=1, batch=batch, best_score=1.0 / batch, best_epoch=1))
 
 
 def restore(folder: Path, steps: Steps) -> tuple[Saved, list[str]]:
@@ -124,11 +124,11 @@ def test_other_format(tiny: Steps, written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(written, folder)
     (folder / "7" / "progress" / "metadata").write_text(json.dumps({"format": 99}))
-    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues formats 2 and 3"):
+    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues formats 2 to 4"):
         restore(folder, tiny)
 
 
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("number", [2, 3, 4])
 def test_checkpoints_of_every_format_are_read(number: int, tmp_path: Path) -> None:
     """Written by the versions that introduced the formats. Their average is, in an epoch that was the best, best/."""
     folder = GOLDEN / f"format-{number}"
@@ -138,13 +138,14 @@ def test_checkpoints_of_every_format_are_read(number: int, tmp_path: Path) -> No
     saved, damaged = restore(tmp_path / "checkpoints", steps)
     assert not damaged
     expected = {
-        2: Progress(2, 0, 0.0, 1997.878173828125, 2),
-        3: Progress(760, 4, saved.progress.seconds, 78.09476470947266, 760),
+        2: Progress(2, 0, 0.0, None, 2),
+        3: Progress(760, 4, saved.progress.seconds, None, 760),
+        4: Progress(2, 0, 0.0, 1.9527313128085615, 2),
     }
     assert saved.progress == expected[number]
-    assert int(saved.state.step) == {2: 4, 3: 761 * 4}[number]
+    assert int(saved.state.step) == {2: 4, 3: 761 * 4, 4: 6}[number]
     best = steps.parameters.from_host(model.params)
-    if number == 2:
+    if number != 3:
         np.testing.assert_array_equal(saved.state.ema_params, best)
         assert float(saved.sums.molecules) == 0.0
     else:

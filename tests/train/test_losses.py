@@ -9,12 +9,13 @@ import ase.units
 import jax
 import numpy as np
 import pytest
+from scipy.stats import gmean
 
 from shared.batch import Batch
 from tests import support
 from train.joint import clean
 from train.losses import LossWeights, count, joint_loss
-from train.metrics import METRIC_NAMES, add_sums, batch_sums, named_metrics, zero_sums
+from train.metrics import METRIC_NAMES, add_sums, batch_sums, mean_error, named_metrics, zero_sums
 from train.prediction import Prediction
 
 WEIGHTS = LossWeights(energy=2.0, forces=3.0, dipole=5.0, esp=7.0, mono=11.0, dipole_source="physnet")
@@ -169,3 +170,17 @@ def test_metrics_average_over_molecules_not_batches(batch: Batch, prediction: Pr
     errors = np.abs(prediction.energy - batch.energy)
     assert named["energy_mae_ev"] == pytest.approx((errors[:3].sum() + errors[1]) / 4, rel=1e-5)
     assert "esp_rmse_point_charges_kcal_per_mol_e" not in named
+
+
+def test_mean_error_is_the_geometric_mean_of_what_is_trained() -> None:
+    metrics = dict(zip(METRIC_NAMES, (1e3, 0.02, 0.3, 0.05, 0.007, 0.11, 1.3, 0.017), strict=True))
+    assert mean_error(metrics, WEIGHTS) == pytest.approx(gmean([0.02, 0.3, 0.05, 0.11]))
+    assert mean_error(metrics, dataclasses.replace(WEIGHTS, forces=1e6)) == pytest.approx(mean_error(metrics, WEIGHTS))
+    no_energy = dataclasses.replace(WEIGHTS, energy=0.0, dipole_source="dcmnet")
+    assert mean_error(metrics, no_energy) == pytest.approx(gmean([0.3, 0.007, 0.11]))
+    # No grid point in the split: the others still tell two epochs apart.
+    without = {**metrics, "esp_rmse_kcal_per_mol_e": 0.0}
+    worse = {**without, "forces_mae_ev_per_angstrom": 0.31}
+    assert 0 < mean_error(without, WEIGHTS) < mean_error(worse, WEIGHTS)
+    nothing = LossWeights(0.0, 0.0, 0.0, 0.0, 1.0, "physnet")
+    assert mean_error(metrics, nothing) == metrics["loss"]

@@ -106,12 +106,13 @@ class Facts:
         """When and how long it trained."""
         if not self.epochs:
             return {"epochs trained": "unknown (no metrics.jsonl)"}
-        best = min(self.epochs, key=lambda epoch: epoch["valid"].get("loss", float("inf")))
+        # Runs of earlier versions kept the weights of the lowest validation loss, and did not write which they were.
+        lowest = min(self.epochs, key=lambda epoch: epoch["valid"].get("loss", float("inf")))
+        best = self.epochs[-1].get("best_epoch", lowest["epoch"])
         minutes = sum(epoch["seconds"] for epoch in self.epochs) / 60
         return {
             **({"begun": self.record["begun"]} if "begun" in self.record else {}),
-            "epochs trained": f"{self.epochs[-1]['epoch']} of {self.config.epochs}; best validation loss in epoch "
-            f"{best['epoch']}",
+            "epochs trained": f"{self.epochs[-1]['epoch']} of {self.config.epochs}; the best was {best}",
             "time in training": f"{minutes:.3g} minutes ({self.epochs[-1]['samples_per_second']:,.0f} molecules/s)",
         }
 
