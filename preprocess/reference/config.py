@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import tyro
 from pydantic import Field
 
 from preprocess.reference.grid import Shells
 from preprocess.reference.level import Level
-from shared.config_io import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, checked_flags
+from shared.config_io import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, parse_flags
 from shared.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -104,14 +103,7 @@ def parse(argv: Sequence[str] | None = None) -> ReferenceConfig:
         UserError: a value is out of its range, or two contradict each other.
         SystemExit: with code 2 for an unknown flag, with 0 after --help.
     """
-    config = checked_flags(
-        tyro.cli(
-            ReferenceConfig,
-            prog="python -m preprocess.reference_data",
-            args=argv,
-            description=ReferenceConfig.__doc__,
-        )
-    )
+    config = parse_flags(ReferenceConfig, "python -m preprocess.reference_data", argv)
     if not config.molecules and not config.geometries:
         raise UserError("nothing to compute: give --molecules CO2 H2O ... or --geometries FILE.xyz")
     if not config.shells:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(ABC):
     """A calculation for one geometry, whose result is kept in ``folder``."""
 
     folder: Path
@@ -78,13 +79,13 @@ class Task:
         np.savez(content, **arrays)  # type: ignore[arg-type]  # its stub takes arrays for the flag allow_pickle
         write_atomically(self.path, content.getvalue())
 
+    @abstractmethod
     def compute(self) -> dict[str, np.ndarray]:
         """The arrays of the result.
 
         Raises:
             LeftOut: the geometry cannot be computed.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

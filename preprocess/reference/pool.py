@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -17,6 +19,9 @@ from tqdm import tqdm
 from shared.errors import EXIT_STOPPED, Interrupted, UserError
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_SCRATCH = "PYSCF_TMPDIR"
+"""Folder of PySCF's temporary files, which a worker that is killed does not remove."""
+
 _STOPS = (signal.SIGTERM, signal.SIGUSR1)
 """What a queue sends before it kills; what Slurm's --signal=USR1@60 sends earlier."""
 
@@ -87,7 +92,11 @@ def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     # Started afresh and not forked: the threads of numerical libraries do not survive a fork.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     complete = False
-    with _one_thread_each():
+    scratch = os.environ.get(_SCRATCH) or None
+    with (
+        tempfile.TemporaryDirectory(prefix="pyscf-", dir=scratch, ignore_cleanup_errors=True) as folder,
+        _environment(folder),
+    ):
         try:
             yield pool
             complete = True
@@ -96,13 +105,14 @@ def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             if not complete:  # a calculation may take minutes more: nothing of it is kept
                 for process in set(multiprocessing.active_children()) - others:
                     process.terminate()
+                    process.join()  # so that it writes no more into the folder that is being removed
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """For processes started meanwhile: they read it when they load their libraries."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+def _environment(scratch: str) -> Iterator[None]:
+    """One thread and this folder for processes started meanwhile: they read it when they load their libraries."""
+    before = {name: os.environ.get(name) for name in (*_THREADS, _SCRATCH)}
+    os.environ.update({**dict.fromkeys(_THREADS, "1"), _SCRATCH: scratch})
     try:
         yield
     finally:
@@ -138,4 +148,5 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(os.environ[_SCRATCH], ignore_errors=True)
         os._exit(1)

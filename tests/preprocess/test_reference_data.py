@@ -481,8 +481,11 @@ def test_folder_in_other_use_is_refused(name: str, content: str, message: str, t
     assert (tmp_path / name).read_text() == content
 
 
-def test_dead_worker_is_told(tmp_path: Path, words: list[str]) -> None:
-    """Killed for its memory, say: one line, and what is finished is kept."""
+def test_dead_worker_is_told(tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed for its memory, say: one line, what is finished is kept, and PySCF's temporary files are not."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("PYSCF_TMPDIR", str(scratch))
     process = start(words, tmp_path / "out")
     wait_for(lambda: len(list((tmp_path / "out").glob("parts/*.npz"))) >= 2 or process.poll() is not None)
     workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
@@ -492,6 +495,7 @@ def test_dead_worker_is_told(tmp_path: Path, words: list[str]) -> None:
     assert "error: a worker process died" in errors
     assert "Traceback" not in errors
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert not list(scratch.iterdir())
 
 
 def test_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
