@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from preprocess.decide import survey_names
 from preprocess.stage import lock_cache
 from shared.cache import CURRENT, current_stages, read_manifest, stage_folder
-from shared.config_io import SharedConfig
+from shared.config_io import SharedConfig, parse_flags
 from shared.errors import UserError, run_program
 
 
@@ -34,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: no such folder, or current.json is damaged.
     """
-    config = tyro.cli(CleanConfig, prog="python -m preprocess.clean_cache", args=argv)
+    config = parse_flags(CleanConfig, "python -m preprocess.clean_cache", argv)
     cache_dir = Path(config.cache_dir)
     if not cache_dir.is_dir():
         raise UserError(f"{cache_dir}: no such folder; --cache-dir names the cache")

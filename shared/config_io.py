@@ -87,13 +87,15 @@ def _checked(config_class: type[DataclassT], values: dict[str, Any], where: str,
         raise UserError(f"{where}{shown} = {first['input']!r}: {first['msg'].lower()}") from error
 
 
-def checked_flags(parsed: DataclassT) -> DataclassT:
-    """The same settings, which come from flags alone, checked by pydantic.
+def parse_flags(config_class: type[DataclassT], prog: str, argv: Sequence[str] | None = None) -> DataclassT:
+    """Settings that come from flags alone, of a program that reads no config.toml.
 
     Raises:
         UserError: a value is out of its range; names the flag.
+        SystemExit: with code 2 for an unknown flag, with 0 after --help.
     """
-    return _checked(type(parsed), vars(parsed), "", as_flag=True)
+    parsed = tyro.cli(config_class, prog=prog, args=argv, description=config_class.__doc__)
+    return _checked(config_class, vars(parsed), "", as_flag=True)
 
 
 def save(path: Path, tables: dict[str, dict[str, Any]]) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
+from shared.config_io import parse_flags
 from shared.errors import run_program
 from shared.schema import Split
 
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: no such run, its data are no longer in the cache, or other data that its model does not fit.
     """
-    asked = tyro.cli(EvaluateConfig, prog="python -m train.evaluate", args=argv, description=EvaluateConfig.__doc__)
+    asked = parse_flags(EvaluateConfig, "python -m train.evaluate", argv)
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from shared.cache import open_cache
     from train.compilation import keep_compilations

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from shared.config_io import Finite, NonNegative, Positive, checked_flags
+from shared.config_io import Finite, NonNegative, Positive, parse_flags
 from shared.digests import write_atomically
 from shared.errors import UserError, run_program
 
@@ -57,14 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: no such run or molecule, an element that the model was not trained on, or a cube too large.
         OSError: the folder cannot be written.
     """
-    asked = checked_flags(
-        tyro.cli(
-            ExportChargesConfig,
-            prog="python -m train.export_charges",
-            args=argv,
-            description=ExportChargesConfig.__doc__,
-        )
-    )
+    asked = parse_flags(ExportChargesConfig, "python -m train.export_charges", argv)
     if bool(asked.molecule) == bool(asked.geometry):
         raise UserError("--molecule NAME or --geometry FILE: give one of the two")
     if not re.fullmatch(r"[A-Za-z0-9]{1,8}", asked.residue):

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
+from shared.config_io import parse_flags
 from shared.digests import write_atomically
 from shared.errors import run_program
 
@@ -38,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: no such run.
         OSError: the folder cannot be written.
     """
-    asked = tyro.cli(
-        ExportModelConfig, prog="python -m train.export_model", args=argv, description=ExportModelConfig.__doc__
-    )
+    asked = parse_flags(ExportModelConfig, "python -m train.export_model", argv)
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from train.portable import describe, export_model
     from train.predictor import best_folder

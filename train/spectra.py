@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from shared.config_io import Finite, NonNegative, Positive, checked_flags
+from shared.config_io import Finite, NonNegative, Positive, parse_flags
 from shared.errors import UserError, run_program
 
 _FEWEST_STEPS = 16
@@ -60,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: no such run or molecule, or a geometry that cannot be optimised.
     """
-    asked = checked_flags(
-        tyro.cli(SpectraConfig, prog="python -m train.spectra", args=argv, description=SpectraConfig.__doc__)
-    )
+    asked = parse_flags(SpectraConfig, "python -m train.spectra", argv)
     if bool(asked.molecule) == bool(asked.geometry):
         raise UserError("--molecule NAME or --geometry FILE: give one of the two")
     if asked.md_ps and 1000.0 * asked.md_ps / asked.timestep < _FEWEST_STEPS:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
+from shared.config_io import parse_flags
 from shared.errors import run_program
 from shared.schema import Split
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: no such run, or its data are no longer in the cache and it was not evaluated before.
     """
-    asked = tyro.cli(ReportConfig, prog="python -m train.report", args=argv, description=ReportConfig.__doc__)
+    asked = parse_flags(ReportConfig, "python -m train.report", argv)
     # Imported here: JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
     from shared.digests import write_atomically
     from train import evaluate
