@@ -1,15 +1,11 @@
 """What the default recipe reaches on the test split: mean and spread over seeds, by the number of charges per atom.
 
-Each run is an ordinary one in --runs-dir, so that this can be stopped and started again, and looked into. The recipe is
-chosen by the validation split; the test split is evaluated once, when all is trained.
+The recipe is chosen by the validation split; the test split is evaluated once, when all is trained.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +14,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-METRICS = {
-    "energy_mae_ev": ("E, meV", 1000.0),
-    "forces_mae_ev_per_angstrom": ("F, meV/Å", 1000.0),
-    "dipole_mae_debye": ("D of PhysNet, D", 1.0),
-    "dipole_dcm_mae_debye": ("D of DCMNet, D", 1.0),
-    "esp_rmse_kcal_per_mol_e": ("ESP, kcal/mol/e", 1.0),
-}
+from tests.benchmarks.runs import ESP, METRICS, Run, evaluate, flags_of, mean_and_spread, table, train_all
 
 
 @dataclass(frozen=True)
@@ -35,7 +25,7 @@ class AccuracyConfig:
     """Preprocessed shards."""
 
     runs_dir: str = "runs/accuracy"
-    """Folder of the runs."""
+    """Folder of the runs, which are taken up where they are."""
 
     n_dcm: tuple[int, ...] = (1, 2, 3, 4)
     """Charges per atom."""
@@ -49,6 +39,9 @@ class AccuracyConfig:
     flags: str = ""
     """Other flags of training, in one text."""
 
+    jobs: int = 1
+    """Runs at once, each on its share of the cores."""
+
     split: str = "test"
     """Split that is evaluated."""
 
@@ -56,43 +49,13 @@ class AccuracyConfig:
     """Stem of a JSON file and a picture."""
 
 
-def run(config: AccuracyConfig, n_dcm: int, seed: int) -> Path:
-    """Train, or take up, one run; returns its folder."""
-    name = f"n{n_dcm}-seed{seed}"
-    flags = ["--cache-dir", config.cache_dir, "--runs-dir", config.runs_dir, "--name", name, "--no-plot-results"]
-    flags += ["--n-dcm", str(n_dcm), "--seed", str(seed), "--epochs", str(config.epochs), *shlex.split(config.flags)]
-    subprocess.run([sys.executable, "-m", "train", *flags], check=True, stdout=subprocess.DEVNULL)
-    return Path(config.runs_dir) / name
-
-
-def evaluation(config: AccuracyConfig, folder: Path) -> dict[str, Any]:
-    """Errors and limits of a run."""
-    flags = ["--run", str(folder), "--split", config.split, "--cache-dir", config.cache_dir, "--no-plot-results"]
-    subprocess.run([sys.executable, "-m", "train.evaluate", *flags], check=True, stdout=subprocess.DEVNULL)
-    record: dict[str, Any] = json.loads((folder / f"evaluation-{config.split}.json").read_text())
-    record["seconds"] = sum(json.loads(line)["seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines())
-    return record
-
-
-def row(n_dcm: int, records: list[dict[str, Any]]) -> str:
-    """A line of the table."""
-    cells = [str(n_dcm)]
-    for metric, (_, factor) in METRICS.items():
-        values = np.array([record["metrics"][metric] for record in records]) * factor
-        cells.append(f"{values.mean():.3g} ± {values.std(ddof=1):.1g}" if len(values) > 1 else f"{values[0]:.3g}")
-    limit = np.mean([record["limits"]["distributed_esp_rmse_kcal_per_mol_e"] for record in records])
-    cells += [f"{limit:.3g}", f"{np.mean([record['seconds'] for record in records]):.0f}"]
-    return "| " + " | ".join(cells) + " |"
-
-
 def draw(results: dict[int, list[dict[str, Any]]], path: Path) -> None:
     """ESP error against the number of charges, with what fitted charges reach."""
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axis = figure.subplots()
-    name = "esp_rmse_kcal_per_mol_e"
     counts = sorted(results)
     for n_dcm in counts:
-        values = [record["metrics"][name] for record in results[n_dcm]]
+        values = [record["metrics"][ESP] for record in results[n_dcm]]
         label = "model, each seed" if n_dcm == counts[0] else ""
         axis.plot([n_dcm] * len(values), values, "o", color="C0", label=label)
     limits = [results[n][0]["limits"] for n in counts]
@@ -108,12 +71,21 @@ def draw(results: dict[int, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     """Train all, then evaluate all, and print the table."""
     config = tyro.cli(AccuracyConfig, description=__doc__)
-    folders = {n: [run(config, n, seed) for seed in config.seeds] for n in config.n_dcm}
-    results = {n: [evaluation(config, folder) for folder in runs] for n, runs in folders.items()}
+    runs: dict[int, list[Run]] = {}
+    for n_dcm in config.n_dcm:
+        for seed in config.seeds:
+            flags = flags_of(config.flags, n_dcm=n_dcm, seed=seed, epochs=config.epochs)
+            run = Run(Path(config.runs_dir) / f"n{n_dcm}-seed{seed}", config.cache_dir, flags)
+            runs.setdefault(n_dcm, []).append(run)
+    train_all([run for of_count in runs.values() for run in of_count], config.jobs)
+    results = {n: [evaluate(run, config.split) for run in of_count] for n, of_count in runs.items()}
     titles = ["charges per atom", *(title for title, _ in METRICS.values()), "ESP of fitted charges", "s of training"]
-    print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
+    rows = []
     for n_dcm, records in results.items():
-        print(row(n_dcm, records))
+        limit = np.mean([record["limits"]["distributed_esp_rmse_kcal_per_mol_e"] for record in records])
+        seconds = np.mean([record["seconds"] for record in records])
+        rows.append([str(n_dcm), *mean_and_spread(records), f"{limit:.3g}", f"{seconds:.0f}"])
+    print(table(titles, rows))
     if config.output:
         Path(config.output).with_suffix(".json").write_text(json.dumps(results, indent=1))
         draw(results, Path(config.output).with_suffix(".png"))

@@ -1,0 +1,131 @@
+"""Errors against the number of training molecules: what more data would buy.
+
+Every run takes as many steps as one on the whole training split, so that smaller sets do not also train less. Each seed
+has its own subsets, each the first part of the next larger one.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from tests.benchmarks.runs import METRICS, Run, evaluate, flags_of, mean_and_spread, table, train_all
+
+SAMPLE = "shared/sample"
+
+
+@dataclass(frozen=True)
+class LearningCurveConfig:
+    """Data and runs."""
+
+    train_efd: str = f"{SAMPLE}/mixed-efd-train.npz"
+    """As in preprocessing, and so are the others."""
+
+    train_esp: str = f"{SAMPLE}/mixed-esp-train.npz"
+    valid_efd: str = f"{SAMPLE}/mixed-efd-valid.npz"
+    valid_esp: str = f"{SAMPLE}/mixed-esp-valid.npz"
+    test_efd: str = f"{SAMPLE}/mixed-efd-test.npz"
+    test_esp: str = f"{SAMPLE}/mixed-esp-test.npz"
+
+    preprocess_flags: str = ""
+    """Other flags of preprocessing, in one text."""
+
+    runs_dir: str = "runs/learning-curve"
+    """Folder of the runs, which are taken up where they are; their subsets and shards are in its data/."""
+
+    halvings: int = 3
+    """How often the training split is halved."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the subset and of the training."""
+
+    epochs: int = 60
+    """Epochs on the whole split."""
+
+    flags: str = ""
+    """Other flags of training, in one text."""
+
+    jobs: int = 1
+    """Runs at once, each on its share of the cores."""
+
+    split: str = "test"
+    """Split that is evaluated."""
+
+    output: str = ""
+    """Stem of a JSON file and a picture."""
+
+
+def preprocess(config: LearningCurveConfig, size: int, seed: int) -> str:
+    """Shards of a subset; returns their folder."""
+    folder = Path(config.runs_dir) / "data" / f"{size}-seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for kind, path in {"efd": config.train_efd, "esp": config.train_esp}.items():
+        with np.load(path, allow_pickle=False) as content:
+            count = len(content["N"])
+            chosen = np.sort(np.random.default_rng(seed).permutation(count)[:size])
+            rows = {key: values[chosen] for key, values in content.items() if values.shape[:1] == (count,)}
+        files[f"train_{kind}"] = folder / f"{kind}.npz"
+        np.savez(files[f"train_{kind}"], **rows)  # type: ignore[arg-type]  # its stub takes arrays for allow_pickle
+    evaluated = {name: getattr(config, name) for name in ("valid_efd", "valid_esp", "test_efd", "test_esp")}
+    cache = folder / "cache"
+    flags = flags_of(config.preprocess_flags, cache_dir=cache, **files, **evaluated)
+    subprocess.run([sys.executable, "-m", "preprocess", *flags], check=True, stdout=subprocess.DEVNULL)
+    return str(cache)
+
+
+def draw(results: dict[int, list[dict[str, Any]]], path: Path) -> None:
+    """Each error against the number of molecules."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    sizes = sorted(results)
+    for axis, (metric, (title, factor)) in zip(axes, METRICS.items(), strict=False):
+        values = np.array([[record["metrics"][metric] * factor for record in results[size]] for size in sizes])
+        axis.plot(sizes, values, "o", color="C0", markersize=4)
+        axis.plot(sizes, values.mean(axis=1), "-", color="C0")
+        slope = np.polyfit(np.log(sizes), np.log(values.mean(axis=1)), 1)[0]
+        axis.set(title=f"{title}: size to the power {slope:.2f}", xscale="log", yscale="log", xticks=sizes)
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    for axis in axes[len(METRICS) :]:
+        axis.set_axis_off()
+    figure.supxlabel("training molecules")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Train all, then evaluate all, and print the table."""
+    config = tyro.cli(LearningCurveConfig, description=__doc__)
+    with np.load(config.train_efd, allow_pickle=False) as content:
+        whole = len(content["N"])
+    runs: dict[int, list[Run]] = {}
+    for halving in reversed(range(config.halvings + 1)):
+        size = whole >> halving
+        for seed in config.seeds:
+            flags = flags_of(config.flags, seed=seed, epochs=round(config.epochs * whole / size))
+            folder = Path(config.runs_dir) / f"{size}-seed{seed}"
+            runs.setdefault(size, []).append(Run(folder, preprocess(config, size, seed), flags))
+    train_all([run for of_size in runs.values() for run in of_size], config.jobs)
+    results = {size: [evaluate(run, config.split) for run in of_size] for size, of_size in runs.items()}
+    titles = ["training molecules", *(title for title, _ in METRICS.values()), "s of training"]
+    rows = []
+    for size, records in results.items():
+        seconds = np.mean([record["seconds"] for record in records])
+        rows.append([f"{size:,}", *mean_and_spread(records), f"{seconds:.0f}"])
+    print(table(titles, rows))
+    if config.output:
+        Path(config.output).with_suffix(".json").write_text(json.dumps(results, indent=1))
+        draw(results, Path(config.output).with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Many trainings side by side: ordinary runs in a folder, which can be stopped, started again, and looked into."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+METRICS = {
+    "energy_mae_ev": ("E, meV", 1000.0),
+    "forces_mae_ev_per_angstrom": ("F, meV/Å", 1000.0),
+    "dipole_mae_debye": ("D of PhysNet, D", 1.0),
+    "dipole_dcm_mae_debye": ("D of DCMNet, D", 1.0),
+    "esp_rmse_kcal_per_mol_e": ("ESP, kcal/mol/e", 1.0),
+}
+ESP = "esp_rmse_kcal_per_mol_e"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    folder: Path
+    cache_dir: str
+    flags: tuple[str, ...]
+    """Other flags than those of the folders."""
+
+
+def flags_of(text: str, **values: Any) -> tuple[str, ...]:
+    """Flags of training: those in ``text``, and ``values`` by their names."""
+    named = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return (*named, *shlex.split(text))
+
+
+def train_all(runs: Sequence[Run], jobs: int) -> None:
+    """Train, or take up, all runs, ``jobs`` at once, each on its share of the cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    shares: queue.Queue[list[int]] = queue.Queue()
+    for job in range(jobs):
+        shares.put(cores[job::jobs] or cores)
+
+    def train(run: Run) -> None:
+        share = shares.get()
+        try:
+            places = ("--cache-dir", run.cache_dir, "--runs-dir", str(run.folder.parent), "--name", run.folder.name)
+            command = [sys.executable, "-m", "train", *places, "--no-plot-results", *run.flags]
+            pinned = ["taskset", "-c", ",".join(map(str, share)), *command]
+            subprocess.run(pinned, check=True, stdout=subprocess.DEVNULL)
+            print(f"{run.folder}: {describe(read_metrics(run.folder)[-1])}", file=sys.stderr, flush=True)
+        finally:
+            shares.put(share)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(train, runs))
+
+
+def evaluate(run: Run, split: str) -> dict[str, Any]:
+    """Errors and limits of a run, and its seconds of training."""
+    flags = ["--run", str(run.folder), "--split", split, "--cache-dir", run.cache_dir, "--no-plot-results"]
+    subprocess.run([sys.executable, "-m", "train.evaluate", *flags], check=True, stdout=subprocess.DEVNULL)
+    record: dict[str, Any] = json.loads((run.folder / f"evaluation-{split}.json").read_text())
+    epochs = read_metrics(run.folder)
+    kept = ("split", "molecules", "metrics", "limits")
+    best = epochs[-1]["best_epoch"]
+    return {key: record[key] for key in kept} | {"seconds": sum(e["seconds"] for e in epochs), "best_epoch": best}
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The epochs of a run."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The validation errors of an epoch, and which was the best."""
+    errors = (f"{title} {record['valid'][name] * factor:.4g}" for name, (title, factor) in METRICS.items())
+    return f"epoch {record['epoch']} (best {record['best_epoch']}): " + "; ".join(errors)
+
+
+def mean_and_spread(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Of each metric over seeds, for a table."""
+    cells = []
+    for metric, (_, factor) in METRICS.items():
+        values = np.array([record["metrics"][metric] for record in records]) * factor
+        cells.append(f"{values.mean():.3g} ± {values.std(ddof=1):.1g}" if len(values) > 1 else f"{values[0]:.3g}")
+    return cells
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [titles, ["---"] * len(titles), *rows])
