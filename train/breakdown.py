@@ -1,4 +1,4 @@
-"""Errors of a split taken apart: by element, by distance from the molecule, by molecule."""
+"""Errors of a split taken apart, by element and by distance from the molecule, between their limits and spreads."""
 
 from __future__ import annotations
 
@@ -9,94 +9,101 @@ import numpy as np
 
 from shared.batch import Batch
 from shared.elements import VAN_DER_WAALS_RADII, symbol
-from shared.units import HARTREE_IN_KCAL_PER_MOL
+from train.limits import Limits, fraction_of_the_way
+from train.points import SHELLS, PointSquares, locate_points, shell_name
 from train.prediction import Prediction
 
-SHELLS = (0.0, 1.2, 1.4, 1.6, 1.8, 2.0, np.inf)
-"""Bounds of the distance shells, in van der Waals radii (Alvarez 2013) of the atom that is nearest so measured."""
+
+def _by_element() -> np.ndarray:
+    return np.zeros(len(VAN_DER_WAALS_RADII))
 
 
 @dataclass
 class Breakdown:
     """Sums by atomic number (0-118) and by shell, added batch by batch."""
 
-    atoms: np.ndarray = field(default_factory=lambda: np.zeros(len(VAN_DER_WAALS_RADII)))
-    forces: np.ndarray = field(default_factory=lambda: np.zeros(len(VAN_DER_WAALS_RADII)))
-    monopole: np.ndarray = field(default_factory=lambda: np.zeros(len(VAN_DER_WAALS_RADII)))
-    points_by_element: np.ndarray = field(default_factory=lambda: np.zeros((2, len(VAN_DER_WAALS_RADII))))
-    points_by_shell: np.ndarray = field(default_factory=lambda: np.zeros((2, len(SHELLS) - 1)))
-    esp_squares_by_shell: np.ndarray = field(default_factory=lambda: np.zeros(len(SHELLS) - 1))
+    atoms: np.ndarray = field(default_factory=_by_element)
+    forces: np.ndarray = field(default_factory=_by_element)
+    forces_reference: np.ndarray = field(default_factory=_by_element)
+    monopole: np.ndarray = field(default_factory=_by_element)
+    esp: PointSquares = field(default_factory=PointSquares)
+    esp_reference: PointSquares = field(default_factory=PointSquares)
 
     def add(self, batch: Batch, prediction: Prediction) -> None:
         """Add a batch of the host, cleaned or not; what is padding does not count."""
         real = batch.molecule_mask[:, None] & (batch.atomic_numbers > 0)
-        numbers = np.asarray(batch.atomic_numbers)
-        kinds = numbers[real]
-        _accumulate(self.atoms, kinds, 1.0)
-        _accumulate(self.forces, kinds, np.abs(prediction.forces - batch.forces).mean(axis=-1)[real])
-        _accumulate(self.monopole, kinds, np.abs(prediction.dcm_charges.sum(axis=-1) - prediction.charges)[real])
-        for i in np.flatnonzero(batch.molecule_mask):
-            kept = batch.esp_mask[i]
-            if not kept.any():
-                continue
-            own = numbers[i][real[i]]
-            distances = np.linalg.norm(batch.grid[i][kept][:, None] - batch.positions[i][real[i]][None], axis=-1)
-            multiples = distances / VAN_DER_WAALS_RADII[own]
-            nearest = multiples.argmin(axis=1)
-            squares = ((prediction.esp[i] - batch.esp[i])[kept] * HARTREE_IN_KCAL_PER_MOL) ** 2
-            _accumulate(self.points_by_element[0], own[nearest], 1.0)
-            _accumulate(self.points_by_element[1], own[nearest], squares)
-            shells = np.digitize(multiples.min(axis=1), SHELLS) - 1
-            _accumulate(self.points_by_shell[0], shells, 1.0)
-            _accumulate(self.points_by_shell[1], shells, squares)
-            references = (batch.esp[i][kept] * HARTREE_IN_KCAL_PER_MOL) ** 2
-            _accumulate(self.esp_squares_by_shell, shells, references)
+        kinds = np.asarray(batch.atomic_numbers)[real]
+        np.add.at(self.atoms, kinds, 1.0)
+        np.add.at(self.forces, kinds, np.abs(prediction.forces - batch.forces).mean(axis=-1)[real])
+        np.add.at(self.forces_reference, kinds, np.abs(batch.forces).mean(axis=-1)[real])
+        np.add.at(self.monopole, kinds, np.abs(prediction.dcm_charges.sum(axis=-1) - prediction.charges)[real])
+        for points in locate_points(batch):
+            i = points.molecule
+            self.esp.add(points, np.asarray(prediction.esp[i] - batch.esp[i]))
+            self.esp_reference.add(points, np.asarray(batch.esp[i]))
 
-    def as_record(self) -> dict[str, Any]:
-        """For the JSON file: only what occurs, names with their units."""
+    def as_record(self, limits: Limits) -> dict[str, Any]:
+        """For the JSON file: only what occurs, names with their units. Limits are those of a sample of the split."""
+        rmse, spread = self.esp.element_rmse(), self.esp_reference.element_rmse()
         by_element = {}
         for z in np.flatnonzero(self.atoms):
-            points, squares = self.points_by_element[:, z]
-            by_element[symbol(int(z))] = {
+            name = symbol(int(z))
+            forces, forces_spread = self.forces[z] / self.atoms[z], self.forces_reference[z] / self.atoms[z]
+            by_element[name] = {
                 "atoms": int(self.atoms[z]),
-                "forces_mae_ev_per_angstrom": self.forces[z] / self.atoms[z],
+                "forces_mae_ev_per_angstrom": forces,
+                "forces_spread_ev_per_angstrom": forces_spread,
+                "forces_fraction": fraction_of_the_way(forces, 0.0, forces_spread),
                 "monopole_mae_e": self.monopole[z] / self.atoms[z],
-                "esp_points": int(points),
-                "esp_rmse_kcal_per_mol_e": float(np.sqrt(squares / points)) if points else None,
+                "esp_points": int(self.esp.by_element[0, z]),
+                **_esp_entry(rmse.get(name), limits.esp_by_element.get(name), spread.get(name)),
             }
+        rmse, spread = self.esp.shell_rmse(), self.esp_reference.shell_rmse()
         by_shell = [
             {
                 "from_radii": SHELLS[i],
                 "to_radii": SHELLS[i + 1] if np.isfinite(SHELLS[i + 1]) else None,
-                "esp_points": int(points),
-                "esp_rmse_kcal_per_mol_e": float(np.sqrt(squares / points)),
-                "esp_spread_kcal_per_mol_e": float(np.sqrt(references / points)),
+                "esp_points": int(self.esp.by_shell[0, i]),
+                **_esp_entry(rmse[name], limits.esp_by_shell.get(name), spread[name]),
             }
-            for i, (points, squares, references) in enumerate(
-                zip(*self.points_by_shell, self.esp_squares_by_shell, strict=True)
-            )
-            if points
+            for i in range(len(SHELLS) - 1)
+            if (name := shell_name(i)) in rmse
         ]
         return {"by_element": by_element, "by_distance_shell": by_shell}
 
 
+def _esp_entry(rmse: float | None, limit: float | None, spread: float | None) -> dict[str, float | None]:
+    """Null where there is no point, or none in the molecules that charges were fitted to."""
+    known = None not in (rmse, limit, spread)
+    return {
+        "esp_rmse_kcal_per_mol_e": rmse,
+        "esp_limit_kcal_per_mol_e": limit,
+        "esp_spread_kcal_per_mol_e": spread,
+        "esp_fraction": fraction_of_the_way(rmse, limit, spread) if known else None,  # type: ignore[arg-type]
+    }
+
+
 def describe_breakdown(record: dict[str, Any]) -> str:
     """Two small tables for people."""
-    lines = ["  element    atoms  forces, meV/Å  ESP around it, kcal/mol/e"]
+    esp = f"{'limit':>7}{'spread':>8}{'%':>8}"
+    lines = [f"  {'element':<8}{'atoms':>8}{'forces, meV/Å':>15}{'%':>8}{'ESP nearest to it, kcal/mol/e':>31}{esp}"]
     for name, entry in record["by_element"].items():
-        esp = entry["esp_rmse_kcal_per_mol_e"]
-        shown = "-" if esp is None else f"{esp:.3g}"
-        lines.append(f"  {name:<8}{entry['atoms']:>8,}{entry['forces_mae_ev_per_angstrom'] * 1000:>15.4g}{shown:>27}")
-    lines.append("  radii from the atoms   points  ESP RMSE  of a spread of, kcal/mol/e")
+        forces = f"{entry['forces_mae_ev_per_angstrom'] * 1000:>15.4g}{_percent(entry['forces_fraction']):>8}"
+        lines.append(f"  {name:<8}{entry['atoms']:>8,}{forces}{_esp_cells(entry, 31)}")
+    lines.append(f"  {'radii from the atoms':<20}{'points':>9}{'ESP, kcal/mol/e':>17}{esp}")
     for shell in record["by_distance_shell"]:
-        bounds = (
-            f"{shell['from_radii']:g} - {shell['to_radii']:g}" if shell["to_radii"] else f"{shell['from_radii']:g} -"
-        )
-        rmse, spread = shell["esp_rmse_kcal_per_mol_e"], shell["esp_spread_kcal_per_mol_e"]
-        lines.append(f"  {bounds:<18}{shell['esp_points']:>11,}{rmse:>10.3g}{spread:>14.3g}")
+        upper = f" {shell['to_radii']:g}" if shell["to_radii"] else ""
+        bounds = f"{shell['from_radii']:g} -{upper}"
+        lines.append(f"  {bounds:<18}{shell['esp_points']:>11,}{_esp_cells(shell, 17)}")
+    lines.append("  %: of the way from the limit (of forces: 0) to the spread")
     return "\n".join(lines)
 
 
-def _accumulate(sums: np.ndarray, where: np.ndarray, values: np.ndarray | float) -> None:
-    """``sums[where] += values``, repeated places added up."""
-    np.add.at(sums, where, values)
+def _esp_cells(entry: dict[str, Any], width: int) -> str:
+    names = ("esp_rmse_kcal_per_mol_e", "esp_limit_kcal_per_mol_e", "esp_spread_kcal_per_mol_e")
+    rmse, limit, spread = ("-" if entry[name] is None else f"{entry[name]:.3g}" for name in names)
+    return f"{rmse:>{width}}{limit:>7}{spread:>8}{_percent(entry['esp_fraction']):>8}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{fraction:.1%}"

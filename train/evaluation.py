@@ -22,7 +22,7 @@ from train.limits import Limits, limits_of
 from train.loader import BatchPlan, Loader
 from train.metrics import named_metrics, zero_sums
 from train.prediction_file import PredictionFile
-from train.run_folder import RunFolder
+from train.run_folder import EVALUATION_FORMAT, RunFolder
 from train.weights import TrainedModel, load_weights
 
 _MOLECULES_DRAWN = 3
@@ -148,12 +148,13 @@ def finish_run(
         metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
     limits = limits_of(folder, loader, split, trained.config.n_dcm, seed=0)
     record: dict[str, Any] = {
+        "format_version": EVALUATION_FORMAT,
         "split": split,
         "molecules": len(loader),
         "metrics": metrics,
         "limits": asdict(limits),
         "fractions": {name: limits.fraction(name, value) for name, value in metrics.items() if name in limits.spread},
-        **targets.breakdown.as_record(),
+        **targets.breakdown.as_record(limits),
         **targets.by_molecule.as_record(),
     }
     write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from shared.batch import Batch
 from shared.digests import write_atomically
 from shared.units import BOHR_IN_ANGSTROM, DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.loader import Loader
+from train.points import PointSquares, locate_points
 from train.run_folder import RunFolder
 
 Array = jax.Array
@@ -46,15 +47,13 @@ class Limits:
     distributed_esp_rmse_kcal_per_mol_e: float
     n_dcm: int
     molecules_fitted: int
+    esp_by_element: dict[str, float]  # kcal/mol/e, of distributed charges on the points nearest to the element
+    esp_by_shell: dict[str, float]  # and at a distance from the molecule
 
     def fraction(self, metric: str, error: float) -> float | None:
         """Where an error lies between the limit (0) and the spread (1)."""
         spread = self.spread.get(metric)
-        limit = self.limit(metric)
-        # The limit is that of a sample: on data that spread as little, there is nothing to compare with.
-        if spread is None or spread <= limit:
-            return None
-        return (error - limit) / (spread - limit)
+        return None if spread is None else fraction_of_the_way(error, self.limit(metric), spread)
 
     def limit(self, metric: str) -> float:
         """The least that a metric can be; 0 where only the ESP's representation bounds it."""
@@ -62,6 +61,12 @@ class Limits:
             "esp_rmse_kcal_per_mol_e": self.distributed_esp_rmse_kcal_per_mol_e,
             "esp_rmse_point_charges_kcal_per_mol_e": self.atom_centred_esp_rmse_kcal_per_mol_e,
         }.get(metric, 0.0)
+
+
+def fraction_of_the_way(error: float, limit: float, spread: float) -> float | None:
+    """From the limit (0) to the spread (1); None where they are the other way round."""
+    # The limit is that of a sample: on data that spread as little, there is nothing to compare with.
+    return None if spread <= limit else (error - limit) / (spread - limit)
 
 
 def limits_of(folder: RunFolder, loader: Loader, split: str, n_dcm: int, seed: int) -> Limits:
@@ -85,13 +90,26 @@ def compute_limits(loader: Loader, n_dcm: int, seed: int, sample: int = _SAMPLE)
         sample: how many molecules (fewer if the split has fewer).
     """
     batches = list(_sample(loader, sample, seed))
-    centred = np.concatenate([fit_charges(batch, 1, displaced=False) for batch in batches])
-    distributed = np.concatenate([fit_charges(batch, n_dcm, seed=seed) for batch in batches])
-    return Limits(_spread(loader), _rmse(centred), _rmse(distributed), n_dcm, len(centred))
+    centred, distributed, squares = [], [], PointSquares()
+    for batch in batches:
+        centred.append(_mean_squares(fit_charges(batch, 1, displaced=False), batch))
+        errors = fit_charges(batch, n_dcm, seed=seed)
+        distributed.append(_mean_squares(errors, batch))
+        for points in locate_points(batch):
+            squares.add(points, errors[points.molecule])
+    fitted = sum(map(len, centred))
+    by_element, by_shell = squares.element_rmse(), squares.shell_rmse()
+    return Limits(_spread(loader), _rmse(centred), _rmse(distributed), n_dcm, fitted, by_element, by_shell)
 
 
-def _rmse(mean_squares: np.ndarray) -> float:
-    return float(np.sqrt(mean_squares.mean()) * HARTREE_IN_KCAL_PER_MOL) if len(mean_squares) else 0.0
+def _mean_squares(errors: np.ndarray, batch: Batch) -> np.ndarray:
+    """(B,) of errors (B, G) that are zero on points that do not count."""
+    return (errors**2).sum(axis=1) / np.asarray(batch.esp_mask).sum(axis=1)
+
+
+def _rmse(mean_squares: Sequence[np.ndarray]) -> float:
+    every = np.concatenate(mean_squares) if mean_squares else np.zeros(0)
+    return float(np.sqrt(every.mean()) * HARTREE_IN_KCAL_PER_MOL) if len(every) else 0.0
 
 
 def _sample(loader: Loader, sample: int, seed: int) -> Iterator[Batch]:
@@ -119,7 +137,7 @@ def _spread(loader: Loader) -> dict[str, float]:
         squares.append((np.where(points, batch.esp, 0.0) ** 2).sum(axis=1)[counts > 0] / counts[counts > 0])
     energy = np.concatenate(energies)
     dipole = float(np.concatenate(dipoles).mean()) / DEBYE_IN_E_ANGSTROM
-    esp = _rmse(np.concatenate(squares))
+    esp = _rmse(squares)
     return {
         "energy_mae_ev": float(np.abs(energy - energy.mean()).mean()),
         "forces_mae_ev_per_angstrom": float(np.concatenate(forces).mean()),
@@ -131,7 +149,7 @@ def _spread(loader: Loader) -> dict[str, float]:
 
 
 def fit_charges(batch: Batch, n_dcm: int, displaced: bool = True, seed: int = 0) -> np.ndarray:
-    """Mean square error, (B,) in (Hartree/e)², of the best charges of each molecule by itself.
+    """Error of the potential, (B, G) in Hartree/e, of the best charges of each molecule by itself; 0 in the padding.
 
     The charges are the least-squares solution for their sites, under the molecule's total charge. The sites are moved
     by Adam from a few random arrangements, within LONGEST_DISPLACEMENT_ANGSTROM of their atoms, along the gradient at
@@ -165,8 +183,8 @@ def _fit(
     optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, max(steps, 1)))
     number = jnp.maximum(points.sum(axis=1), 1)
 
-    def mean_squares(free: Array) -> Array:
-        """(B,) of sites that the free vectors (B, A, n, 3) place within their bound."""
+    def errors(free: Array) -> Array:
+        """(B, G) of sites that the free vectors (B, A, n, 3) place within their bound."""
         length = jnp.sqrt((free**2).sum(-1, keepdims=True) + 1e-12)
         sites = positions[:, :, None] + LONGEST_DISPLACEMENT_ANGSTROM * jnp.tanh(length) / length * free
         difference = grid[:, :, None, None] - sites[:, None]
@@ -176,7 +194,10 @@ def _fit(
         fixed = jax.lax.stop_gradient(columns)
         charges = _best_charges(fixed, esp, jnp.repeat(atoms, free.shape[2], axis=1), charge)
         error = jnp.einsum("bgk,bk->bg", columns, charges) - esp
-        return jnp.where(points, error**2, 0.0).sum(axis=1) / number
+        return jnp.where(points, error, 0.0)
+
+    def mean_squares(free: Array) -> Array:
+        return (errors(free) ** 2).sum(axis=1) / number
 
     def optimise(free: Array) -> Array:
         def move(carry: Any, _: None) -> tuple[Any, None]:
@@ -187,9 +208,11 @@ def _fit(
             return (free + update, state), None
 
         (free, _), _ = jax.lax.scan(move, (free, optimizer.init(free)), None, length=steps)
-        return mean_squares(free)
+        return free
 
-    return jax.vmap(optimise)(start).min(axis=0)
+    found = jax.vmap(optimise)(start)
+    best = jax.vmap(mean_squares)(found).argmin(axis=0)
+    return errors(jnp.take_along_axis(found, best[None, :, None, None, None], axis=0)[0])
 
 
 def _best_charges(columns: Array, esp: Array, real: Array, total: Array) -> Array:

@@ -24,6 +24,9 @@ from shared.errors import UserError
 from train.config import TrainConfig
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
+EVALUATION_FORMAT = 2
+"""Of evaluation-SPLIT.json. 2: with limits and spreads by element and by distance."""
+
 _MAY_CHANGE = (
     *("config", "cache_dir", "runs_dir", "from_run", "epochs", "plot_results", "plot_freq", "tensorboard", "wandb"),
     *("early_stopping", "largest_loss", "checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),

@@ -10,12 +10,13 @@ from scipy.optimize import minimize
 
 from shared.batch import Batch
 from shared.cache import open_cache
-from shared.elements import VAN_DER_WAALS_RADII
+from shared.elements import VAN_DER_WAALS_RADII, symbol
 from tests import support
-from train.breakdown import SHELLS, Breakdown, describe_breakdown
+from train.breakdown import Breakdown, describe_breakdown
 from train.esp_points import EspSelection
-from train.limits import LONGEST_DISPLACEMENT_ANGSTROM, compute_limits, fit_charges
+from train.limits import LONGEST_DISPLACEMENT_ANGSTROM, Limits, compute_limits, fit_charges
 from train.loader import Loader
+from train.points import SHELLS
 from train.prediction import Prediction
 
 BOHR = 0.529177
@@ -24,6 +25,20 @@ BOHR = 0.529177
 @pytest.fixture(scope="module")
 def loader(small_cache: Path) -> Loader:
     return Loader(open_cache(small_cache, 6.0, 10.0).load_split("valid"), 4, EspSelection(1.0))
+
+
+def mean_squares(errors: np.ndarray, batch: Batch) -> np.ndarray:
+    """(B,) over the points that count."""
+    return np.array([np.mean(errors[i][batch.esp_mask[i]] ** 2) for i in range(len(errors))])
+
+
+def nearest(batch: Batch, i: int, g: int) -> tuple[int, int]:
+    """Element and shell of one grid point."""
+    own = np.flatnonzero(batch.atomic_numbers[i])
+    radii = VAN_DER_WAALS_RADII[batch.atomic_numbers[i, own]]
+    multiples = np.linalg.norm(batch.grid[i, g] - batch.positions[i, own], axis=1) / radii
+    shell = max(k for k in range(6) if multiples.min() >= SHELLS[k])
+    return int(batch.atomic_numbers[i, own[multiples.argmin()]]), shell
 
 
 def constrained_least_squares(batch: Batch, i: int) -> float:
@@ -40,7 +55,9 @@ def constrained_least_squares(batch: Batch, i: int) -> float:
 def test_atom_centred_charges_are_least_squares(loader: Loader) -> None:
     _, batch = next(iter(loader.stream(loader.plan(), loader.read)))
     batch = batch._replace(total_charge=np.linspace(-1.0, 1.0, len(batch.energy)).astype(np.float32))
-    found = fit_charges(batch, 1, displaced=False)
+    errors = fit_charges(batch, 1, displaced=False)
+    assert not errors[~batch.esp_mask].any()
+    found = mean_squares(errors, batch)
     expected = [constrained_least_squares(batch, i) for i in range(len(found))]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -58,8 +75,8 @@ def test_potential_of_displaced_charges_is_found_again() -> None:
         esp[i, :150] = BOHR * (charges / distances).sum(axis=(1, 2))
     batch = batch._replace(esp=esp)
     spread = np.nanmean(esp**2, axis=1)
-    assert (fit_charges(batch, 1, displaced=False) > 1e-4 * spread).all()
-    assert (fit_charges(batch, 2) < 1e-6 * spread).all()
+    assert (mean_squares(fit_charges(batch, 1, displaced=False), batch) > 1e-4 * spread).all()
+    assert (mean_squares(fit_charges(batch, 2), batch) < 1e-6 * spread).all()
 
 
 def test_sites_are_as_good_as_scipy_s(loader: Loader) -> None:
@@ -83,7 +100,7 @@ def test_sites_are_as_good_as_scipy_s(loader: Loader) -> None:
         minimize(error, np.random.default_rng(seed).normal(size=positions.size) * 0.5, method="L-BFGS-B").fun
         for seed in range(3)
     )
-    (found,) = fit_charges(batch, 1) * 1e6
+    (found,) = mean_squares(fit_charges(batch, 1), batch) * 1e6
     assert found == pytest.approx(best, rel=0.05)
 
 
@@ -99,6 +116,28 @@ def test_limits_of_a_split(loader: Loader) -> None:
     assert limits.fraction("esp_rmse_kcal_per_mol_e", limit) == 0.0
     assert limits.fraction("esp_rmse_kcal_per_mol_e", (limit + spread) / 2) == pytest.approx(0.5)
     assert limits.fraction("monopole_mae_e", 1.0) is None
+
+
+def test_limits_by_element_and_shell(loader: Loader) -> None:
+    """Of all molecules: each point counted once, by brute force."""
+    limits = compute_limits(loader, 1, seed=1, sample=100)
+    elements: dict[int, list[float]] = {}
+    shells: dict[int, list[float]] = {}
+    for plan in loader.plan():
+        batch = loader.gather(plan.bucket, plan.rows, len(plan.rows))
+        errors = fit_charges(batch, 1, seed=1) * 627.5095
+        for i, g in zip(*np.nonzero(batch.esp_mask), strict=True):
+            z, k = nearest(batch, i, g)
+            elements.setdefault(z, []).append(errors[i, g] ** 2)
+            shells.setdefault(k, []).append(errors[i, g] ** 2)
+    # Molecules of a bucket are fitted together, each by itself: in batches of other sizes with other starts.
+    assert {symbol(z) for z in elements} == set(limits.esp_by_element)
+    for z, squares in elements.items():
+        assert limits.esp_by_element[symbol(z)] == pytest.approx(np.sqrt(np.mean(squares)), rel=0.2)
+    assert len(shells) == len(limits.esp_by_shell)
+    for name, k in zip(limits.esp_by_shell, sorted(shells), strict=True):
+        assert name.startswith(f"{SHELLS[k]:g} -")
+        assert limits.esp_by_shell[name] == pytest.approx(np.sqrt(np.mean(shells[k])), rel=0.2)
 
 
 def prediction_with(batch: Batch, rng: np.random.Generator) -> Prediction:
@@ -120,6 +159,7 @@ def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader) -> None:
     forces: dict[int, list[float]] = {}
     around: dict[int, list[float]] = {}
     shells: dict[int, list[float]] = {}
+    spreads: dict[int, list[float]] = {}
     for _, batch in loader.stream(loader.plan(), loader.read):
         prediction = prediction_with(batch, rng)
         breakdown.add(batch, prediction)
@@ -129,12 +169,13 @@ def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader) -> None:
                 error = np.abs(prediction.forces[i, a] - batch.forces[i, a]).mean()
                 forces.setdefault(int(batch.atomic_numbers[i, a]), []).append(error)
             for g in np.flatnonzero(batch.esp_mask[i]):
-                radii = VAN_DER_WAALS_RADII[batch.atomic_numbers[i, own]]
-                multiples = np.linalg.norm(batch.grid[i, g] - batch.positions[i, own], axis=1) / radii
+                z, k = nearest(batch, i, g)
                 square = (627.5095 * float(prediction.esp[i, g] - batch.esp[i, g])) ** 2
-                around.setdefault(int(batch.atomic_numbers[i, own[multiples.argmin()]]), []).append(square)
-                shells.setdefault(max(k for k in range(6) if multiples.min() >= SHELLS[k]), []).append(square)
-    record = breakdown.as_record()
+                around.setdefault(z, []).append(square)
+                shells.setdefault(k, []).append(square)
+                spreads.setdefault(k, []).append((627.5095 * float(batch.esp[i, g])) ** 2)
+    limits = Limits({}, 0.0, 0.0, 2, 1, {"O": 0.25}, {"1.4 - 1.6": 0.125})
+    record = breakdown.as_record(limits)
     assert len(record["by_element"]) == len(forces) > 3
     for (z, errors), entry in zip(sorted(forces.items()), record["by_element"].values(), strict=True):
         assert entry["atoms"] == len(errors)
@@ -143,5 +184,10 @@ def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader) -> None:
     assert [entry["from_radii"] for entry in record["by_distance_shell"]] == [SHELLS[k] for k in sorted(shells)]
     for k, entry in zip(sorted(shells), record["by_distance_shell"], strict=True):
         assert entry["esp_points"] == len(shells[k])
-        assert entry["esp_rmse_kcal_per_mol_e"] == pytest.approx(np.sqrt(np.mean(shells[k])), rel=1e-5)
-    assert describe_breakdown(record).count("\n") == 1 + len(forces) + len(shells)
+        rmse, spread = np.sqrt(np.mean(shells[k])), np.sqrt(np.mean(spreads[k]))
+        assert entry["esp_rmse_kcal_per_mol_e"] == pytest.approx(rmse, rel=1e-5)
+        assert entry["esp_spread_kcal_per_mol_e"] == pytest.approx(spread, rel=1e-5)
+        expected = (rmse - 0.125) / (spread - 0.125) if k == 2 else None
+        assert entry["esp_fraction"] == (expected if expected is None else pytest.approx(expected, rel=1e-4))
+    assert {name for name, entry in record["by_element"].items() if entry["esp_limit_kcal_per_mol_e"]} == {"O"}
+    assert describe_breakdown(record).count("\n") == 2 + len(forces) + len(shells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,10 +62,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _is_evaluated(folder: RunFolder, split: str) -> bool:
-    """Whether everything that an evaluation writes is there, and is of these weights."""
+    """Whether everything that an evaluation of this version writes is there, and is of these weights."""
+    from train.run_folder import EVALUATION_FORMAT
+
     results = (folder.evaluation_file(split), folder.predictions_file(split), folder.plots / f"scatter-{split}.png")
     weights = [path.stat().st_mtime_ns for path in folder.best.glob("*")]
-    return all(path.exists() and path.stat().st_mtime_ns > max(weights, default=0) for path in results)
+    if not all(path.exists() and path.stat().st_mtime_ns > max(weights, default=0) for path in results):
+        return False
+    try:
+        record = json.loads(results[0].read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return True  # damaged, which the report tells
+    return not isinstance(record, dict) or record.get("format_version", 1) == EVALUATION_FORMAT
 
 
 if __name__ == "__main__":
