@@ -91,8 +91,8 @@ class TrainConfig(ModelConfig):
     grad_clip_norm: NonNegative = 1.0
     """Largest global gradient norm (0 = no clipping)."""
 
-    largest_loss: Positive = 1e8
-    """A batch with a larger loss, or one that is not a number, ends the run."""
+    largest_loss: Positive = 1e20
+    """A batch with a larger loss, or one that is not a number, ends the run (clipped, steps of 1e13 do no harm)."""
 
     best_by: Literal["errors", "loss"] = "errors"
     """What makes an epoch the best: the geometric mean of the validation errors, or the validation loss."""
