@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -27,10 +28,10 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
     return Loader(open_cache(folder / "cache", 6.0, 10.0).load_split("train"), 20, EspSelection(1.0))
 
 
-def distributed(config: Any, params: Any, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
+def distributed(apply: Any, params: Any, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
     """(atoms, n_dcm, 3) displacements and (atoms, n_dcm) charges of all real atoms, by the whole model."""
     batch = clean(jax.tree.map(jnp.asarray, loader.read(loader.plan()[0])))
-    prediction = jax.jit(build_model(config).apply)(params, batch)
+    prediction = apply(params, batch)
     real = np.asarray(batch.atomic_numbers) > 0
     displacements = np.asarray(prediction.dcm_sites - batch.positions[:, :, None])[real]
     return displacements, np.asarray(prediction.dcm_charges)[real]
@@ -40,12 +41,13 @@ def distributed(config: Any, params: Any, loader: Loader) -> tuple[np.ndarray, n
 def test_of_one_length_whatever_was_drawn(n_dcm: int, loader: Loader) -> None:
     small = {"physnet_iterations": 1, "dcmnet_iterations": 1, "dcmnet_max_degree": 1}
     config = support.small_config(n_dcm=n_dcm, **small)
-    lengths = []
+    model = build_model(config)
+    draw, apply, lengths = jax.jit(functools.partial(_initial_parameters, model)), jax.jit(model.apply), []
     for seed in range(3):
-        drawn = _initial_parameters(build_model(config), jax.random.key(seed))
-        before, charges_before = distributed(config, drawn, loader)
+        drawn = draw(jax.random.key(seed))
+        before, charges_before = distributed(apply, drawn, loader)
         params = scale_displacements(drawn, config, CHARGES, loader)
-        displacements, charges = distributed(config, params, loader)
+        displacements, charges = distributed(apply, params, loader)
         # Longer or shorter, in the same directions, and nothing else.
         factor = np.linalg.norm(displacements) / np.linalg.norm(before)
         np.testing.assert_allclose(displacements, factor * before, atol=1e-5)
@@ -60,7 +62,7 @@ def test_of_one_length_whatever_was_drawn(n_dcm: int, loader: Loader) -> None:
 def test_atoms_without_neighbours_leave_the_weights_alone(loader: Loader) -> None:
     """There is no direction for a charge to be displaced in."""
     config = support.small_config(physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1)
-    params = _initial_parameters(build_model(config), jax.random.key(0))
+    params = jax.jit(functools.partial(_initial_parameters, build_model(config)))(jax.random.key(0))
 
     class Lonely(Loader):
         def gather(self, index: int, rows: np.ndarray, places: int) -> Any:
