@@ -85,7 +85,7 @@ def _esp_entry(rmse: float | None, limit: float | None, spread: float | None) ->
 
 def describe_breakdown(record: dict[str, Any]) -> str:
     """Two small tables for people."""
-    esp = f"{'limit':>7}{'spread':>8}{'%':>8}"
+    esp = f"{'limit':>10}{'spread':>8}{'%':>8}"
     lines = [f"  {'element':<8}{'atoms':>8}{'forces, meV/Å':>15}{'%':>8}{'ESP nearest to it, kcal/mol/e':>31}{esp}"]
     for name, entry in record["by_element"].items():
         forces = f"{entry['forces_mae_ev_per_angstrom'] * 1000:>15.4g}{_percent(entry['forces_fraction']):>8}"
@@ -102,7 +102,7 @@ def describe_breakdown(record: dict[str, Any]) -> str:
 def _esp_cells(entry: dict[str, Any], width: int) -> str:
     names = ("esp_rmse_kcal_per_mol_e", "esp_limit_kcal_per_mol_e", "esp_spread_kcal_per_mol_e")
     rmse, limit, spread = ("-" if entry[name] is None else f"{entry[name]:.3g}" for name in names)
-    return f"{rmse:>{width}}{limit:>7}{spread:>8}{_percent(entry['esp_fraction']):>8}"
+    return f"{rmse:>{width}}{limit:>10}{spread:>8}{_percent(entry['esp_fraction']):>8}"
 
 
 def _percent(fraction: float | None) -> str:

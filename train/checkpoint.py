@@ -16,11 +16,12 @@ import xxhash
 from shared.errors import UserError
 from train.devices import agreed
 from train.metrics import MetricSums, zero_sums
-from train.state import TrainState
+from train.state import TrainState, as_adam, from_adam
 
 _FORMAT = 4
 """1: parameters as a tree of arrays. 2: as one vector, at the ends of epochs, numbered by them. 3: anywhere, numbered
-by steps, with the sums of the epoch so far and a checksum. 4: with the best score instead of the best loss."""
+by steps, with the sums of the epoch so far and a checksum. 4: the best score instead of the best loss, AMSGrad's state
+instead of Adam's."""
 
 _READ_FORMATS = (2, 3, 4)
 
@@ -128,6 +129,8 @@ class Checkpoints:
                 "under another --name (best/ of this run stays usable)"
             )
         sums = jax.tree.map(lambda x: jax.device_put(x, like.step.sharding), zero_sums())
+        if found < 4:
+            like = like._replace(opt_state=as_adam(like.opt_state))
         arrays: Any = {"state": like, "sums": sums} if found > 2 else like
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, arrays)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
@@ -139,6 +142,8 @@ class Checkpoints:
             raise _DamagedError("it has another checksum")
         progress.pop("best_loss", None)
         state, sums = (read["state"], read["sums"]) if found > 2 else (read, sums)
+        if found < 4:
+            state = state._replace(opt_state=from_adam(state.opt_state))
         return Saved(state, sums, Progress(**progress))
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ _DO_NOT_MATTER = (
     *("config", "cache_dir", "runs_dir", "name", "epochs", "batch_size", "seed", "plot_results", "plot_freq"),
     *("learning_rate", "schedule", "warmup_epochs", "esp_min_distance", "esp_max_value", "esp_radius_factor"),
     *("data_placement", "host_devices", "distributed", "coordinator", "processes", "process_id"),
-    *("from_run", "init_from", "largest_loss", "early_stopping", "tensorboard", "wandb"),
+    *("from_run", "init_from", "largest_loss", "early_stopping", "best_by", "tensorboard", "wandb"),
     *("checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),
 )
 """Settings that the programs do not contain: they are arguments, or stay on the host. A new one is taken to matter."""

@@ -80,7 +80,7 @@ class TrainConfig(ModelConfig):
     """Molecules per step."""
 
     learning_rate: Positive = 3e-3
-    """Peak learning rate of Adam."""
+    """Peak learning rate of AMSGrad."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up: down to 1 % along a cosine, or constant."""
@@ -92,7 +92,7 @@ class TrainConfig(ModelConfig):
     """Largest global gradient norm (0 = no clipping)."""
 
     largest_loss: Positive = 1e20
-    """A batch with a larger loss, or one that is not a number, ends the run (clipped, steps of 1e13 do no harm)."""
+    """A batch with a larger loss, or one that is not a number, ends the run; lower it if gradients are not clipped."""
 
     best_by: Literal["errors", "loss"] = "errors"
     """What makes an epoch the best: the geometric mean of the validation errors, or the validation loss."""

@@ -29,7 +29,7 @@ EVALUATION_FORMAT = 2
 
 _MAY_CHANGE = (
     *("config", "cache_dir", "runs_dir", "from_run", "epochs", "plot_results", "plot_freq", "tensorboard", "wandb"),
-    *("early_stopping", "largest_loss", "checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),
+    *("early_stopping", "best_by", "largest_loss", "checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),
     *("data_placement", "chunk_size", "host_devices", "distributed", "coordinator", "processes", "process_id"),
 )
 """Settings that a continued run may change: they do not touch the steps taken, beyond rounding."""

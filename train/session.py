@@ -22,7 +22,6 @@ from train.devices import Devices, all_devices
 from train.esp_points import EspSelection
 from train.feed import Feed, ResidentFeed, build_feed
 from train.initial_charges import element_charges
-from train.initial_displacements import scale_displacements
 from train.interruption import Interruption
 from train.loader import BatchPlan, Loader
 from train.prediction import Params
@@ -166,6 +165,8 @@ def first_state(session: Session) -> TrainState:
 
 def _with_charges(session: Session, params: Params) -> Params:
     shift = np.array(params["physnet"]["params"]["shift"])
+    from train.initial_displacements import scale_displacements  # slow: imports the model
+
     charges = element_charges(session.feed.loader.buckets)
     shift[:, 1] = charges
     network = {**params["physnet"]["params"], "shift": shift}

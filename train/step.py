@@ -203,7 +203,7 @@ class _Gradient:
         def loss(vector: Array) -> tuple[Array, tuple[Losses, Prediction]]:
             params = self.parameters.split(vector)
             if self.frozen in params:
-                # Not only are its gradients zero, which makes Adam's steps zero: they are not computed.
+                # Not only are its gradients zero, which makes the optimizer's steps zero: they are not computed.
                 params = {**params, self.frozen: jax.lax.stop_gradient(params[self.frozen])}
             return loss_and_prediction(params, batch, self.model, self.weights, counts)
 

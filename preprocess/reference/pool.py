@@ -90,22 +90,30 @@ def stop_on_signals() -> Iterator[None]:
 def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     others = set(multiprocessing.active_children())
     # Started afresh and not forked: the threads of numerical libraries do not survive a fork.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    spawn = multiprocessing.get_context("spawn")
     complete = False
-    scratch = os.environ.get(_SCRATCH) or None
-    with (
-        tempfile.TemporaryDirectory(prefix="pyscf-", dir=scratch, ignore_cleanup_errors=True) as folder,
-        _environment(folder),
-    ):
+    try:
+        scratch = tempfile.TemporaryDirectory(
+            prefix="pyscf-", dir=os.environ.get(_SCRATCH) or None, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or 'no folder'}: PySCF's temporary files cannot be written there ({error.strerror}); set "
+            f"{_SCRATCH} to a folder that they can be"
+        ) from error
+    with scratch as folder, _environment(folder):
+        pool = ProcessPoolExecutor(workers, spawn, initializer=_start_worker, initargs=(folder,))
         try:
             yield pool
             complete = True
         finally:
             pool.shutdown(wait=complete, cancel_futures=True)
             if not complete:  # a calculation may take minutes more: nothing of it is kept
-                for process in set(multiprocessing.active_children()) - others:
+                own = set(multiprocessing.active_children()) - others
+                for process in own:
                     process.terminate()
-                    process.join()  # so that it writes no more into the folder that is being removed
+                for process in own:  # so that none writes any more into the folder that is being removed
+                    process.join()
 
 
 @contextmanager
@@ -136,17 +144,17 @@ def _without_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _start_worker() -> None:
+def _start_worker(scratch: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in _STOPS:
         signal.signal(number, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(scratch: str) -> None:
     """A worker whose program was killed would wait for its next task for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        shutil.rmtree(os.environ[_SCRATCH], ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         os._exit(1)

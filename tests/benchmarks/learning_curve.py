@@ -1,7 +1,8 @@
 """Errors against the number of training molecules: what more data would buy.
 
-Every run takes as many steps as one on the whole training split, so that smaller sets do not also train less. Each seed
-has its own subsets, each the first part of the next larger one.
+Every run has about as many steps as one on the whole training split, so that smaller sets do not also train less. Each
+seed has its own subsets, each a part of the next larger one; the elements of the validation and test splits have to
+occur in all of them.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ def main() -> None:
     for halving in reversed(range(config.halvings + 1)):
         size = whole >> halving
         for seed in config.seeds:
-            flags = flags_of(config.flags, seed=seed, epochs=round(config.epochs * whole / size))
+            longer = whole / size
+            numbers = {"seed": seed, "epochs": round(config.epochs * longer), "warmup_epochs": round(longer)}
+            flags = flags_of(config.flags, **numbers)
             folder = Path(config.runs_dir) / f"{size}-seed{seed}"
             runs.setdefault(size, []).append(Run(folder, preprocess(config, size, seed), flags))
     train_all([run for of_size in runs.values() for run in of_size], config.jobs)

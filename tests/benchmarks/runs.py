@@ -43,8 +43,8 @@ def flags_of(text: str, **values: Any) -> tuple[str, ...]:
 
 
 def train_all(runs: Sequence[Run], jobs: int) -> None:
-    """Train, or take up, all runs, ``jobs`` at once, each on its share of the cores."""
-    cores = sorted(os.sched_getaffinity(0))
+    """Train, or take up, all runs; ``jobs`` at once (more than one on Linux), each on its share of the cores."""
+    cores = sorted(os.sched_getaffinity(0)) if jobs > 1 else []
     shares: queue.Queue[list[int]] = queue.Queue()
     for job in range(jobs):
         shares.put(cores[job::jobs] or cores)
@@ -54,8 +54,8 @@ def train_all(runs: Sequence[Run], jobs: int) -> None:
         try:
             places = ("--cache-dir", run.cache_dir, "--runs-dir", str(run.folder.parent), "--name", run.folder.name)
             command = [sys.executable, "-m", "train", *places, "--no-plot-results", *run.flags]
-            pinned = ["taskset", "-c", ",".join(map(str, share)), *command]
-            subprocess.run(pinned, check=True, stdout=subprocess.DEVNULL)
+            pin = ["taskset", "-c", ",".join(map(str, share))] if jobs > 1 else []
+            subprocess.run([*pin, *command], check=True, stdout=subprocess.DEVNULL)
             print(f"{run.folder}: {describe(read_metrics(run.folder)[-1])}", file=sys.stderr, flush=True)
         finally:
             shares.put(share)

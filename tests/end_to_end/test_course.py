@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 from shared.cache import open_cache
@@ -63,6 +64,20 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 def trained(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         return small.run(patch, tmp_path_factory.mktemp("trained"))
+
+
+def test_what_a_new_run_begins_with(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network as it was drawn, but for charges fitted to the dipoles, and displacements of the wanted length."""
+    folder = small.run(monkeypatch, tmp_path, epochs=1, learning_rate=1e-30)
+    begun = flatten_dict(load_weights(folder / "best").params, sep="/")
+    drawn = flatten_dict(small.steps.parameters.to_host(small.steps.create_state(small.config.seed).params), sep="/")
+    changed = {name for name in drawn if not np.allclose(begun[name], drawn[name], rtol=0.0, atol=1e-20)}
+    assert changed == {"physnet/params/shift", "dcmnet/params/head/tensor/kernel"}
+    before, after = (params["dcmnet/params/head/tensor/kernel"] for params in (drawn, begun))
+    factor = np.linalg.norm(after[..., 1, :]) / np.linalg.norm(before[..., 1, :])
+    np.testing.assert_allclose(after[..., 1, :], factor * before[..., 1, :], rtol=1e-5)
+    np.testing.assert_array_equal(after[..., 0, :], before[..., 0, :])
+    assert abs(factor - 1.0) > 0.01
 
 
 def test_divergence_is_told_with_its_causes(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +133,10 @@ def test_best_by_the_loss(small: Small, tmp_path: Path, monkeypatch: pytest.Monk
     by_loss = epochs_with(small, monkeypatch, tmp_path / "loss", values, epochs=3, best_by="loss")
     by_errors = epochs_with(small, monkeypatch, tmp_path / "errors", values, epochs=3)
     assert (best_epochs(by_loss), best_epochs(by_errors)) == ([1, 2, 2], [1, 1, 3])
+    # Continued by the other criterion: epoch 3's loss was 4.
+    values = [{"loss": 3.5, "energy_mae_ev": 9.0}]
+    epochs_with(small, monkeypatch, tmp_path / "errors", values, epochs=4, best_by="loss")
+    assert best_epochs(by_errors) == [1, 1, 3, 4]
 
 
 def test_a_checkpoint_without_a_score(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def test_checkpoints_of_every_format_are_read(number: int, tmp_path: Path) -> No
     expected = {
         2: Progress(2, 0, 0.0, None, 2),
         3: Progress(760, 4, saved.progress.seconds, None, 760),
-        4: Progress(2, 0, 0.0, 1.9527313128085615, 2),
+        4: Progress(2, 0, 0.0, 1.9691298357253364, 2),
     }
     assert saved.progress == expected[number]
     assert int(saved.state.step) == {2: 4, 3: 761 * 4, 4: 6}[number]

@@ -174,7 +174,7 @@ def test_a_step_that_diverges_is_not_taken_and_none_after_it(cause: str) -> None
 
 
 def test_gradient_for_a_diagnosis_is_that_of_the_step() -> None:
-    """Adam's first moment after one step, unclipped, is a tenth of it."""
+    """The optimizer's first moment after one step, unclipped, is a tenth of it."""
     steps, batch = new_steps(grad_clip_norm=0.0), make()
     state = steps.create_state(0)
     placed = steps.devices.place_batch(batch, len(batch.energy))

@@ -180,6 +180,13 @@ def test_it_evaluates_where_results_are_missing_or_older_than_the_weights(
     now = weights.stat().st_mtime
     assert report._is_evaluated(folder, "test")
     assert not report._is_evaluated(folder, "valid")
+    evaluated = json.loads(folder.evaluation_file("test").read_text())
+    older = {key: value for key, value in evaluated.items() if key != "format_version"}
+    folder.evaluation_file("test").write_text(json.dumps(older))
+    assert not report._is_evaluated(folder, "test")
+    folder.evaluation_file("test").write_text("{")  # the report tells that it is damaged
+    assert report._is_evaluated(folder, "test")
+    folder.evaluation_file("test").write_text(json.dumps(evaluated))
     os.utime(weights, (now + 1000, now + 1000))
     asked: list[object] = []
     monkeypatch.setattr("train.evaluate.main", asked.append)

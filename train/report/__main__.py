@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write runs/NAME/report-SPLIT.html, which needs no network; evaluates first where best/ is newer than that."""
+    """Write runs/NAME/report-SPLIT.html, which needs no network; evaluates first where that was not done yet."""
 
     run: str
     """Folder of the run, runs/NAME."""
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the report of a run.
 
     Raises:
-        UserError: no such run, or its data are no longer in the cache and it was not evaluated before.
+        UserError: no such run, or its data are no longer in the cache and it was not evaluated by this version before.
     """
     asked = parse_flags(ReportConfig, "python -m train.report", argv)
     # Imported here: JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
@@ -73,7 +73,10 @@ def _is_evaluated(folder: RunFolder, split: str) -> bool:
         record = json.loads(results[0].read_text())
     except (json.JSONDecodeError, UnicodeDecodeError):
         return True  # damaged, which the report tells
-    return not isinstance(record, dict) or record.get("format_version", 1) == EVALUATION_FORMAT
+    current = not isinstance(record, dict) or record.get("format_version", 1) == EVALUATION_FORMAT
+    if not current:
+        print(f"{results[0]} is of an earlier version: evaluating again")
+    return current
 
 
 if __name__ == "__main__":
