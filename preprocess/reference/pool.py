@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -156,5 +157,7 @@ def _end_with_parent(scratch: str) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        # The calculation still runs, and would complain of the files that it loses.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         shutil.rmtree(scratch, ignore_errors=True)
         os._exit(1)
