@@ -91,8 +91,14 @@ def mean_and_spread(records: Sequence[dict[str, Any]]) -> list[str]:
     cells = []
     for metric, (_, factor) in METRICS.items():
         values = np.array([record["metrics"][metric] for record in records]) * factor
-        cells.append(f"{values.mean():.3g} ± {values.std(ddof=1):.1g}" if len(values) > 1 else f"{values[0]:.3g}")
+        spread = f" ± {_digits(values.std(ddof=1), 1)}" if len(values) > 1 else ""
+        cells.append(_digits(values.mean(), 3) + spread)
     return cells
+
+
+def _digits(value: float, number: int) -> str:
+    """So many digits, never in powers of ten."""
+    return np.format_float_positional(value, number, fractional=False, trim="-")
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
