@@ -157,21 +157,23 @@ def first_state(session: Session) -> TrainState:
     config, steps = session.config, session.steps
     state = steps.create_state(config.seed)
     params = steps.parameters.to_host(state.params)
-    params = _from_run(session, params) if config.init_from else _with_charges(session, params)
+    params = _from_run(session, params) if config.init_from else _fitted_to_data(session, params)
     vector = jnp.asarray(steps.parameters.from_host(params))
     # Two arrays: a step gives the memory of each of them back.
     return state._replace(params=steps.devices.place(vector), ema_params=steps.devices.place(vector.copy()))
 
 
-def _with_charges(session: Session, params: Params) -> Params:
-    shift = np.array(params["physnet"]["params"]["shift"])
+def _fitted_to_data(session: Session, params: Params) -> Params:
+    """Charges that the dipoles tell, and displacements of one length."""
     from train.initial_displacements import scale_displacements  # slow: imports the model
 
-    charges = element_charges(session.feed.loader.buckets)
+    loader = session.feed.loader
+    charges = element_charges(loader.buckets)
+    shift = np.array(params["physnet"]["params"]["shift"])
     shift[:, 1] = charges
     network = {**params["physnet"]["params"], "shift": shift}
     params = {**params, "physnet": {**params["physnet"], "params": network}}
-    return scale_displacements(params, session.config, charges, session.feed.loader)
+    return scale_displacements(params, session.config, charges, loader)
 
 
 def _from_run(session: Session, params: Params) -> Params:

@@ -15,8 +15,6 @@ Array = jax.Array
 
 _FIRST_FRACTION = 0.01
 _FINAL_FRACTION = 0.01
-_SECOND_DECAY = 0.999
-"""Of the second moment, in optax."""
 
 
 class TrainState(NamedTuple):
@@ -79,14 +77,12 @@ def as_adam(opt_state: Any) -> Any:
 
 
 def from_adam(opt_state: Any) -> Any:
-    """The other way: the largest second moment is, of what is known, the present one without its bias."""
+    """The other way. No largest second moment is known: the next step's will be the first."""
 
     def convert(part: Any) -> Any:
         if not isinstance(part, optax.ScaleByAdamState):
             return part
-        known = 1.0 - _SECOND_DECAY ** jnp.maximum(part.count, 1)
-        largest = jax.device_put(part.nu / known, part.nu.sharding)
-        return optax.ScaleByAmsgradState(part.count, part.mu, part.nu, largest)
+        return optax.ScaleByAmsgradState(part.count, part.mu, part.nu, jax.tree.map(jnp.zeros_like, part.nu))
 
     return jax.tree.map(convert, opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByAdamState))
 

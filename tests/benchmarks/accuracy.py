@@ -14,11 +14,11 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from tests.benchmarks.runs import ESP, METRICS, Run, evaluate, flags_of, mean_and_spread, table, train_all
+from tests.benchmarks.runs import ESP, METRICS, Run, RunsConfig, evaluate, flags_of, mean_and_spread, table, train_all
 
 
 @dataclass(frozen=True)
-class AccuracyConfig:
+class AccuracyConfig(RunsConfig):
     """Runs to compare."""
 
     cache_dir: str = "data_cache"
@@ -29,24 +29,6 @@ class AccuracyConfig:
 
     n_dcm: tuple[int, ...] = (1, 2, 3, 4)
     """Charges per atom."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of each."""
-
-    epochs: int = 60
-    """Epochs of each run."""
-
-    flags: str = ""
-    """Other flags of training, in one text."""
-
-    jobs: int = 1
-    """Runs at once, each on its share of the cores."""
-
-    split: str = "test"
-    """Split that is evaluated."""
-
-    output: str = ""
-    """Stem of a JSON file and a picture."""
 
 
 def draw(results: dict[int, list[dict[str, Any]]], path: Path) -> None:

@@ -19,13 +19,13 @@ import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from tests.benchmarks.runs import METRICS, Run, evaluate, flags_of, mean_and_spread, table, train_all
+from tests.benchmarks.runs import METRICS, Run, RunsConfig, evaluate, flags_of, mean_and_spread, table, train_all
 
 SAMPLE = "shared/sample"
 
 
 @dataclass(frozen=True)
-class LearningCurveConfig:
+class LearningCurveConfig(RunsConfig):
     """Data and runs."""
 
     train_efd: str = f"{SAMPLE}/mixed-efd-train.npz"
@@ -45,24 +45,6 @@ class LearningCurveConfig:
 
     halvings: int = 3
     """How often the training split is halved."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the subset and of the training."""
-
-    epochs: int = 60
-    """Epochs on the whole split."""
-
-    flags: str = ""
-    """Other flags of training, in one text."""
-
-    jobs: int = 1
-    """Runs at once, each on its share of the cores."""
-
-    split: str = "test"
-    """Split that is evaluated."""
-
-    output: str = ""
-    """Stem of a JSON file and a picture."""
 
 
 def preprocess(config: LearningCurveConfig, size: int, seed: int) -> str:

@@ -27,6 +27,29 @@ ESP = "esp_rmse_kcal_per_mol_e"
 
 
 @dataclass(frozen=True)
+class RunsConfig:
+    """Settings that the benchmarks of many trainings share."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each."""
+
+    epochs: int = 60
+    """Epochs of each run; of the learning curve, on the whole split."""
+
+    flags: str = ""
+    """Other flags of training, in one text."""
+
+    jobs: int = 1
+    """Runs at once, each on its share of the cores."""
+
+    split: str = "test"
+    """Split that is evaluated."""
+
+    output: str = ""
+    """Stem of a JSON file and a picture."""
+
+
+@dataclass(frozen=True)
 class Run:
     """One training."""
 
