@@ -76,12 +76,12 @@ def draw(results: dict[int, list[dict[str, Any]]], path: Path) -> None:
         axis.plot(sizes, values, "o", color="C0", markersize=4)
         axis.plot(sizes, values.mean(axis=1), "-", color="C0")
         slope = np.polyfit(np.log(sizes), np.log(values.mean(axis=1)), 1)[0]
-        axis.set(title=f"{title}: size to the power {slope:.2f}", xscale="log", yscale="log", xticks=sizes)
+        axis.set(title=f"{title}; ∝ n^{slope:.2f}", xscale="log", yscale="log", xticks=sizes)
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
     for axis in axes[len(METRICS) :]:
         axis.set_axis_off()
-    figure.supxlabel("training molecules")
+    figure.supxlabel("n, training molecules")
     figure.savefig(path, dpi=120)
 
 
