@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import xxhash
 from jax import export
 
@@ -72,14 +73,14 @@ class Steps:
 
         It is drawn on the host's processor, and compiled without optimization, which would take longer than drawing.
         """
-        structure = jax.tree.structure(new_state(np.zeros(1, np.float32), build_optimizer(self._config)))
+        structure = jax.tree.structure(new_state(np.zeros(1, np.float32), self._optimizer))
         (state,) = self._run("create", _key_data(seed), (structure,))
         return self.devices.place(jax.device_get(state))
 
     def abstract_state(self) -> TrainState:
         """Shapes and placement of a state, enough to compile for."""
         params = np.zeros(self.parameters.size, np.float32)
-        shapes = jax.eval_shape(lambda: new_state(jax.numpy.asarray(params), build_optimizer(self._config)))
+        shapes = jax.eval_shape(lambda: new_state(jax.numpy.asarray(params), self._optimizer))
         placed = self.devices.replicated
         abstract: TrainState = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), shapes)
         return abstract
@@ -176,6 +177,10 @@ class Steps:
         if self._kept:
             self._kept.save("parameters", json.dumps(made.shapes).encode())
         return made
+
+    @cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return build_optimizer(self._config, self.parameters.networks)
 
     @cached_property
     def _functions(self) -> dict[str, Callable[..., Any]]:

@@ -80,7 +80,7 @@ class TrainConfig(ModelConfig):
     """Molecules per step."""
 
     learning_rate: Positive = 3e-3
-    """Peak learning rate of AMSGrad."""
+    """Peak learning rate of AMSGrad (PhysNet) and Adam (DCMNet)."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up: down to 1 % along a cosine, or constant."""
@@ -89,7 +89,7 @@ class TrainConfig(ModelConfig):
     """Epochs over which the learning rate rises from 1 % to its peak."""
 
     grad_clip_norm: NonNegative = 1.0
-    """Largest global gradient norm (0 = no clipping)."""
+    """Largest gradient norm of each network (0 = no clipping)."""
 
     largest_loss: Positive = 1e20
     """A batch with a larger loss, or one that is not a number, ends the run; lower it if gradients are not clipped."""

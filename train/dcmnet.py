@@ -37,14 +37,16 @@ _OWN_SHARE = 0.1
 
 
 def _initial_bias(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-    """(elements, n_dcm): the charges of a linear quadrupole, + - + or + - - +, the same for every element.
+    """(elements, n_dcm): charges of a linear quadrupole, + - + or + - - +, or a dipole, + -, the same for all elements.
 
     Together with :func:`_initial_couplings`, which lays them along a line through the atom. Charges that begin equal,
     and anywhere, are pulled the same way and end up all on one side of their atom: on CO2, in most seeds, with twice
     the ESP error of charges on both sides, and they do not find the way from one to the other.
     """
-    squares = _line(shape[1]) ** 2
-    pattern = squares - squares.mean()
+    line = _line(shape[1])
+    # Two charges have the dipole alone: equal ones would stay equal, at five times the ESP error on CO2.
+    pattern = line**2 if shape[1] > 2 else line
+    pattern = pattern - pattern.mean()
     largest = np.abs(pattern).max()
     return jnp.broadcast_to(jnp.asarray(_INITIAL_CHARGE * pattern / (largest or 1.0), dtype), shape)
 

@@ -53,6 +53,15 @@ class ParameterVector:
         """P, the number of parameters."""
         return sum(self._sizes)
 
+    @property
+    def networks(self) -> dict[str, slice]:
+        """Where each network's parameters stand, by the first part of their names."""
+        found: dict[str, slice] = {}
+        for (name, _), size, end in zip(self.shapes, self._sizes, np.cumsum(self._sizes).tolist(), strict=True):
+            network = name.split("/")[0]
+            found[network] = slice(found[network].start if network in found else end - size, end)
+        return found
+
     def join(self, params: Params) -> Array:
         """(P,) vector of a tree of arrays."""
         return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params)])

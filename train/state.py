@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -54,16 +55,38 @@ def learning_rate(schedule: Schedule, step: Array) -> Array:
     return jnp.where(step < schedule.warmup, rising, falling)
 
 
-def build_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """AMSGrad's direction from clipped gradients, to be multiplied by the learning rate.
+def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax.GradientTransformation:
+    """The direction of a step, from clipped gradients, to be multiplied by the learning rate.
 
-    AMSGrad (Reddi, Kale & Kumar, ICLR 2018), as in the PhysNet paper: Adam forgets the size of a gradient that comes
-    once in thousands of steps, and answers the next one with thirty steps' length. Hidden units that few molecules
-    reach so grow weights that no other molecule holds back, until one that reaches them too gets forces of 10³ eV/Å.
+    Each network's gradient is clipped by its own norm: by that of both, molecules with large forces would make
+    DCMNet's part nearly vanish, and its size would tell of PhysNet's errors.
+
+    DCMNet takes Adam, all else AMSGrad (Reddi, Kale & Kumar, ICLR 2018), as in the PhysNet paper: Adam forgets the size
+    of a gradient that comes once in thousands of steps, and answers the next one with thirty steps' length. Hidden
+    units that few molecules reach so grow weights that no other molecule holds back, until one that reaches them too
+    gets forces of 10³ eV/Å. DCMNet's gradients come from every molecule; they fall a hundredfold during a training,
+    and AMSGrad, which divides by the largest ever, would go on in ever shorter steps.
+
+    Args:
+        config: of the training.
+        networks: where each network's parameters stand in the vector.
     """
+    amsgrad = optax.scale_by_amsgrad()
+
+    def update(gradient: Array, state: Any, _params: Array | None = None) -> tuple[Array, Any]:
+        # Without a largest second moment so far, AMSGrad's step is Adam's.
+        return amsgrad.update(gradient, state._replace(nu_max=state.nu_max.at[networks["dcmnet"]].set(0.0)))
+
+    direction = optax.GradientTransformation(amsgrad.init, update)
     if config.grad_clip_norm == 0:
-        return optax.scale_by_amsgrad()
-    return optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), optax.scale_by_amsgrad())
+        return direction
+    clip = optax.clip_by_global_norm(config.grad_clip_norm)
+
+    def clip_each(gradient: Array, _params: Array | None = None) -> Array:
+        parts = [clip.update(gradient[place], optax.EmptyState())[0] for place in networks.values()]
+        return jnp.concatenate(parts)
+
+    return optax.chain(optax.stateless(clip_each), direction)
 
 
 def as_adam(opt_state: Any) -> Any:

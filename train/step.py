@@ -60,7 +60,7 @@ def build_functions(
 ) -> dict[str, Callable[..., Any]]:
     """The functions that :class:`train.compiled.Steps` compiles, by name; each runs on all devices together."""
     model, weights = build_model(config), loss_weights(config)
-    optimizer = build_optimizer(config)
+    optimizer = build_optimizer(config, parameters.networks)
     chunks = functools.partial(chunk_size, config, devices)
     gradient = _Gradient(model, parameters, weights, chunks, config.freeze)
     step = functools.partial(

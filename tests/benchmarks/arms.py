@@ -210,7 +210,7 @@ def parts(config: TrainConfig) -> tuple[dict[str, Any], Round]:
     steps = Steps(config, loader.batches_per_epoch, devices)
     vector = steps.create_state(0).params
     model, weights, vectors = build_model(config), loss_weights(config), steps.parameters
-    optimizer = build_optimizer(config)
+    optimizer = build_optimizer(config, vectors.networks)
     moments = devices.place(jax.device_get(optimizer.init(vector)))
     data = devices.place(loader.gather(0, np.arange(len(loader)), len(loader)))
     rows = devices.place_rows(plan.rows[None].astype(np.int32))

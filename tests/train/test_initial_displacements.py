@@ -59,6 +59,24 @@ def test_of_one_length_whatever_was_drawn(n_dcm: int, loader: Loader) -> None:
     assert max(lengths) > 1.3 * min(lengths)
 
 
+@pytest.mark.parametrize("n_dcm", [2, 3, 4])
+def test_charges_begin_unequal_on_both_sides_of_their_atoms(n_dcm: int, loader: Loader) -> None:
+    config = support.small_config(n_dcm=n_dcm, physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1)
+    model = build_model(config)
+    params = jax.jit(functools.partial(_initial_parameters, model))(jax.random.key(0))
+    displacements, charges = distributed(jax.jit(model.apply), params, loader)
+    first, last = displacements[:, 0], displacements[:, -1]
+    cosines = (first * last).sum(-1) / np.linalg.norm(first, axis=-1) / np.linalg.norm(last, axis=-1)
+    assert np.median(cosines) < -0.9
+    # Two carry a dipole; more a quadrupole: the outer ones of one sign against the mean, the inner of the other.
+    outer = charges - charges.mean(axis=1, keepdims=True)
+    ratio = np.median(outer[:, 0] / outer[:, -1])
+    assert ratio == pytest.approx(-1.0 if n_dcm == 2 else 1.0, abs=0.3)
+    assert np.median(np.abs(outer[:, 0])) > 0.3
+    if n_dcm > 2:
+        assert np.median(outer[:, 1] / outer[:, 0]) < -0.5
+
+
 def test_atoms_without_neighbours_leave_the_weights_alone(loader: Loader) -> None:
     """There is no direction for a charge to be displaced in."""
     config = support.small_config(physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1)

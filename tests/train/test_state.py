@@ -1,4 +1,4 @@
-"""The optimizer: AMSGrad by its published equations, and how far a gradient that rarely comes moves a parameter."""
+"""The optimizer: AMSGrad by its published equations, Adam by optax, clipping by network, and rare gradients."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tests.support import small_config
 from train.config import TrainConfig
 from train.state import as_adam, build_optimizer, from_adam
+from train.step import parameter_vector
 
 
-def run(gradients: np.ndarray, **changes: Any) -> tuple[np.ndarray, Any]:
-    """Directions (n, P) for gradients (n, P), and the last state."""
-    optimizer = build_optimizer(TrainConfig(**changes))
+def run(gradients: np.ndarray, dcmnet: int = 0, **changes: Any) -> tuple[np.ndarray, Any]:
+    """Directions (n, P) for gradients (n, P), of which the first ``dcmnet`` are DCMNet's, and the last state."""
+    optimizer = build_optimizer(TrainConfig(**changes), networks(dcmnet, gradients.shape[1]))
 
     def step(state: Any, gradient: jax.Array) -> tuple[Any, jax.Array]:
         direction, state = optimizer.update(gradient, state)
@@ -23,6 +25,10 @@ def run(gradients: np.ndarray, **changes: Any) -> tuple[np.ndarray, Any]:
 
     state, directions = jax.lax.scan(step, optimizer.init(jnp.zeros(gradients.shape[1])), jnp.asarray(gradients))
     return np.asarray(directions), state
+
+
+def networks(dcmnet: int, parameters: int) -> dict[str, slice]:
+    return {"dcmnet": slice(0, dcmnet), "physnet": slice(dcmnet, parameters)}
 
 
 def amsgrad(gradients: np.ndarray) -> np.ndarray:
@@ -40,10 +46,39 @@ def test_directions_are_those_of_the_paper() -> None:
     rng = np.random.default_rng(0)
     gradients = (rng.normal(size=(40, 5)) * np.geomspace(1.0, 0.1, 40)[:, None]).astype(np.float32)
     np.testing.assert_allclose(run(gradients, grad_clip_norm=0.0)[0], amsgrad(gradients), rtol=2e-4, atol=1e-6)
-    # Clipped: by the norm of all of them together.
+    # Clipped: by the norm of all of a network's together.
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
     clipped = gradients * np.minimum(1.0, 0.5 / norms)
     np.testing.assert_allclose(run(gradients, grad_clip_norm=0.5)[0], amsgrad(clipped), rtol=2e-4, atol=1e-6)
+
+
+def test_each_network_has_its_own_rule() -> None:
+    """Gradients that fall a hundredfold: DCMNet's steps stay as long as Adam's, whatever PhysNet's gradients are."""
+    rng = np.random.default_rng(2)
+    gradients = (rng.normal(size=(60, 6)) * np.geomspace(0.1, 0.001, 60)[:, None]).astype(np.float32)
+    gradients[:, 3:] *= 1e4
+    directions, _ = run(gradients, dcmnet=3)
+    adam = optax.scale_by_adam()
+    state, expected = adam.init(jnp.zeros(3)), []
+    for gradient in gradients[:, :3]:
+        update, state = adam.update(jnp.asarray(gradient), state)
+        expected.append(update)
+    np.testing.assert_allclose(directions[:, :3], np.array(expected), rtol=1e-4, atol=1e-6)
+    clipped = gradients[:, 3:] / np.linalg.norm(gradients[:, 3:], axis=1, keepdims=True)
+    np.testing.assert_allclose(directions[:, 3:], amsgrad(clipped), rtol=2e-4, atol=1e-6)
+
+
+def test_every_parameter_belongs_to_one_network() -> None:
+    """In the order of the vector, which clipping puts together again."""
+    vector = parameter_vector(small_config(mix_coulomb_energy=True))
+    places = vector.networks
+    assert set(places) == {"coulomb_scale", "dcmnet", "physnet"}
+    assert np.array_equal(
+        np.concatenate([np.arange(vector.size)[place] for place in places.values()]), np.arange(vector.size)
+    )
+    marked = vector.to_host(jnp.zeros(vector.size).at[places["dcmnet"]].set(1.0))
+    assert {float(x) for leaf in jax.tree.leaves(marked["dcmnet"]) for x in leaf.ravel()} == {1.0}
+    assert not any(leaf.any() for leaf in jax.tree.leaves({**marked, "dcmnet": {}}))
 
 
 def test_a_rare_gradient_moves_a_parameter_little() -> None:
@@ -70,5 +105,5 @@ def test_the_state_of_earlier_versions_goes_on() -> None:
     assert jax.tree.structure(again) == jax.tree.structure(state)
     for name in ("count", "mu", "nu"):
         np.testing.assert_array_equal(optax.tree.get(again, name), optax.tree.get(state, name))
-    direction, _ = build_optimizer(TrainConfig()).update(jnp.asarray(gradients[30]), again)
+    direction, _ = build_optimizer(TrainConfig(), networks(0, 4)).update(jnp.asarray(gradients[30]), again)
     np.testing.assert_allclose(direction, run(gradients)[0][30], rtol=1e-5)
