@@ -44,7 +44,7 @@ def _initial_bias(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) 
     the ESP error of charges on both sides, and they do not find the way from one to the other.
     """
     line = _line(shape[1])
-    # Two charges have the dipole alone: equal ones would stay equal, at five times the ESP error on CO2.
+    # Two charges have the dipole alone. Those that began equal ended with three times the ESP error on CO2.
     pattern = line**2 if shape[1] > 2 else line
     pattern = pattern - pattern.mean()
     largest = np.abs(pattern).max()

@@ -58,14 +58,14 @@ def learning_rate(schedule: Schedule, step: Array) -> Array:
 def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax.GradientTransformation:
     """The direction of a step, from clipped gradients, to be multiplied by the learning rate.
 
-    Each network's gradient is clipped by its own norm: by that of both, molecules with large forces would make
-    DCMNet's part nearly vanish, and its size would tell of PhysNet's errors.
+    Each network's gradient is clipped by its own norm: by that of both, the size of DCMNet's part would tell of the
+    forces' errors.
 
     DCMNet takes Adam, all else AMSGrad (Reddi, Kale & Kumar, ICLR 2018), as in the PhysNet paper: Adam forgets the size
     of a gradient that comes once in thousands of steps, and answers the next one with thirty steps' length. Hidden
     units that few molecules reach so grow weights that no other molecule holds back, until one that reaches them too
-    gets forces of 10³ eV/Å. DCMNet's gradients come from every molecule; they fall a hundredfold during a training,
-    and AMSGrad, which divides by the largest ever, would go on in ever shorter steps.
+    gets forces of 10³ eV/Å. DCMNet's gradients fall with its errors, and AMSGrad, which divides by the largest ever,
+    would go on in ever shorter steps: six times shorter (median) after 80 epochs of mixed molecules.
 
     Args:
         config: of the training.

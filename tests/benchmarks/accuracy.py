@@ -5,16 +5,14 @@ The recipe is chosen by the validation split; the test split is evaluated once, 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from tests.benchmarks.runs import ESP, METRICS, Run, RunsConfig, evaluate, flags_of, mean_and_spread, table, train_all
+from tests.benchmarks.runs import ESP, Run, RunsConfig, flags_of, report
 
 
 @dataclass(frozen=True)
@@ -59,18 +57,7 @@ def main() -> None:
             flags = flags_of(config.flags, n_dcm=n_dcm, seed=seed, epochs=config.epochs)
             run = Run(Path(config.runs_dir) / f"n{n_dcm}-seed{seed}", config.cache_dir, flags)
             runs.setdefault(n_dcm, []).append(run)
-    train_all([run for of_count in runs.values() for run in of_count], config.jobs)
-    results = {n: [evaluate(run, config.split) for run in of_count] for n, of_count in runs.items()}
-    titles = ["charges per atom", *(title for title, _ in METRICS.values()), "ESP of fitted charges", "s of training"]
-    rows = []
-    for n_dcm, records in results.items():
-        limit = np.mean([record["limits"]["distributed_esp_rmse_kcal_per_mol_e"] for record in records])
-        seconds = np.mean([record["seconds"] for record in records])
-        rows.append([str(n_dcm), *mean_and_spread(records), f"{limit:.3g}", f"{seconds:.0f}"])
-    print(table(titles, rows))
-    if config.output:
-        Path(config.output).with_suffix(".json").write_text(json.dumps(results, indent=1))
-        draw(results, Path(config.output).with_suffix(".png"))
+    report("charges per atom", runs, config, draw)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ occur in all of them.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from tests.benchmarks.runs import METRICS, Run, RunsConfig, evaluate, flags_of, mean_and_spread, table, train_all
+from tests.benchmarks.runs import METRICS, Run, RunsConfig, flags_of, report
 
 SAMPLE = "shared/sample"
 
@@ -38,7 +37,7 @@ class LearningCurveConfig(RunsConfig):
     test_esp: str = f"{SAMPLE}/mixed-esp-test.npz"
 
     preprocess_flags: str = ""
-    """Other flags of preprocessing, in one text."""
+    """Other flags of preprocessing, in one text: --preprocess-flags="--max-buckets 2"."""
 
     runs_dir: str = "runs/learning-curve"
     """Folder of the runs, which are taken up where they are; their subsets and shards are in its data/."""
@@ -99,17 +98,7 @@ def main() -> None:
             flags = flags_of(config.flags, **numbers)
             folder = Path(config.runs_dir) / f"{size}-seed{seed}"
             runs.setdefault(size, []).append(Run(folder, preprocess(config, size, seed), flags))
-    train_all([run for of_size in runs.values() for run in of_size], config.jobs)
-    results = {size: [evaluate(run, config.split) for run in of_size] for size, of_size in runs.items()}
-    titles = ["training molecules", *(title for title, _ in METRICS.values()), "s of training"]
-    rows = []
-    for size, records in results.items():
-        seconds = np.mean([record["seconds"] for record in records])
-        rows.append([f"{size:,}", *mean_and_spread(records), f"{seconds:.0f}"])
-    print(table(titles, rows))
-    if config.output:
-        Path(config.output).with_suffix(".json").write_text(json.dumps(results, indent=1))
-        draw(results, Path(config.output).with_suffix(".png"))
+    report("training molecules", runs, config, draw)
 
 
 if __name__ == "__main__":

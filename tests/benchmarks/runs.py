@@ -8,7 +8,7 @@ import queue
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ class RunsConfig:
     """Epochs of each run; of the learning curve, on the whole split."""
 
     flags: str = ""
-    """Other flags of training, in one text."""
+    """Other flags of training, in one text: --flags="--batch-size 32"."""
 
     jobs: int = 1
     """Runs at once, each on its share of the cores."""
@@ -87,6 +87,34 @@ def train_all(runs: Sequence[Run], jobs: int) -> None:
         list(pool.map(train, runs))
 
 
+def report(
+    title: str,
+    runs: dict[int, list[Run]],
+    config: RunsConfig,
+    draw: Callable[[dict[int, list[dict[str, Any]]], Path], None],
+) -> None:
+    """Train all, then evaluate all, print the table, and write the JSON file and the picture that are asked for.
+
+    Args:
+        title: of the numbers that ``runs`` are grouped by.
+        runs: one for each seed.
+        config: of the benchmark.
+        draw: the picture of the evaluations.
+    """
+    train_all([run for of_number in runs.values() for run in of_number], config.jobs)
+    results = {number: [evaluate(run, config.split) for run in of_number] for number, of_number in runs.items()}
+    titles = [title, *(metric for metric, _ in METRICS.values()), "ESP of fitted charges", "s of training"]
+    rows = []
+    for number, records in results.items():
+        limit = np.mean([record["limits"]["distributed_esp_rmse_kcal_per_mol_e"] for record in records])
+        seconds = np.mean([record["seconds"] for record in records])
+        rows.append([f"{number:,}", *_mean_and_spread(records), f"{limit:.3g}", f"{seconds:.0f}"])
+    print(table(titles, rows))
+    if config.output:
+        Path(config.output).with_suffix(".json").write_text(json.dumps(results, indent=1))
+        draw(results, Path(config.output).with_suffix(".png"))
+
+
 def evaluate(run: Run, split: str) -> dict[str, Any]:
     """Errors and limits of a run, and its seconds of training."""
     flags = ["--run", str(run.folder), "--split", split, "--cache-dir", run.cache_dir, "--no-plot-results"]
@@ -109,7 +137,7 @@ def describe(record: dict[str, Any]) -> str:
     return f"epoch {record['epoch']} (best {record['best_epoch']}): " + "; ".join(errors)
 
 
-def mean_and_spread(records: Sequence[dict[str, Any]]) -> list[str]:
+def _mean_and_spread(records: Sequence[dict[str, Any]]) -> list[str]:
     """Of each metric over seeds, for a table."""
     cells = []
     for metric, (_, factor) in METRICS.items():
