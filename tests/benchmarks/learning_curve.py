@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter, ScalarFormatter, StrMethodFormatter
 
 from tests.benchmarks.runs import METRICS, Run, RunsConfig, flags_of, report
 
@@ -78,6 +78,8 @@ def draw(results: dict[int, list[dict[str, Any]]], path: Path) -> None:
         axis.set(title=f"{title}; ∝ n^{slope:.2f}", xscale="log", yscale="log", xticks=sizes)
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
+        for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            formatter(StrMethodFormatter("{x:.3g}"))
     for axis in axes[len(METRICS) :]:
         axis.set_axis_off()
     figure.supxlabel("n, training molecules")
