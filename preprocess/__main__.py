@@ -9,7 +9,7 @@ from pathlib import Path
 
 from preprocess.config import PreprocessConfig
 from preprocess.decide import Decision, decide
-from preprocess.load import PairFiles, find_pairs
+from preprocess.input.pairs import PairFiles, find_pairs
 from shared import cache, config_io
 from shared.errors import run_program
 
@@ -35,6 +35,9 @@ def preprocess(config: PreprocessConfig) -> None:
     digests = cache.digest_cache(cache_dir)
     decision = decide(files, config, digests)
     if config.dry_run:
+        from preprocess.input.understood import describe_understood, understand_headers
+
+        print(describe_understood(understand_headers(files, [file.reading(config) for file in files])))
         _say_what_would_be(decision, cache_dir)
         return
     cache_dir.mkdir(parents=True, exist_ok=True)

@@ -13,34 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.checks import (
-    CheckInput,
-    Evidence,
-    Finding,
-    conclude,
-    find_permutation,
-    gather,
-    merge,
-    report,
-)
+from preprocess.checks import CheckedFile, CheckInput, Evidence, Finding, conclude, gather, merge, report
 from preprocess.config import PreprocessConfig
 from preprocess.engine import open_engine
-from preprocess.load import (
-    Chunk,
-    Grids,
-    InputUnits,
-    Molecules,
-    PairFiles,
-    PairReader,
-    find_pairs,
-    open_pair,
-    split_into_chunks,
-)
-from preprocess.padding import pad_grids
-from preprocess.validate import PairingError, check_grids, check_molecules
+from preprocess.input.grid_padding import pad_grids
+from preprocess.input.pairs import Chunk, PairFiles, Reading, find_pairs
+from preprocess.input.prepare import Prepared, prepare
+from preprocess.input.reader import Grids, Molecules, PairReader, open_pair
+from preprocess.input.row_order import find_permutation
+from preprocess.input.validate import PairingError, check_grids, check_molecules
 from shared import config_io
 from shared.digests import write_atomically
 from shared.errors import UserError, run_program
+from shared.schema import Split
 
 SAMPLED_MOLECULES = 800
 """Molecules that preprocessing looks at, of all files together."""
@@ -58,7 +43,7 @@ class CheckTask:
     """Chunks of one pair, examined one after the other."""
 
     chunks: list[Chunk]
-    units: InputUnits
+    reading: Reading
 
     def __call__(self) -> list[Evidence]:
         """Evidence of every chunk.
@@ -66,8 +51,8 @@ class CheckTask:
         Raises:
             UserError: bad input, naming file, key, row and value.
         """
-        with open_pair(self.chunks[0].pair, self.units) as reader:
-            return [gather(_as_input(m, grids, self.units)) for _, m, grids in reader.read_ahead(self.chunks)]
+        with open_pair(self.reading) as reader:
+            return [gather(_as_input(reader, *read)) for read in reader.read_ahead(self.chunks)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -78,16 +63,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     config = config_io.parse(PreprocessConfig, "preprocess", argv, prog="python -m preprocess.check_data")
     files = [PairFiles(pair) for pair in find_pairs(config)]
-    units = InputUnits.of(config)
-    tasks = []
-    for file, chunks in zip(files, split_into_chunks(files, config.chunk_mib * 2**20), strict=True):
-        groups = [chunks] if file.is_sequential else [[chunk] for chunk in chunks]
-        tasks += [CheckTask(group, units) for group in groups]
-    amounts = [sum(chunk.stop - chunk.start for chunk in task.chunks) for task in tasks]
     with open_engine(config.workers, config.scheduler, config.chunk_mib * 2**20) as engine:
+        prepared = prepare(files, config, engine)
+        tasks = []
+        for file, reading, chunks in zip(files, prepared.readings, prepared.chunks, strict=True):
+            groups = [chunks] if file.is_sequential else [[chunk] for chunk in chunks]
+            tasks += [CheckTask(group, reading) for group in groups]
+        amounts = [sum(map(len, task.chunks)) for task in tasks]
         found = dict(engine.run(tasks, "check data", amounts))
     evidence = merge([part for index in range(len(tasks)) for part in found[index]])
-    findings = conclude(evidence, units)
+    findings = conclude(evidence)
     text = report(findings, evidence)
     print(text)
     path = Path(config.cache_dir) / "check-data.txt"
@@ -97,15 +82,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     _stop_at_errors(findings, "this report")
 
 
-def check_sample(files: list[PairFiles], config: PreprocessConfig) -> list[Finding]:
+def check_sample(prepared: Prepared, config: PreprocessConfig) -> list[Finding]:
     """Examine a seeded sample of the molecules and print what was found.
 
     Raises:
         UserError: the data contradict themselves, and the settings do not say to go on.
     """
-    units = InputUnits.of(config)
-    evidence = merge([gather(sample) for file in files if (sample := _sample(file, files, units)) is not None])
-    findings = conclude(evidence, units)
+    total = sum(file.rows for file in prepared.files)
+    parts = [
+        gather(_sample(file, reading, chunks, total))
+        for file, reading, chunks in zip(prepared.files, prepared.readings, prepared.chunks, strict=True)
+    ]
+    evidence = merge(parts)
+    findings = conclude(evidence)
     if findings:
         print(report(findings, evidence))
     if config.checks == "stop":
@@ -113,17 +102,17 @@ def check_sample(files: list[PairFiles], config: PreprocessConfig) -> list[Findi
     return findings
 
 
-def explain_pairing(error: PairingError, units: InputUnits) -> UserError:
-    """The error of two files whose rows differ, and whether another order of the rows would pair them."""
-    files = PairFiles(error.pair)
-    if files.rows > _ALIKE_ROWS:
-        return error
-    with open_pair(error.pair, units) as reader:
-        m = reader.molecules(0, files.rows)
-    order = find_permutation(m.atomic_numbers, m.positions, m.esp_atomic_numbers, m.esp_positions)
+def explain_pairing(error: PairingError, readings: Sequence[Reading]) -> UserError:
+    """Return the error of two files whose rows differ, and whether another order of the rows would pair them."""
+    reading = next(one for one in readings if one.pair == error.pair)
+    with open_pair(reading) as reader:
+        if reader.files.rows > _ALIKE_ROWS:
+            return error
+        order = find_permutation(*reader.geometry("efd"), *reader.geometry("esp"))
     if order is None:
         return error
     moved = int(np.flatnonzero(order != np.arange(len(order)))[0])
+    assert error.pair.esp is not None
     return UserError(
         f"{error}. Both files hold the same molecules in another order (row {moved} of {error.pair.efd.name} is row "
         f"{order[moved]} of {error.pair.esp.name})"
@@ -133,61 +122,87 @@ def explain_pairing(error: PairingError, units: InputUnits) -> UserError:
 def _stop_at_errors(findings: Sequence[Finding], where: str) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
+        remedies = "; ".join(dict.fromkeys(f"{finding.check}: {finding.remedy}" for finding in errors))
         raise UserError(
-            f"the data contradict themselves ({', '.join(finding.check for finding in errors)}): see {where}; mend "
-            "the files or the flags"
+            f"the data contradict themselves, see {where}; {remedies} (or go on all the same: --checks warn)"
         )
 
 
-def _sample(file: PairFiles, files: list[PairFiles], units: InputUnits) -> CheckInput | None:
+def _sample(file: PairFiles, reading: Reading, chunks: list[Chunk], total: int) -> CheckInput:
     """Some molecules of a pair, in the order of the file; its share of the sample follows its size."""
-    total = sum(other.rows for other in files)
     count = min(file.rows, max(_FEWEST_OF_A_PAIR, SAMPLED_MOLECULES * file.rows // total))
     window = min(file.rows, file.rows_per_chunk(_WINDOW_BYTES)) if file.is_sequential else file.rows
     # Seeded by the content: the same files give the same sample wherever they lie.
-    seed = int(file.digests["esp"][:16], 16)
+    seed = int((file.digests["esp"] or file.digests["efd"])[:16], 16)
     rows = np.sort(np.random.default_rng(seed).choice(window, min(count, window), replace=False))
-    with open_pair(file.pair, units) as reader:
-        if file.is_sequential:
-            whole = _read_checked(reader, 0, window)
-            return _as_input(*whole, units, rows)
-        parts = [_as_input(*_read_checked(reader, int(row), int(row) + 1), units) for row in rows]
-    return _joined(parts)
+    of_chunk = np.searchsorted([chunk.stop for chunk in chunks], rows, side="right")
+    parts = []
+    with open_pair(reading) as reader:
+        if not file.is_sequential:
+            single = [chunks[i].part(int(row), int(row) + 1) for i, row in zip(of_chunk, rows, strict=True)]
+            return _joined([_as_input(reader, chunk, *_checked(reader, chunk)) for chunk in single])
+        for i in np.unique(of_chunk):
+            chunk = chunks[i].part(chunks[i].start, min(chunks[i].stop, window))
+            own = rows[of_chunk == i] - chunk.start
+            parts.append(_as_input(reader, chunk, *_checked(reader, chunk), own))
+        return _joined(parts)
 
 
-def _read_checked(reader: PairReader, start: int, stop: int) -> tuple[Molecules, Grids]:
-    molecules, grids = reader.molecules(start, stop), reader.grids(start, stop)
+def _checked(reader: PairReader, chunk: Chunk) -> tuple[Molecules, Grids]:
+    molecules, grids = reader.frames(chunk)
     check_molecules(molecules)
     check_grids(molecules, grids)
     return molecules, grids
 
 
-def _as_input(m: Molecules, grids: Grids, units: InputUnits, rows: np.ndarray | None = None) -> CheckInput:
-    chosen = np.arange(len(m)) if rows is None else rows
-    width = int(m.n_grid[chosen].max(initial=1))
-    points, esp, _ = pad_grids(
-        grids.points, grids.esp, chosen, m.n_grid, np.zeros((len(m), 3)), units.grid_in_angstrom, width
-    )
+def _as_input(
+    reader: PairReader, chunk: Chunk, m: Molecules, grids: Grids, chosen: np.ndarray | None = None
+) -> CheckInput:
+    """Some rows of a chunk (default: all) that belong to a split."""
+    units, split = reader.reading.units, chunk.facts.split
+    rows = np.arange(len(m)) if chosen is None else chosen
+    if split is not None:
+        rows = rows[split[rows] >= 0]
+    width = int(m.n_grid[rows].max(initial=1))
+    points, values = np.zeros((len(rows), 1, 3), np.float32), np.zeros((len(rows), 1), np.float32)
+    if grids.esp.shape[1]:
+        points, values, _ = pad_grids(
+            grids.points, grids.esp, rows, m.n_grid, -m.grid_shift, units.grid_in_angstrom, width, units.scale("esp")
+        )
     return CheckInput(
-        split=m.pair.split,
-        efd=m.pair.efd.name,
-        esp=m.pair.esp.name,
-        rows=m.start + chosen,
-        atomic_numbers=m.atomic_numbers[chosen],
-        n_atoms=m.n_atoms[chosen],
-        positions=m.positions[chosen],
-        energy=m.energy[chosen],
-        forces=m.forces[chosen],
-        dipole=m.dipole[chosen],
-        total_charge=m.total_charge[chosen],
-        n_grid=m.n_grid[chosen],
+        file=_checked_file(reader, chunk.pair.split or "train"),
+        rows=m.start + rows,
+        atomic_numbers=m.atomic_numbers[rows],
+        n_atoms=m.n_atoms[rows],
+        positions=m.positions[rows],
+        energy=m.energy[rows],
+        forces=m.forces[rows],
+        dipole=m.dipole[rows],
+        total_charge=m.total_charge[rows],
+        n_grid=m.n_grid[rows],
         grid=points,
-        esp_values=esp,
+        esp_values=values,
+        split=None if split is None else split[rows],
+    )
+
+
+def _checked_file(reader: PairReader, split: Split) -> CheckedFile:
+    efd, esp, reading = reader.files.efd, reader.files.esp, reader.reading
+    return CheckedFile(
+        split=split,
+        efd=Path(efd.file.shown).name,
+        esp=Path((esp or efd).file.shown).name,
+        units=reading.units,
+        grid_frame=reading.grid_frame,
+        has_origin=esp is not None and "grid_origin" in esp,
+        paired_by_row=esp is not None and "positions" not in esp,
+        energy_dtype=str(efd.file.dtype(efd.key("energy"))),
+        divided=reading.pair.split is None,
     )
 
 
 def _joined(parts: Sequence[CheckInput]) -> CheckInput:
-    """Single molecules of one pair, whose arrays may have other widths, as one input."""
+    """Parts of one pair, whose arrays may have other widths, as one input."""
     arrays: dict[str, Any] = {
         name: _stacked([getattr(part, name) for part in parts])
         for name, value in vars(parts[0]).items()

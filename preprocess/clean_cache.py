@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.decide import survey_names
 from preprocess.stage import lock_cache
 from shared.cache import CURRENT, current_stages, read_manifest, stage_folder
 from shared.config_io import SharedConfig, parse_flags
@@ -64,10 +63,10 @@ def unneeded(cache_dir: Path) -> Iterator[Path]:
     frames = stage_folder(cache_dir, "frames", current["frames"])
     needed = {frames, stage_folder(cache_dir, "edges", current["edges"])}
     manifest = read_manifest(frames)
-    surveys = survey_names(manifest["inputs"], manifest["settings"]) if manifest else []
+    surveys = manifest.get("surveys", []) if manifest else []
     for pattern in ("frames-*", "edges-*"):
         yield from (path for path in sorted(cache_dir.glob(pattern)) if path not in needed)
-    yield from (path for path in sorted(cache_dir.glob("surveys/*.json")) if path.name not in surveys)
+    yield from (path for path in sorted(cache_dir.glob("surveys/*")) if path.stem not in surveys)
 
 
 def freed_bytes(path: Path) -> int:

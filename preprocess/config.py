@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.config_io import Positive, PositiveInt, SharedConfig
+from shared.config_io import Positive, PositiveInt, Seed, SharedConfig
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,44 @@ class PreprocessConfig(SharedConfig):
     test_esp: tuple[str, ...] = ()
     """Test split (optional): NPZ files with ESP grids."""
 
-    grid_unit: Literal["angstrom", "bohr"] = "angstrom"
-    """Unit of vdw_surface."""
+    data: tuple[str, ...] = ()
+    """Instead of files for each split: files whose frames are divided among the splits (globs are expanded)."""
 
-    energy_unit: Literal["ev", "hartree", "kcal/mol"] = "ev"
-    """Unit of E."""
+    grids: tuple[str, ...] = ()
+    """NPZ files with the ESP grids of --data, in its order (default: in the same files)."""
 
-    force_unit: Literal["ev/angstrom", "hartree/bohr", "kcal/mol/angstrom"] = "ev/angstrom"
-    """Unit of F."""
+    split: tuple[float, ...] = (0.8, 0.1, 0.1)
+    """Shares of train, valid and test of --data."""
 
-    dipole_unit: Literal["debye", "e-angstrom", "au"] = "debye"
-    """Unit of Dxyz (or D)."""
+    split_seed: Seed = 0
+    """Seed of the division of --data."""
+
+    split_by: Literal["auto", "frame", "molecule", "formula"] = "auto"
+    """What is not parted among splits; auto: molecules, or single frames where all are of one molecule."""
+
+    split_file: str = ""
+    """NPZ file with the rows of each split (train, valid, test), instead of a division at random."""
+
+    grid_unit: str = "auto"
+    """Unit of the ESP's grid: angstrom or bohr (auto: the file's record, else angstrom)."""
+
+    energy_unit: str = "auto"
+    """Unit of E: ev, hartree, kcal/mol or kj/mol (auto: the file's record, else ev)."""
+
+    force_unit: str = "auto"
+    """Unit of F: ev/angstrom, hartree/bohr, kcal/mol/angstrom, ... (auto: the file's record, else ev/angstrom)."""
+
+    dipole_unit: str = "auto"
+    """Unit of Dxyz: debye, e-angstrom or au (auto: the file's record, else debye)."""
+
+    position_unit: str = "auto"
+    """Unit of R: angstrom or bohr (auto: the file's record, else angstrom)."""
+
+    esp_unit: str = "auto"
+    """Unit of esp: hartree/e, ev/e, kcal/mol/e or kj/mol/e (auto: the file's record, else hartree/e)."""
+
+    grid_frame: Literal["given", "centroid", "cube", "fit"] = "given"
+    """Frame of the grid: R's; moved so that its mean is the atoms'; by the file's grid_origin; as ESP and R ask for."""
 
     max_buckets: PositiveInt = 4
     """Most shapes that molecules are padded to; each one is compiled once in training."""
@@ -53,8 +80,8 @@ class PreprocessConfig(SharedConfig):
     chunk_mib: Positive = 32.0
     """Input handled at a time, MiB: bounds memory, and the size of a shard."""
 
-    checks: Literal["warn", "stop", "off"] = "warn"
-    """Look for mistakes in a sample of the data: tell of them, stop where the data contradict themselves, or do not."""
+    checks: Literal["stop", "warn", "off"] = "stop"
+    """Look for mistakes in a sample of the data: stop where it contradicts itself, only tell of it, or do not look."""
 
     refit: bool = False
     """Choose buckets and reference energies anew, where files were only appended."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from preprocess.config import PreprocessConfig
-from preprocess.load import InputUnits, PairFiles
-from preprocess.npz import verify_file
+from preprocess.input.pairs import PairFiles, Reading, describe_input
+from preprocess.input.splits import split_settings
 from preprocess.plan import Plan
 from shared.buckets import FrameShape
 from shared.cache import current_stages, edges_digest, is_intact, read_manifest, stage_folder
 from shared.digests import DigestCache, settings_digest
 from shared.errors import UserError
+from shared.input.npz import verify_file
 from shared.schema import SCHEMA_VERSION
 
 
@@ -43,7 +44,7 @@ class Basis:
 class FramesRecipe:
     """All that determines the frames: input content, settings, and what they take over."""
 
-    inputs: list[dict[str, str]]  # split and content digests of every pair, in order
+    inputs: list[dict[str, Any]]  # split, content digests and units of every pair, in order
     settings: dict[str, Any]
     basis: Basis | None
 
@@ -89,12 +90,14 @@ def decide(files: list[PairFiles], config: PreprocessConfig, digests: DigestCach
         extend: whether appended files may take over buckets and reference energies.
     """
     cache_dir = Path(config.cache_dir)
-    inputs = [{"split": file.pair.split, **file.digests} for file in files]
+    readings = [file.reading(config) for file in files]
+    inputs = [describe_input(*pair) for pair in zip(files, readings, strict=True)]
     settings = {
-        **asdict(InputUnits.of(config)),
-        **{name: getattr(config, name) for name in ("max_buckets", "min_bucket_size", "chunk_mib")},
+        **_shown_units(readings),
+        **{name: getattr(config, name) for name in ("grid_frame", "max_buckets", "min_bucket_size", "chunk_mib")},
+        **split_settings(config),
     }
-    extend = extend and not config.refit
+    extend = extend and not config.refit and not config.data
     recipe = FramesRecipe(inputs, settings, None)
     manifests = list(_manifests(cache_dir))
     same = [m for m in manifests if m["inputs"] == inputs and m["settings"] == settings]
@@ -154,28 +157,26 @@ def _verify_touched(files: list[PairFiles], digests: DigestCache) -> None:
         UserError: a file's bytes are not those of its directory's checksums.
     """
     for file in files:
-        for npz in (file.efd, file.esp):
+        for npz in file.files.values():
             if not digests.is_known(npz.path, npz.content_digest):
                 verify_file(npz.path)
     remember_inputs(files, digests)
 
 
-def survey_names(inputs: list[dict[str, str]], settings: Mapping[str, Any]) -> list[str]:
-    """File names of the pairs' surveys."""
-    # The chunks decide in which order sums are taken, and with it the last digit of the reference energies.
-    names = [*(field.name for field in fields(InputUnits)), "chunk_mib"]
-    recipe = {"schema": SCHEMA_VERSION, **{name: settings[name] for name in names}}
-    return [f"{settings_digest({**recipe, 'efd': pair['efd'], 'esp': pair['esp']})}.json" for pair in inputs]
+def _shown_units(readings: list[Reading]) -> dict[str, str]:
+    """Return the unit of each kind; of files that differ, all of them."""
+    each = [asdict(reading.units) for reading in readings]
+    return {name: ", ".join(sorted({units[name] for units in each})) for name in each[0]}
 
 
 def remember_inputs(files: list[PairFiles], digests: DigestCache) -> None:
     """Note that these files were read and are whole."""
     for file in files:
-        for npz in (file.efd, file.esp):
+        for npz in file.files.values():
             digests.remember(npz.path, npz.content_digest)
 
 
-def _appended(before: list[dict[str, str]], now: list[dict[str, str]]) -> bool:
+def _appended(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
     """Whether every split begins with the files that it had."""
     splits = {entry["split"] for entry in before}
     for split in splits:
@@ -186,13 +187,13 @@ def _appended(before: list[dict[str, str]], now: list[dict[str, str]]) -> bool:
     return len(now) > len(before)
 
 
-def _difference(latest: Mapping[str, Any], inputs: list[dict[str, str]], settings: dict[str, Any]) -> str:
+def _difference(latest: Mapping[str, Any], inputs: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     changed = [
         f"{name} {latest['settings'].get(name)} → {value}"
         for name, value in settings.items()
         if latest["settings"].get(name) != value
     ]
-    before, now = ({tuple(sorted(entry.items())) for entry in entries} for entries in (latest["inputs"], inputs))
+    before, now = ({settings_digest(entry) for entry in entries} for entries in (latest["inputs"], inputs))
     if before != now:
         changed.append(f"input files changed ({len(now - before)} pairs new, {len(before - now)} gone)")
     elif latest["inputs"] != inputs:

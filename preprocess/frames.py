@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 
 from preprocess.engine import Engine
-from preprocess.load import Chunk, Grids, InputUnits, Molecules, PairFiles, open_pair
-from preprocess.npz import Checksum
-from preprocess.padding import pad_grids
+from preprocess.input.grid_padding import pad_grids
+from preprocess.input.pairs import Chunk, PairFiles, Reading, describe_input
+from preprocess.input.prepare import Prepared
+from preprocess.input.reader import Grids, Molecules, open_pair
+from preprocess.input.validate import atom_mask, check_grids
 from preprocess.plan import Plan
 from preprocess.stage import Piece, StageBuild, finish_piece, new_shard
 from preprocess.statistics import centers_of_mass, sum_reference_energies
-from preprocess.validate import atom_mask, check_grids
 from shared.buckets import FrameShape, array_shape
-from shared.digests import settings_digest
+from shared.digests import array_digest, settings_digest
 from shared.errors import UserError
-from shared.schema import FRAME_ARRAYS, NAME_ARRAY, SCHEMA_VERSION
+from shared.input.npz import Checksum
+from shared.schema import FRAME_ARRAYS, NAME_ARRAY, SCHEMA_VERSION, Split
 from shared.shards import ShardEntry, ShardWriter, describe_shard
 
 _BYTES_AT_ONCE = 4 << 20
@@ -36,7 +38,7 @@ class FrameTask:
     chunks: list[Chunk]
     recipes: list[str]
     folder: Path
-    units: InputUnits
+    reading: Reading
     plan: Plan
     reference: dict[int, float]
 
@@ -49,18 +51,24 @@ class FrameTask:
         """
         pieces = []
         recipes = iter(self.recipes)
-        with open_pair(self.chunks[0].pair, self.units) as reader:
+        with open_pair(self.reading) as reader:
             for chunk, molecules, grids in reader.read_ahead(self.chunks):
-                shards = self._write(chunk, molecules, grids)
+                shards = [
+                    entry
+                    for split, rows in chunk.members()
+                    for entry in self._write(chunk, split, rows, molecules, grids)
+                ]
                 checksums: dict[str, list[list[Any]]] = {
                     file: [list(c) for c in parts if c.start == chunk.start] for file, parts in reader.checksums.items()
                 }
-                piece = Piece(next(recipes), shards, checksums)
-                finish_piece(self.folder, chunk_name(chunk), piece)
+                piece = Piece(next(recipes), shards, checksums, list(grids.counts))
+                finish_piece(self.folder, chunk.name, piece)
                 pieces.append(piece)
         return pieces
 
-    def _write(self, chunk: Chunk, molecules: Molecules, grids: Grids) -> list[ShardEntry]:
+    def _write(
+        self, chunk: Chunk, split: Split, members: np.ndarray, molecules: Molecules, grids: Grids
+    ) -> list[ShardEntry]:
         bucket = self.plan.assign(molecules.n_atoms, molecules.n_grid)
         numbers = np.where(
             atom_mask(molecules.n_atoms, molecules.positions.shape[1]),
@@ -69,10 +77,11 @@ class FrameTask:
         )
         centers = centers_of_mass(molecules.positions, numbers)
         energy = molecules.energy - sum_reference_energies(self.reference, numbers)
+        stem = chunk.name.replace(chunk.pair.role, split, 1)
         entries = []
-        for index in np.unique(bucket):
-            rows, shape = np.flatnonzero(bucket == index), self.plan.shapes[index]
-            path = self.folder / f"{chunk_name(chunk)}-{index}.h5"
+        for index in np.unique(bucket[members]):
+            rows, shape = members[bucket[members] == index], self.plan.shapes[index]
+            path = self.folder / f"{stem}-{index}.h5"
             with new_shard(path) as temporary:
                 with ShardWriter(temporary, _layout(len(rows), shape, molecules.name.dtype.itemsize)) as shard:
                     small = _pad(molecules, rows, shape.atoms, numbers, centers)
@@ -80,39 +89,40 @@ class FrameTask:
                     for name, values in small.items():
                         shard.write(name, 0, values)
                     for start, part in _parts(rows, shape):
-                        points, esp, valid = pad_grids(
-                            grids.points,
-                            grids.esp,
-                            part,
-                            molecules.n_grid,
-                            centers,
-                            self.units.grid_in_angstrom,
-                            shape.grid,
-                        )
-                        if not valid:
-                            check_grids(molecules, grids)
-                            raise UserError(
-                                f"{chunk.pair.esp}: 'vdw_surface' of rows {chunk.start} to {chunk.stop - 1} holds "
-                                "numbers beyond what float32 can hold; look at them, at R and at --grid-unit"
-                            )
+                        points, esp = self._padded(chunk, molecules, grids, part, centers, shape.grid)
                         shard.write("grid", start, points)
                         shard.write("esp", start, esp)
-                entry = describe_shard(temporary, chunk.pair.split, int(index), len(rows))
+                entry = describe_shard(temporary, split, int(index), len(rows))
             entries.append(replace(entry, file=path.name))
         return entries
 
-
-def chunk_name(chunk: Chunk) -> str:
-    """How the files of a chunk begin."""
-    return f"{chunk.pair.split}-{chunk.index:05d}"
+    def _padded(
+        self, chunk: Chunk, molecules: Molecules, grids: Grids, rows: np.ndarray, centers: np.ndarray, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        units = self.reading.units
+        points, esp, valid = pad_grids(
+            grids.points,
+            grids.esp,
+            rows,
+            molecules.n_grid,
+            centers - molecules.grid_shift,
+            units.grid_in_angstrom,
+            width,
+            units.scale("esp"),
+        )
+        if not valid:
+            check_grids(molecules, grids)
+            raise UserError(
+                f"{chunk.pair.esp_shown}: 'vdw_surface' of rows {chunk.start} to {chunk.stop - 1} holds numbers beyond "
+                "what float32 can hold; look at them, at R and at --grid-unit"
+            )
+        return points, esp
 
 
 def write_frames(
     build: StageBuild,
     engine: Engine[list[Piece]],
-    files: list[PairFiles],
-    chunks: list[list[Chunk]],
-    units: InputUnits,
+    prepared: Prepared,
     plan: Plan,
     reference: dict[int, float],
 ) -> list[Piece]:
@@ -125,38 +135,38 @@ def write_frames(
         UserError: bad input, naming file, key, row and value; a damaged file.
         OSError: too little space, or the shards cannot be written.
     """
+    pairs = list(zip(prepared.files, prepared.readings, prepared.chunks, strict=True))
     recipes = {
-        chunk_name(chunk): _recipe(file, chunk, units, plan, reference)
-        for file, parts in zip(files, chunks, strict=True)
-        for chunk in parts
+        chunk.name: _recipe(file, reading, chunk, plan, reference) for file, reading, parts in pairs for chunk in parts
     }
     pieces = {name: piece for name, recipe in recipes.items() if (piece := build.take_over(recipe)) is not None}
     tasks = []
-    for file, parts in zip(files, chunks, strict=True):
-        missing = [chunk for chunk in parts if chunk_name(chunk) not in pieces]
+    for file, reading, parts in pairs:
+        missing = [chunk for chunk in parts if chunk.name not in pieces]
         groups = [missing] if file.is_sequential else [[chunk] for chunk in missing]
         for group in groups:
             if group:
-                names = [recipes[chunk_name(chunk)] for chunk in group]
-                tasks.append(FrameTask(group, names, build.partial, units, plan, reference))
-    _check_space(build.partial, tasks, plan, files)
-    for index, finished in engine.run(tasks, "pad grids", [sum(c.stop - c.start for c in t.chunks) for t in tasks]):
-        pieces |= {chunk_name(chunk): piece for chunk, piece in zip(tasks[index].chunks, finished, strict=True)}
-    for file, parts in zip(files, chunks, strict=True):
-        own = [pieces[chunk_name(chunk)].checksums for chunk in parts]
-        for kind, npz in (("efd", file.efd), ("esp", file.esp)):
-            npz.check_sums(Checksum(*values) for checksums in own for values in checksums.get(kind, []))
+                names = [recipes[chunk.name] for chunk in group]
+                tasks.append(FrameTask(group, names, build.partial, reading, plan, reference))
+    _check_space(build.partial, tasks, plan, prepared.files)
+    for index, finished in engine.run(tasks, "pad grids", [sum(map(len, task.chunks)) for task in tasks]):
+        pieces |= {chunk.name: piece for chunk, piece in zip(tasks[index].chunks, finished, strict=True)}
+    for file, _, parts in pairs:
+        own = [pieces[chunk.name].checksums for chunk in parts]
+        for role, npz in file.files.items():
+            npz.check_sums(Checksum(*values) for checksums in own for values in checksums.get(role, []))
     return [pieces[name] for name in recipes]
 
 
-def _recipe(file: PairFiles, chunk: Chunk, units: InputUnits, plan: Plan, reference: dict[int, float]) -> str:
+def _recipe(file: PairFiles, reading: Reading, chunk: Chunk, plan: Plan, reference: dict[int, float]) -> str:
+    facts = {name: array_digest(values) for name, values in vars(chunk.facts).items() if values is not None}
     return settings_digest(
         {
             "schema": SCHEMA_VERSION,
-            "inputs": file.digests,
+            "input": describe_input(file, reading),
             "rows": [chunk.start, chunk.stop, chunk.first_row],
-            "name": chunk_name(chunk),
-            "units": asdict(units),
+            "facts": facts,
+            "name": chunk.name,
             "buckets": [asdict(shape) for shape in plan.shapes],
             "reference": sorted(reference.items()),
         }
@@ -170,7 +180,7 @@ def _check_space(folder: Path, tasks: list[FrameTask], plan: Plan, files: list[P
     for task in tasks:
         file = by_pair[task.chunks[0].pair]
         row = 16 * min(file.grid_width, min(shape.grid for shape in plan.shapes))
-        wanted += row * sum(chunk.stop - chunk.start for chunk in task.chunks)
+        wanted += row * sum(map(len, task.chunks))
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise OSError(

@@ -14,16 +14,16 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from shared.cache import read_manifest, shard_entries, write_manifest
-from shared.digests import DigestCache, file_digest, sync_folder
+from shared.digests import DigestCache, file_digest, sync_folder, write_atomically
 from shared.errors import UserError
 from shared.shards import ShardEntry
 
@@ -34,20 +34,30 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Piece:
-    """A finished part of a stage: what it was made from, its shards, and the checksums of the input read for it."""
+    """A finished part of a stage: what it was made from, its shards, and the checksums of the input read for it.
+
+    ``counts`` is what the stage sums over its pieces.
+    """
 
     recipe: str
     shards: list[ShardEntry]
     checksums: dict[str, list[list[Any]]]
+    counts: list[int] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
-        return {"recipe": self.recipe, "shards": [e.as_json() for e in self.shards], "checksums": self.checksums}
+        return {
+            "recipe": self.recipe,
+            "shards": [entry.as_json() for entry in self.shards],
+            "checksums": self.checksums,
+            "counts": self.counts,
+        }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Piece:
         """The piece that was written."""
-        return cls(content["recipe"], [ShardEntry(**e) for e in content["shards"]], content["checksums"])
+        shards = [ShardEntry(**entry) for entry in content["shards"]]
+        return cls(content["recipe"], shards, content["checksums"], content["counts"])
 
 
 @contextmanager
@@ -85,7 +95,7 @@ class StageBuild:
         self.resumed = 0  # pieces that an interrupted run left
         self._digests = digests
         self._finished: dict[str, Piece] = {}
-        self._elsewhere: dict[str, tuple[Path, list[ShardEntry]]] = {}
+        self._elsewhere: dict[str, tuple[Path, list[ShardEntry], list[int]]] = {}
 
     def open(self, resume: bool, reuse: Iterable[Path]) -> None:
         """Begin, or go on with what a run before left.
@@ -115,25 +125,38 @@ class StageBuild:
                 manifest = read_manifest(folder) or {"shards": [], "pieces": {}}
                 entries = {entry.file: entry for entry in shard_entries(manifest)}
                 for recipe, files in manifest["pieces"].items():
-                    self._elsewhere.setdefault(recipe, (folder, [entries[file] for file in files]))
+                    counts = manifest.get("piece_counts", {}).get(recipe, [])
+                    self._elsewhere.setdefault(recipe, (folder, [entries[file] for file in files], counts))
 
     def take_over(self, recipe: str) -> Piece | None:
         """The finished piece of this recipe, from this build or linked from another stage; None if it is to be made."""
         if recipe not in self._finished and recipe in self._elsewhere:
-            folder, entries = self._elsewhere[recipe]
+            folder, entries, counts = self._elsewhere[recipe]
             if all(self._link(folder / entry.file, entry) for entry in entries):
-                self._finished[recipe] = Piece(recipe, entries, {})
+                self._finished[recipe] = Piece(recipe, entries, {}, counts)
         return self._finished.get(recipe)
 
-    def finish(self, manifest: dict[str, Any], pieces: list[Piece]) -> None:
-        """Write the manifest with all pieces, drop what belongs to none, and give the stage its name."""
+    def finish(self, manifest: dict[str, Any], pieces: list[Piece], beside: Mapping[str, bytes] | None = None) -> None:
+        """Write the manifest with all pieces, drop what belongs to none, and give the stage its name.
+
+        Args:
+            manifest: all but the shards.
+            pieces: all, in order.
+            beside: further small files, by name.
+        """
         entries = [entry for piece in pieces for entry in piece.shards]
-        listed = {entry.file for entry in entries}
+        for name, content in (beside or {}).items():
+            write_atomically(self.partial / name, content)
+        listed = {entry.file for entry in entries} | set(beside or {})
         for path in self.partial.iterdir():
             if path.name not in listed:
                 path.unlink()
-        parts = {piece.recipe: [entry.file for entry in piece.shards] for piece in pieces}
-        write_manifest(self.partial, {**manifest, "shards": [entry.as_json() for entry in entries], "pieces": parts})
+        parts = {
+            "shards": [entry.as_json() for entry in entries],
+            "pieces": {piece.recipe: [entry.file for entry in piece.shards] for piece in pieces},
+            "piece_counts": {piece.recipe: piece.counts for piece in pieces if piece.counts},
+        }
+        write_manifest(self.partial, {**manifest, **parts})
         sync_folder(self.partial)
         if self.folder.exists():  # damaged, or being rebuilt on request
             shutil.rmtree(self.folder)

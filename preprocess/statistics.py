@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from preprocess.survey import Composition, Moments
+from preprocess.input.survey import Composition, Moments
 from shared.elements import MASSES
 
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
 _CHUNK_BYTES = 1 << 20
@@ -24,6 +25,11 @@ def file_digest(path: Path) -> str:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def array_digest(values: np.ndarray) -> str:
+    """Return the XXH3 digest (128 bits, hex) of an array's bytes in memory."""
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(values).tobytes())
 
 
 def settings_digest(settings: dict[str, Any]) -> str:

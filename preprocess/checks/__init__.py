@@ -4,17 +4,16 @@
 """
 
 from preprocess.checks.conclude import conclude
-from preprocess.checks.evidence import CheckInput, Evidence, Finding, merge
+from preprocess.checks.evidence import CheckedFile, CheckInput, Evidence, Finding, merge
 from preprocess.checks.gather import gather
-from preprocess.checks.pairing import find_permutation
 from preprocess.checks.report import report
 
 __all__ = [
     "CheckInput",
+    "CheckedFile",
     "Evidence",
     "Finding",
     "conclude",
-    "find_permutation",
     "gather",
     "merge",
     "report",

@@ -11,12 +11,11 @@ from preprocess.checks.group import EXAMPLES, Group, groups
 from preprocess.checks.rules_esp import judge_esp
 from preprocess.checks.rules_geometry import close_atoms, positions_unit, repeated_geometries
 from preprocess.checks.rules_targets import energy_shift, judge_energies_and_forces
-from preprocess.load import InputUnits
 
 _OF_ENERGY = ("energy-unit", "zero-target", "constant-target")
 
 
-def conclude(evidence: Evidence, flags: InputUnits) -> list[Finding]:
+def conclude(evidence: Evidence) -> list[Finding]:
     """What is wrong with the molecules examined, errors first, then by confidence.
 
     Statements about a whole file need 8 of its molecules (or pairs of frames); files of which fewer than 16 are known
@@ -25,23 +24,23 @@ def conclude(evidence: Evidence, flags: InputUnits) -> list[Finding]:
     """
     # Numbers as large as float32 allows are valid, if senseless, and overflow here and there.
     with np.errstate(all="ignore"):
-        return _conclude(evidence, flags)
+        return _conclude(evidence)
 
 
-def _conclude(evidence: Evidence, flags: InputUnits) -> list[Finding]:
+def _conclude(evidence: Evidence) -> list[Finding]:
     found = repeated_geometries(evidence) if len(evidence.molecules) else []
     for group in groups(evidence):
-        found.extend(_judge(group, flags))
+        found.extend(_judge(group))
     if not any(one.check in _OF_ENERGY for one in found):
         found.extend(energy_shift(evidence))
     return sorted(_join(found), key=lambda one: (one.severity != "error", -one.confidence))
 
 
-def _judge(group: Group, flags: InputUnits) -> list[Finding]:
+def _judge(group: Group) -> list[Finding]:
     positions = positions_unit(group)
     if positions:
         return positions + close_atoms(group)
-    return close_atoms(group) + judge_esp(group, flags) + judge_energies_and_forces(group, flags)
+    return close_atoms(group) + judge_esp(group) + judge_energies_and_forces(group)
 
 
 def _join(findings: Sequence[Finding]) -> list[Finding]:

@@ -10,6 +10,7 @@ import numpy as np
 from preprocess.checks.evidence import TOO_FEW_POINTS, CheckInput
 from preprocess.checks.multipoles import USUAL, Fit, Sites, charges_only, choose_sites, fit, number_of_unknowns
 from preprocess.checks.tables import ELECTRONEGATIVITY, INSIDE_RADII
+from preprocess.input.grid_points import FAR_ANGSTROM, SENTINEL
 from shared.units import BOHR_IN_ANGSTROM
 
 _POINTS = 512
@@ -24,6 +25,8 @@ _DIPOLE_ERROR = 0.1
 """Largest relative error: few points, or points on one side, do not determine a dipole."""
 _NUMBERS_AT_ONCE = 1_000_000
 _WHOLE = 1e-4
+_UNIT_CANDIDATES = 2
+_DEEPER = 0.01
 
 _generator = np.random.default_rng(0)
 _ORDER = _generator.permutation(_POINTS)
@@ -59,6 +62,12 @@ class _Batch:
         used = self.real & self.sites.outside(grid) & also
         return fit(sites or self.sites, grid, self.esp, used, self.real.sum(axis=1))
 
+    def inside_share(self, grid: np.ndarray) -> np.ndarray:
+        """(n,) share of the points of ``grid`` that lie within the cores of atoms."""
+        offset = grid[:, :, None] - self.sites.positions[:, None]
+        near = (np.einsum("npak,npak->npa", offset, offset) < INSIDE_RADII[self.numbers][:, None] ** 2).any(axis=2)
+        return np.asarray((near & self.real).sum(axis=1) / np.maximum(self.real.sum(axis=1), 1))
+
     def thinned(self) -> _Batch:
         """As many points as the multipoles need."""
         points = 3 * self.sites.size + 120
@@ -79,7 +88,7 @@ def examine_esp(
     """
     for name in ("origin_gain", "fitted_dipole", "dipole_product", "fitted_charge", "charge_error", "largest_charge"):
         found[name] = np.nan
-    for name in ("polarity", "residual", "tried", "gain", "cosine", "cosine_tried", "inside", "esp"):
+    for name in ("polarity", "residual", "tried", "gain", "cosine", "cosine_tried", "inside", "nowhere", "esp"):
         found[name] = np.nan
     found["axes_residual"] = found["axes_better"] = np.nan
     found["axes"] = -1
@@ -163,13 +172,20 @@ def _describe(batch: _Batch, found: np.ndarray) -> None:
     rows, real = batch.rows, batch.real
     count = np.maximum(real.sum(axis=1), 1)
     offset = batch.grid[:, :, None] - batch.sites.positions[:, None]
-    near = (np.einsum("npak,npak->npa", offset, offset) < INSIDE_RADII[batch.numbers][:, None] ** 2).any(axis=2)
-    found["inside"][rows] = (near & real).sum(axis=1) / count
+    found["inside"][rows] = batch.inside_share(batch.grid)
+    far = (np.einsum("npak,npak->npa", offset, offset) > FAR_ANGSTROM**2).all(axis=2) & real
+    # Where most points are far, the frame or the unit is wrong, and not the points.
+    found["nowhere"][rows] = np.where(2 * far.sum(axis=1) > count, _far_out(batch), far.sum(axis=1)) / count
     found["esp"][rows] = np.sqrt((batch.esp**2).sum(axis=1) / count)
     whole = [
         np.abs(grid - np.rint(grid)).max(axis=(1, 2)) < _WHOLE for grid in (batch.grid, batch.grid / BOHR_IN_ANGSTROM)
     ]
     found["integer_grid"][rows] = (whole[0] | whole[1]) & (count > 8)
+
+
+def _far_out(batch: _Batch) -> np.ndarray:
+    """(n,) points with a coordinate that no frame or unit explains."""
+    return np.asarray(((np.abs(batch.grid) >= SENTINEL * BOHR_IN_ANGSTROM).any(axis=2) & batch.real).sum(axis=1))
 
 
 def _fit_as_given(batch: _Batch, given: CheckInput, found: np.ndarray) -> None:
@@ -227,8 +243,13 @@ def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None
         outside_too = batch.sites.outside(grid)
         fewer = bool((outside & ~outside_too & batch.real).any())
         standard = batch.fit(also=outside_too).residual if fewer else found["residual"][rows]
-        found["tried"][rows, column] = candidate.residual
-        found["gain"][rows, column] = candidate.residual / np.maximum(standard, 1e-4)
+        residual = candidate.residual
+        if column < _UNIT_CANDIDATES:
+            # No unit puts points into the atoms' cores that were outside: what is left of such a grid fits by chance.
+            deeper = batch.inside_share(grid) > batch.inside_share(batch.grid) + _DEEPER
+            residual = np.where(deeper, TOO_FEW_POINTS, residual)
+        found["tried"][rows, column] = residual
+        found["gain"][rows, column] = residual / np.maximum(standard, 1e-4)
         found["cosine_tried"][rows, column] = _cosine(batch, given, candidate)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from shared.input.unit_choice import InputUnits
 from shared.schema import Split
 
 Severity = Literal["error", "warning"]
@@ -45,6 +46,7 @@ MOLECULE = np.dtype(
         ("polarity", "f2"),  # correlation of those charges with electronegativity: negative if electrons draw charge
         ("esp", "f4"),  # Hartree/e, root mean square
         ("inside", "f4"),  # share of the grid points inside an atom
+        ("nowhere", "f4"),  # share of the grid points where no grid is: padding that is counted
         ("integer_grid", "?"),  # all coordinates of the grid are whole numbers
         ("residual", "f2"),  # of the multipole fit, relative; NaN = not fitted
         (
@@ -64,13 +66,28 @@ PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4
 """Two near frames of one molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
 
 
-@dataclass(frozen=True)
-class CheckInput:
-    """n molecules of one file pair, in the project's units after the user's unit flags; padding may hold anything."""
+class CheckedFile(NamedTuple):
+    """A pair of files, and how it is read; of divided files, one for each split."""
 
     split: Split
     efd: str  # the files' names, for messages
     esp: str
+    units: InputUnits = InputUnits()
+    grid_frame: str = "given"
+    has_origin: bool = False  # the file keeps the origins of its cubes
+    paired_by_row: bool = False  # the ESP file has no geometries of its own
+    energy_dtype: str = "float64"
+    divided: bool = False  # its rows are in several splits
+
+
+@dataclass(frozen=True)
+class CheckInput:
+    """n molecules of one file pair, in the project's units after the user's unit flags; padding may hold anything.
+
+    What a molecule lacks is NaN.
+    """
+
+    file: CheckedFile
     rows: np.ndarray  # (n,) row in the files
     atomic_numbers: np.ndarray  # (n, A) int, 0 = padding
     n_atoms: np.ndarray  # (n,) int
@@ -82,6 +99,7 @@ class CheckInput:
     n_grid: np.ndarray  # (n,) int
     grid: np.ndarray  # (n, G, 3) Å
     esp_values: np.ndarray  # (n, G) Hartree/e
+    split: np.ndarray | None = None  # (n,) index into SPLITS, where the rows of the file are divided
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,7 @@ class Finding:
 class Evidence:
     """What is kept of the molecules examined. Grows by about 170 bytes per molecule; picklable."""
 
-    files: tuple[tuple[Split, str, str], ...]  # split, EFD file, ESP file
+    files: tuple[CheckedFile, ...]
     compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom
     molecules: np.ndarray  # of MOLECULE
     pairs: np.ndarray  # of PAIR

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess.checks.esp import examine_esp
-from preprocess.checks.evidence import MOLECULE, CheckInput, Evidence
+from preprocess.checks.evidence import MOLECULE, CheckedFile, CheckInput, Evidence
 from preprocess.checks.pairs import near_frames
 from preprocess.checks.tables import COVALENT_RADII, NOBLE_GASES
 from shared.elements import MASSES
+from shared.schema import SPLITS
 
 _DISTANCES_AT_ONCE = 4_000_000
 
@@ -42,13 +43,17 @@ def _gather(molecules: CheckInput) -> Evidence:
         ("dipole", np.linalg.norm(molecules.dipole, axis=1)),
     ):
         found[name] = values
+    files: tuple[CheckedFile, ...] = (molecules.file,)
+    if molecules.split is not None:
+        present, found["file"] = np.unique(molecules.split, return_inverse=True)
+        files = tuple(molecules.file._replace(split=SPLITS[number]) for number in present)
     found["lengths"], found["bond"] = lengths_and_bonds(numbers, positions, real)
     found["force"], found["net_force"], found["torque"] = _force_sums(positions, forces, real)
     mass = MASSES[numbers]
     center = np.einsum("na,nak->nk", mass, positions) / np.maximum(mass.sum(axis=1), 1e-12)[:, None]
     examine_esp(molecules, numbers, positions, center, found)
     return Evidence(
-        files=((molecules.split, molecules.efd, molecules.esp),),
+        files=files,
         compositions=compositions,
         molecules=found,
         pairs=near_frames(numbers, positions, forces, molecules.energy),

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess.checks.esp import POLAR, POLAR_AS_GIVEN
-from preprocess.checks.evidence import Evidence, Finding, Severity
+from preprocess.checks.evidence import CheckedFile, Evidence, Finding, Severity
+from shared.input.unit_choice import InputUnits
 
 FEWEST = 8
 """Molecules (or pairs of frames) that a statement about a whole file needs."""
+FEWEST_ALL_AGREE = 2
+"""Of fewer, so many do if every one of them says the same, and clearly."""
 _SMALL_FILE = 16
 EXAMPLES = 10
 
@@ -36,7 +39,8 @@ class Group:
     ) -> Finding:
         """A finding about the molecules ``bad`` (a mask); confidence: their share ``among`` others (without: 1)."""
         share = int(bad.sum()) / int(among.sum()) if among is not None else 1.0
-        names = [f"{file[0]} ({file[2 if of_esp else 1]})" for file in self._files()]
+        files = [(file.efd, file.esp)[of_esp] if file.divided else _in_split(file, of_esp) for file in self._files()]
+        names = list(dict.fromkeys(files))
         where = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
         return Finding(
             check=check,
@@ -54,8 +58,22 @@ class Group:
         right_charge = np.abs(m["fitted_charge"] - m["charge"]) < 0.4 * np.maximum(m["largest_charge"], 1.0)
         return np.asarray((m["fitted_dipole"] > POLAR) & (m["dipole"] > POLAR_AS_GIVEN) & right_charge)
 
-    def _files(self) -> list[tuple[str, str, str]]:
+    @property
+    def file(self) -> CheckedFile:
+        """The first of the files; the others are read in the same way."""
+        return self._files()[0]
+
+    @property
+    def units(self) -> InputUnits:
+        """Units that the files are read with."""
+        return self.file.units
+
+    def _files(self) -> list[CheckedFile]:
         return [self.evidence.files[index] for index in np.unique(self.molecules["file"])]
+
+
+def _in_split(file: CheckedFile, of_esp: bool) -> str:
+    return f"{file.split} ({file.esp if of_esp else file.efd})"
 
 
 def examples(evidence: Evidence, molecules: np.ndarray, of_esp: bool = False) -> tuple[tuple[str, str, int], ...]:
@@ -66,13 +84,22 @@ def examples(evidence: Evidence, molecules: np.ndarray, of_esp: bool = False) ->
 
 
 def groups(evidence: Evidence) -> Iterator[Group]:
-    """One per file pair; pairs of which few molecules are known are judged together, split by split."""
+    """One per file pair; pairs of which few molecules are known are judged with those that are read alike."""
     file = evidence.molecules["file"]
     counts = np.bincount(file, minlength=len(evidence.files))
-    large = [[index] for index in np.flatnonzero(counts >= _SMALL_FILE)]
-    small = list(np.flatnonzero((counts > 0) & (counts < _SMALL_FILE)))
-    splits = dict.fromkeys(evidence.files[index][0] for index in small)
-    for members in [*large, *([i for i in small if evidence.files[i][0] == split] for split in splits)]:
+    whole: dict[object, list[int]] = {}
+    for index in np.flatnonzero(counts > 0):
+        one = evidence.files[index]
+        # A file whose rows are in several splits is one file all the same.
+        whole.setdefault(one._replace(split="train") if one.divided else int(index), []).append(int(index))
+    large = [members for members in whole.values() if counts[members].sum() >= _SMALL_FILE]
+    alike: dict[object, list[int]] = {}
+    for members in whole.values():
+        if counts[members].sum() < _SMALL_FILE:
+            one = evidence.files[members[0]]
+            split = "train" if one.divided else one.split
+            alike.setdefault(one._replace(split=split, efd="", esp=""), []).extend(members)
+    for members in [*large, *alike.values()]:
         chosen, near = np.isin(file, members), np.isin(evidence.pairs["file"], members)
         yield Group(evidence, evidence.molecules[chosen], evidence.pairs[near])
 

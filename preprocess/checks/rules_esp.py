@@ -6,26 +6,34 @@ import numpy as np
 
 from preprocess.checks.esp import POLAR
 from preprocess.checks.evidence import Finding
-from preprocess.checks.group import FEWEST, Group, median
-from preprocess.checks.rules_grid import GOOD_FIT, grid_unit_and_frame, points_inside_atoms
+from preprocess.checks.group import FEWEST, FEWEST_ALL_AGREE, Group, median
+from preprocess.checks.rules_grid import (
+    GOOD_FIT,
+    grid_unit_and_frame,
+    points_inside_atoms,
+    strangers_by_row,
+)
 from preprocess.checks.tables import DIPOLE_UNITS, ESP_UNITS
-from preprocess.load import InputUnits
+from shared.units import ESP_UNITS_IN_HARTREE_PER_E
 
 
-def judge_esp(group: Group, flags: InputUnits) -> list[Finding]:
+def judge_esp(group: Group) -> list[Finding]:
     """All rules about grid and ESP; those that build on a sound grid only where it is sound."""
     zero = zero_esp(group)
-    grid = grid_unit_and_frame(group, flags)
+    grid = grid_unit_and_frame(group)
     if grid:
         return zero + grid
-    unit = dipole_and_esp_unit(group, flags)
+    strangers = strangers_by_row(group)
+    if strangers:
+        return zero + strangers
+    unit = dipole_and_esp_unit(group)
     rest = points_inside_atoms(group) + zero + zero_dipoles(group)
     if any(one.check.startswith("esp") for one in unit):
         return unit + rest
     return unit + total_charge(group) + dipole_origin(group) + single_rows(group) + rest
 
 
-def dipole_and_esp_unit(group: Group, flags: InputUnits) -> list[Finding]:
+def dipole_and_esp_unit(group: Group) -> list[Finding]:
     """The ratio of the fitted dipole to D tells their units and signs apart.
 
     Median over polar molecules; the confidence is the share within 10 % of it. Ratios of dipole units are taken for
@@ -37,27 +45,31 @@ def dipole_and_esp_unit(group: Group, flags: InputUnits) -> list[Finding]:
         return ions
     # The dipole of an ion about another origin has a rule of its own.
     polar = group.polar() & ~(m["origin_gain"] > 0)
-    if polar.sum() < FEWEST:
+    few = polar.sum() < FEWEST
+    if polar.sum() < FEWEST_ALL_AGREE:
         return _large_charges(group)
     ratio = np.where(polar, m["dipole_product"] / np.where(polar, m["dipole"].astype(np.float64) ** 2, 1.0), np.nan)
     factor = float(np.median(ratio[polar]))
     agree = polar & (np.abs(ratio / factor - 1) < 0.1)
-    if agree.sum() < 0.6 * polar.sum():
-        return []
+    if agree.sum() < (1.0 if few else 0.6) * polar.sum():
+        return _large_charges(group) if few else []
     numbers = f"the dipole of the ESP is {factor:.3f} times D in {agree.sum()} of {polar.sum()} molecules"
     findings = _reversed_sign(group, agree, polar, numbers) if factor < 0 else []
     size = abs(factor)
     if abs(np.log(size)) < 0.1:
         return findings
-    names = {f"dipole {u}": s / DIPOLE_UNITS[flags.dipole_unit] for u, s in DIPOLE_UNITS.items()}
-    names |= {f"esp {u}": 1 / s for u, s in ESP_UNITS.items()}
+    names = {f"dipole {u}": s / DIPOLE_UNITS[group.units.dipole_unit] for u, s in DIPOLE_UNITS.items()}
+    given = ESP_UNITS[group.units.esp_unit]
+    names |= {f"esp {u}": given / s for u, s in ESP_UNITS.items() if u != group.units.esp_unit}
     kind, unit = min(names, key=lambda name: abs(np.log(size / names[name]))).split(" ", 1)
     if abs(np.log(size / names[f"{kind} {unit}"])) > 0.06:
         what = f"{numbers}, which no unit explains"
-        remedy = "look at the units of Dxyz (--dipole-unit), esp (Hartree/e) and at the atoms' order"
+        if few:
+            return findings
+        remedy = "look at the units of Dxyz (--dipole-unit), esp (--esp-unit) and at the atoms' order"
         return [*findings, group.find("dipole-unit", "warning", agree, what, remedy, polar)]
     if kind == "dipole":
-        what = f"Dxyz is given as {flags.dipole_unit}, but fits as {unit}: {numbers}"
+        what = f"Dxyz is given as {group.units.dipole_unit}, but fits as {unit}: {numbers}"
         return [*findings, group.find("dipole-unit", "error", agree, what, f"--dipole-unit {unit}", polar)]
     return [*findings, _esp_unit(group, unit, agree, polar, numbers)]
 
@@ -94,15 +106,17 @@ def _esp_of_ions(group: Group) -> list[Finding]:
     if abs(factor + 1) < 0.1:
         what = f"esp has the opposite sign: {numbers}"
         return [group.find("esp-sign", "error", agree, what, "negate esp", ions, of_esp=True)]
-    unit = min(ESP_UNITS, key=lambda name: abs(np.log(abs(factor) * ESP_UNITS[name])))
-    if abs(np.log(abs(factor) * ESP_UNITS[unit])) > 0.06:
+    given = ESP_UNITS[group.units.esp_unit]
+    unit = min(ESP_UNITS, key=lambda name: abs(np.log(abs(factor) * ESP_UNITS[name] / given)))
+    if unit == group.units.esp_unit or abs(np.log(abs(factor) * ESP_UNITS[unit] / given)) > 0.06:
         return []
     return [_esp_unit(group, unit, agree, ions, numbers)]
 
 
 def _esp_unit(group: Group, unit: str, agree: np.ndarray, among: np.ndarray, numbers: str) -> Finding:
-    remedy = f"multiply esp by {ESP_UNITS[unit]:.6g} (to Hartree/e)"
-    what = f"esp is in {unit}, not in Hartree/e: {numbers}"
+    known = unit in ESP_UNITS_IN_HARTREE_PER_E
+    remedy = f"--esp-unit {unit}" if known else f"multiply esp by {ESP_UNITS[unit]:.6g} (to Hartree/e)"
+    what = f"esp is given as {group.units.esp_unit}, but fits as {unit}: {numbers}"
     return group.find("esp-unit", "error", agree, what, remedy, among, of_esp=True)
 
 
@@ -113,7 +127,7 @@ def _large_charges(group: Group) -> list[Finding]:
     if known.sum() < FEWEST or np.median(charge[known]) < 8:
         return []
     what = f"the ESP is that of atomic charges of {np.median(charge[known]):.0f} e"
-    remedy = "give esp in Hartree/e (1 Hartree/e = 27.2114 V = 627.509 kcal/mol/e)"
+    remedy = "name its unit: --esp-unit (1 Hartree/e = 27.2114 V = 627.509 kcal/mol/e)"
     return [group.find("esp-unit", "error", known & (charge > 8), what, remedy, known, of_esp=True)]
 
 

@@ -6,31 +6,31 @@ import numpy as np
 
 from preprocess.checks.esp import AXES, POLAR
 from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, Finding
-from preprocess.checks.group import FEWEST, Group, median
-from preprocess.load import InputUnits
+from preprocess.checks.group import FEWEST, FEWEST_ALL_AGREE, Group, median
+from preprocess.input.grid_points import FAR_ANGSTROM
 from shared.units import BOHR_IN_ANGSTROM, LENGTH_UNITS_IN_ANGSTROM
 
 _BETTER = 0.8
 GOOD_FIT = 0.3
 """A candidate mends a molecule whose residual it lowers by a fifth and below this. On right data none ever did."""
+_MUCH_BETTER = 0.5
+_VERY_GOOD_FIT = 0.06
+"""The same where fewer than eight molecules are known: all of them have to be mended so well."""
 _FEWEST_MENDED = 4
 _SHARE_MENDED = 0.1
 _NOTABLE_ESP = 1e-3
 """Hartree/e: below it (atoms, some hydrocarbons) a poor fit says little."""
 _OTHER_AXES = 0.03
 """Share of the 47 exchanges of axes; one may fit better by chance."""
-_GRID_REMEDY = {
-    "plus mass": ("the grid is relative to the centre of mass", "add each molecule's centre of mass to vdw_surface"),
-    "plus centroid": ("the grid is relative to the atoms' centroid", "add each molecule's centroid to vdw_surface"),
-    "plus atom": ("the grid is relative to the first atom", "add the first atom's position to vdw_surface"),
-    "centred": (
-        "the grid and R have different origins",
-        "give vdw_surface and R in one frame (is one of them centred and the other not?)",
-    ),
+_WRONG_ORIGIN = {
+    "plus mass": "the grid is relative to the centre of mass",
+    "plus centroid": "the grid is relative to the atoms' centroid",
+    "plus atom": "the grid is relative to the first atom",
+    "centred": "the grid and R have different origins",
 }
 
 
-def grid_unit_and_frame(group: Group, flags: InputUnits) -> list[Finding]:
+def grid_unit_and_frame(group: Group) -> list[Finding]:
     """Grid indices; another unit or origin, which mend at least a tenth of the molecules tried; other frames."""
     m = group.molecules
     gridded = m["n_grid"] > 0
@@ -41,25 +41,31 @@ def grid_unit_and_frame(group: Group, flags: InputUnits) -> list[Finding]:
         )
         remedy = "convert the indices to Å: origin + index times spacing, of each molecule's cube file"
         return [group.find("grid-unit", "error", whole, what, remedy, gridded, of_esp=True)]
-    return _another_unit_or_origin(group, flags) or (_another_frame(group) if len(m) >= FEWEST else [])
+    nowhere = points_nowhere(group)
+    if nowhere:
+        return nowhere
+    return _another_unit_or_origin(group) or (_another_frame(group) if len(m) >= FEWEST else [])
 
 
-def _another_unit_or_origin(group: Group, flags: InputUnits) -> list[Finding]:
+def _another_unit_or_origin(group: Group) -> list[Finding]:
     """The candidate that mends most molecules, unless it leaves dipoles in another direction or other axes fit better.
 
     Of several that mend as many as well, the first of CANDIDATES.
     """
     m = group.molecules
     tried = np.asarray(np.isfinite(m["gain"]).all(axis=1) & (m["n_atoms"] > 1))
-    if tried.sum() < FEWEST:
+    few = tried.sum() < FEWEST
+    if tried.sum() < FEWEST_ALL_AGREE:
         return []
     turned = (tried & (m["dipole"] > POLAR))[:, None] & (np.abs(m["cosine_tried"]) < 0.9)
-    mended = tried[:, None] & ~turned & (m["gain"] < _BETTER) & (m["tried"] < GOOD_FIT)
+    better, good = (_MUCH_BETTER, _VERY_GOOD_FIT) if few else (_BETTER, GOOD_FIT)
+    mended = tried[:, None] & ~turned & (m["gain"] < better) & (m["tried"] < good)
     counts, gain = mended.sum(axis=0), np.median(m["gain"][tried], axis=0)
     able = np.flatnonzero(counts >= 0.9 * counts.max())
     best = int(able[gain[able] < 1.1 * gain[able].min()][0])
     found = mended[:, best]
-    if counts[best] < max(_FEWEST_MENDED, _SHARE_MENDED * tried.sum(), 2 * turned[:, best].sum()):
+    fewest = tried.sum() if few else max(_FEWEST_MENDED, _SHARE_MENDED * tried.sum(), 2 * turned[:, best].sum())
+    if counts[best] < fewest:
         return []
     axes, turned_axes = _best_axes(group)
     if axes is not None and median(m["axes_residual"][turned_axes] / m["residual"][turned_axes]) < gain[best]:
@@ -73,24 +79,31 @@ def _another_unit_or_origin(group: Group, flags: InputUnits) -> list[Finding]:
     lost = (m["tried"][:, best] == TOO_FEW_POINTS) & (m["residual"] < TOO_FEW_POINTS)
     spoilt = tried & (lost | (m["gain"][:, best] > 1 / _BETTER))
     partly = bool(spoilt.sum() >= max(_FEWEST_MENDED, _SHARE_MENDED * tried.sum()))
-    check, wrong, remedy = _name_candidate(CANDIDATES[best], flags, partly)
+    check, wrong, remedy = _name_candidate(CANDIDATES[best], group, partly)
     if partly:
         numbers += f", while {spoilt.sum()} fit as given"
     return [group.find(check, "error", found, f"{wrong}; {numbers}", remedy, tried, of_esp=True)]
 
 
-def _name_candidate(name: str, flags: InputUnits, partly: bool) -> tuple[str, str, str]:
+def _name_candidate(name: str, group: Group, partly: bool) -> tuple[str, str, str]:
     """Check, fault and remedy; ``partly``: other molecules of the file are right as they are."""
     only = " (only of the molecules that need it)" if partly else ""
-    if name in _GRID_REMEDY:
-        wrong, remedy = _GRID_REMEDY[name]
-        return "grid-frame", wrong, remedy + only
+    if name in _WRONG_ORIGIN:
+        return "grid-frame", _WRONG_ORIGIN[name], _frame_remedy(group)
     factor = {"times bohr": BOHR_IN_ANGSTROM, "over bohr": 1 / BOHR_IN_ANGSTROM}[name]
-    actual = LENGTH_UNITS_IN_ANGSTROM[flags.grid_unit] * factor
+    actual = LENGTH_UNITS_IN_ANGSTROM[group.units.grid_unit] * factor
     unit = next((one for one, size in LENGTH_UNITS_IN_ANGSTROM.items() if abs(size / actual - 1) < 0.01), None)
-    wrong = f"vdw_surface is given as {flags.grid_unit}, but fits as {unit or f'multiples of {actual:.4f} Å'}"
+    wrong = f"vdw_surface is given as {group.units.grid_unit}, but fits as {unit or f'multiples of {actual:.4f} Å'}"
     remedy = f"multiply vdw_surface by {factor:.6f}{only}"
     return "grid-unit", wrong, remedy if partly or not unit else f"--grid-unit {unit}"
+
+
+def _frame_remedy(group: Group) -> str:
+    """The flag that mends another origin: by the cubes' origins if the file keeps them, else by the data."""
+    if group.file.grid_frame == "fit":
+        return "leave these molecules' ESP out (n_grid 0): a shift does not put their grids into the frame of R"
+    cube = group.file.has_origin and group.file.grid_frame != "cube"
+    return "--grid-frame cube" if cube else "--grid-frame fit"
 
 
 def _another_frame(group: Group) -> list[Finding]:
@@ -122,6 +135,8 @@ def _another_frame(group: Group) -> list[Finding]:
         return [group.find("dipole-frame", "error", bad, what, remedy, among)]
     what = f"{level}, no less than with other axes; neither another unit nor a shift mends it"
     remedy = "give vdw_surface, esp, R and Dxyz in one frame, rows in one order (rotated, or rows of other molecules?)"
+    if group.file.has_origin and group.file.grid_frame == "given":
+        remedy = _frame_remedy(group)
     return [group.find("grid-frame", "error", bad, what, remedy, among, of_esp=True)]
 
 
@@ -163,3 +178,34 @@ def points_inside_atoms(group: Group) -> list[Finding]:
     )
     remedy = "train with --esp-radius-factor 1 or more (the default is 1) or --esp-min-distance, or remove the points"
     return [group.find("grid-inside-atom", "warning", bad, what, remedy, of_esp=True)]
+
+
+def points_nowhere(group: Group) -> list[Finding]:
+    """Grid points that the file counts, where no grid has points: padding."""
+    nowhere = group.molecules["nowhere"]
+    bad = nowhere > 0
+    if not bad.any():
+        return []
+    what = (
+        f"{np.nanmean(nowhere):.1%} of the points that n_grid or espMask count, in {bad.sum()} of "
+        f"{np.isfinite(nowhere).sum()} molecules, lie farther than {FAR_ANGSTROM:g} Å from every atom"
+    )
+    remedy = "they are padding: count the real points in n_grid, or leave n_grid out of the file: then it is recognised"
+    return [group.find("grid-padding", "error", bad, what, remedy, of_esp=True)]
+
+
+def strangers_by_row(group: Group) -> list[Finding]:
+    """An ESP file without geometries whose ESP is not that of the molecules in its rows."""
+    if not group.file.paired_by_row:
+        return []
+    residual = group.molecules["residual"]
+    known = np.isfinite(residual) & (group.molecules["esp"] > _NOTABLE_ESP)
+    bad = known & ~(residual < GOOD_FIT)
+    if bad.sum() <= _SHARE_MENDED * known.sum():
+        return []
+    what = (
+        f"the ESP of {bad.sum()} of {known.sum()} molecules does not fit the geometry in the same row (residual "
+        f"{median(residual[bad]):.0%}); the file has no R and Z of its own, so rows are paired by their number alone"
+    )
+    remedy = "give both files the same molecules in the same order, best with R, Z and N in both"
+    return [group.find("esp-pairing", "error", bad, what, remedy, known, of_esp=True)]

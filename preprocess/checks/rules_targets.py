@@ -7,12 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding, Severity
-from preprocess.checks.group import FEWEST, Group
+from preprocess.checks.group import FEWEST, FEWEST_ALL_AGREE, Group
 from preprocess.checks.tables import ENERGY_UNITS, FORCE_UNITS, atomic_energy_sum
-from preprocess.load import InputUnits
 from shared import units
 
 _NEAR_ANGSTROM = 0.1
+_BEYOND_DOUBT = 1.0
+_NEAREST_UNIT = 0.25
+"""Logarithms, of factors told by few pairs: the trapezoid rule errs by a tenth between frames 0.2 Å apart."""
+_COARSE_EV = 0.5e-3
+_USELESS_EV = 0.1
 _FEWEST_TURNED = 4
 _DEVIATIONS = 25.0
 _TIMES_TENTH = 10.0
@@ -31,40 +35,44 @@ class Slope:
     count: int
 
 
-def judge_energies_and_forces(group: Group, flags: InputUnits) -> list[Finding]:
+def judge_energies_and_forces(group: Group) -> list[Finding]:
     """All rules of this module for one group."""
-    trivial = zero_and_constant(group)
+    trivial = zero_and_constant(group) + stored_resolution(group)
     if any(one.severity == "error" for one in trivial):
         return trivial
     frame = force_frame(group)
-    return trivial + frame + energy_and_force_units(group, flags, bool(frame)) + outliers(group)
+    return trivial + frame + energy_and_force_units(group, bool(frame)) + outliers(group)
 
 
-def energy_and_force_units(group: Group, flags: InputUnits, turned: bool) -> list[Finding]:
+def energy_and_force_units(group: Group, turned: bool) -> list[Finding]:
     """The unit of E from totals of atomic energies where they tell, that of F from the slope of E.
 
     Where E is not an all-electron total (atomisation or pseudopotential energies), the slope alone must be explained,
     by a unit of E or of F. ``turned``: the forces are known to be wrong, so the slope says nothing.
     """
-    unit, agree, ratio = energy_unit(group, flags)
+    unit, agree, ratio = energy_unit(group)
     findings = []
-    flagged = ENERGY_UNITS[flags.energy_unit]
-    if unit and unit != flags.energy_unit:
-        what = f"E is given as {flags.energy_unit}, but is {ratio:.4g} times the atoms' total energies, as in {unit}"
+    flagged = ENERGY_UNITS[group.units.energy_unit]
+    if unit and unit != group.units.energy_unit:
+        what = (
+            f"E is given as {group.units.energy_unit}, but is {ratio:.4g} times the atoms' total energies, as in {unit}"
+        )
         everyone = np.ones(len(agree), dtype=bool)
         findings.append(group.find("energy-unit", "error", agree, what, _remedy("energy", unit), everyone))
-    slope = None if turned or len(group.molecules) < FEWEST else measure_slope(group.pairs)
+    slope = None if turned else measure_slope(group.pairs, FEWEST_ALL_AGREE)
     if slope is None:
         return findings
+    if slope.count < FEWEST:
+        return findings + _explain_few(group, slope, unit)
     if slope.agree < 0.5:
         return findings + (_unrelated(group, slope) if slope.near < 0.4 else [])
     force_factor = slope.value * (flagged / ENERGY_UNITS[unit] if unit else 1.0)
     if force_factor > 0 and abs(np.log(force_factor)) < max(0.12, 4 * slope.error / abs(slope.value)):
         return findings
-    return findings + _explain(group, slope, force_factor, flags, unit is not None)
+    return findings + _explain(group, slope, force_factor, unit is not None)
 
 
-def energy_unit(group: Group, flags: InputUnits) -> tuple[str | None, np.ndarray, float]:
+def energy_unit(group: Group) -> tuple[str | None, np.ndarray, float]:
     """The unit in which E is within 6 % of the sum of its atoms' total energies, for nine in ten molecules.
 
     Returns:
@@ -74,21 +82,23 @@ def energy_unit(group: Group, flags: InputUnits) -> tuple[str | None, np.ndarray
     sums = np.array([atomic_energy_sum(one) for one in group.evidence.compositions])[m["composition"]]
     ratio = m["energy"] / sums
     known = np.isfinite(ratio)
-    if known.sum() < FEWEST:
+    if not known.any():
         return None, known, float("nan")
+    few = known.sum() < FEWEST
     median = float(np.median(ratio[known]))
     for name, size in ENERGY_UNITS.items():
-        agree = known & (np.abs(ratio * size / ENERGY_UNITS[flags.energy_unit] - 1) < 0.06)
-        if agree.sum() >= 0.9 * known.sum():
+        agree = known & (np.abs(ratio * size / ENERGY_UNITS[group.units.energy_unit] - 1) < (0.02 if few else 0.06))
+        if agree.sum() >= (1.0 if few else 0.9) * known.sum():
             return name, agree, median
     return None, known, median
 
 
-def measure_slope(pairs: np.ndarray) -> Slope | None:
+def measure_slope(pairs: np.ndarray, fewest: int = FEWEST) -> Slope | None:
     """Weighted median of work over energy difference: far pairs count less, large differences more; None if few."""
+    pairs = pairs[np.isfinite(pairs["energy"]) & np.isfinite(pairs["work"])]
     energy, work = pairs["energy"].astype(np.float64), pairs["work"].astype(np.float64)
     used = (np.abs(energy) > 1e-9) & (np.abs(work) > 0) & (pairs["apart"] > 1e-3)
-    if used.sum() < FEWEST:
+    if used.sum() < fewest:
         return None
     size = np.abs(energy[used])
     weight = np.minimum(size, 5 * np.median(size)) / (1 + (pairs["apart"][used] / _NEAR_ANGSTROM) ** 2)
@@ -104,14 +114,33 @@ def measure_slope(pairs: np.ndarray) -> Slope | None:
     return Slope(value, float(weight[agree].sum() / total[-1]), error, near_share, int(used.sum()))
 
 
-def _explain(group: Group, slope: Slope, factor: float, flags: InputUnits, energy_known: bool) -> list[Finding]:
+def _explain_few(group: Group, slope: Slope, unit: str | None) -> list[Finding]:
+    """Name the unit of F that two to seven pairs agree upon, of those that are far from each other."""
+    flagged = ENERGY_UNITS[group.units.energy_unit]
+    factor = slope.value * (flagged / ENERGY_UNITS[unit] if unit else 1.0)
+    if slope.agree < 1.0 or factor <= 0 or abs(np.log(factor)) < _BEYOND_DOUBT:
+        return []
+    given = FORCE_UNITS[group.units.force_unit]
+    distance = {name: abs(np.log(factor * size / given)) for name, size in units.FORCE_UNITS_IN_EV_PER_ANGSTROM.items()}
+    name = min(distance, key=lambda one: distance[one])
+    if distance[name] > _NEAREST_UNIT:
+        return []
+    everyone = np.ones(len(group.molecules), dtype=bool)
+    what = (
+        f"F is given as {group.units.force_unit}, but fits as {name}: between near frames the work of the forces is "
+        f"{slope.value:.4g} times the change of E ({slope.count} pairs, all agree)"
+    )
+    return [group.find("force-unit", "error", everyone, what, _remedy("force", name), everyone)]
+
+
+def _explain(group: Group, slope: Slope, factor: float, energy_known: bool) -> list[Finding]:
     """What makes the forces ``factor`` times what the energies say; a factor of no unit needs 8 very near pairs."""
     numbers = f"between near frames the work of the forces is {slope.value:.4g} times the change of E"
-    names = {f"force {u}": FORCE_UNITS[flags.force_unit] / s for u, s in FORCE_UNITS.items()}
+    names = {f"force {u}": FORCE_UNITS[group.units.force_unit] / s for u, s in FORCE_UNITS.items()}
     if not energy_known:
-        names |= {f"energy {u}": s / ENERGY_UNITS[flags.energy_unit] for u, s in ENERGY_UNITS.items()}
+        names |= {f"energy {u}": s / ENERGY_UNITS[group.units.energy_unit] for u, s in ENERGY_UNITS.items()}
     names |= {"times 2": 2.0, "times 0.5": 0.5}
-    names.pop(f"force {flags.force_unit}")
+    names.pop(f"force {group.units.force_unit}")
     size = abs(factor)
     name = min(names, key=lambda one: abs(np.log(size / names[one])))
     known = abs(np.log(size / names[name])) < 0.08
@@ -128,7 +157,7 @@ def _explain(group: Group, slope: Slope, factor: float, flags: InputUnits, energ
         remedy = f"divide F by {names[name]:g} (or see whether E is twice or half of what it should be)"
     else:
         kind, unit = name.split(" ", 1)
-        check, given = f"{kind}-unit", getattr(flags, f"{kind}_unit")
+        check, given = f"{kind}-unit", getattr(group.units, f"{kind}_unit")
         what = f"{'E' if kind == 'energy' else 'F'} is given as {given}, but fits as {unit}: {numbers}"
         remedy = _remedy(kind, unit)
     if factor < 0 and check != "force-sign":
@@ -151,6 +180,47 @@ def _remedy(kind: str, unit: str) -> str:
     if kind == "energy":
         return f"convert E to eV: multiply by {ENERGY_UNITS[unit]:.8g} (and give --energy-unit ev)"
     return f"convert F to eV/Å: multiply by {FORCE_UNITS[unit]:.8g} (and give --force-unit ev/angstrom)"
+
+
+def stored_resolution(group: Group) -> list[Finding]:
+    """Energies whose stored digits do not resolve what a model is to learn: 0.5 meV and more between neighbours.
+
+    Told from the dtype (float32 has 24 bits: 1 meV at -13,580 eV), and of float64 from the values: all of them are
+    float32 numbers, or have few decimals.
+    """
+    m = group.molecules
+    known = np.isfinite(m["energy"]) & (m["energy"] != 0)
+    if known.sum() < FEWEST_ALL_AGREE or np.ptp(m["energy"][known]) == 0:
+        return []
+    scale = ENERGY_UNITS[group.units.energy_unit]
+    values = m["energy"][known] / scale
+    step, why = _stored_step(values, np.dtype(group.file.energy_dtype))
+    if step * scale < _COARSE_EV:
+        return []
+    what = f"{why}: neighbouring values of E are {1000 * step * scale:.3g} meV apart, and no model can know more"
+    remedy = "write E as float64, as the program that computed it printed it (or subtract atomic energies before)"
+    severity: Severity = "error" if step * scale > _USELESS_EV else "warning"
+    return [group.find("energy-resolution", severity, known, what, remedy)]
+
+
+def _stored_step(values: np.ndarray, dtype: np.dtype) -> tuple[float, str]:
+    """Distance of neighbouring values as stored, and how that is known; 0 if it is not coarse."""
+    largest = float(np.abs(values).max())
+    if dtype.kind in "iu":
+        return 1.0, f"E is stored as whole numbers ({dtype})"
+    if dtype.itemsize < 8:
+        return float(
+            np.spacing(np.array(largest, dtype.newbyteorder("=")))
+        ), f"E is stored as {dtype.newbyteorder('=')}"
+    if len(values) < FEWEST:
+        return 0.0, ""
+    for decimals in range(4):
+        if np.allclose(values, np.rint(values * 10**decimals) / 10**decimals, rtol=0, atol=1e-12 * largest):
+            return 10.0**-decimals, f"E is rounded to {decimals} decimals"
+    # Not quite equal: the values were scaled to eV and back.
+    if (np.abs(values.astype(np.float32).astype(np.float64) - values) <= 4 * np.spacing(np.abs(values))).all():
+        return float(np.spacing(np.float32(largest))), "E was float32 before it was stored as float64"
+    return 0.0, ""
 
 
 def force_frame(group: Group) -> list[Finding]:
@@ -176,6 +246,7 @@ def zero_and_constant(group: Group) -> list[Finding]:
     for key, values, known in (("E", m["energy"], several), ("F", m["force"], m["n_atoms"] > 2)):
         zero = known & (values == 0)
         everywhere = bool(zero.sum() == known.sum() and known.sum() > 2)
+        several = several & np.isfinite(values)
         differ = several.sum() >= FEWEST and np.ptp(m["lengths"][several], axis=0).max() > 1e-3
         if zero.any():
             what = f"{key} is exactly 0 in {zero.sum()} of {known.sum()} molecules"
@@ -209,8 +280,15 @@ def outliers(group: Group) -> list[Finding]:
 
 def _far_off(values: np.ndarray) -> np.ndarray:
     """Mask of outliers: robust standard deviations from the median, and far beyond the other nine in ten."""
-    if len(values) < _FEWEST_WITH_OUTLIERS:
-        return np.zeros(len(values), dtype=bool)
+    bad = np.zeros(len(values), dtype=bool)
+    known = np.isfinite(values)
+    if known.sum() < _FEWEST_WITH_OUTLIERS:
+        return bad
+    bad[known] = _far_off_known(values[known])
+    return bad
+
+
+def _far_off_known(values: np.ndarray) -> np.ndarray:
     deviation = np.abs(values - np.median(values))
     floor = 1e-6 * max(1.0, float(np.abs(values).max()))
     spread = max(1.4826 * float(np.median(deviation)), floor)
@@ -224,6 +302,13 @@ def energy_beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.n
     Of compositions with fewer than five molecules the median is not taken: it would be the outlier itself. Zeros if
     there are too few molecules for their elements, so that the sum would explain all.
     """
+    energies = np.full(len(molecules), np.nan)
+    known = np.isfinite(molecules["energy"])
+    energies[known] = _beyond_composition(evidence, molecules[known])
+    return energies
+
+
+def _beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.ndarray:
     present, index = np.unique(molecules["composition"], return_inverse=True)
     rows = [np.bincount(np.frombuffer(evidence.compositions[one], np.uint8), minlength=256) for one in present]
     table = np.array(rows, dtype=np.float64).reshape(-1, 256)
@@ -257,7 +342,7 @@ def energy_shift(evidence: Evidence) -> list[Finding]:
     Compared are medians, in units of the spread within compositions; temperatures differ by 1 or 2 of them, methods,
     references and units by many. A warning from 10 on.
     """
-    m = evidence.molecules
+    m = evidence.molecules[np.isfinite(evidence.molecules["energy"])]
     findings = []
     largest = int(np.bincount(m["file"]).argmax()) if len(m) else 0
     for number, file in enumerate(evidence.files):

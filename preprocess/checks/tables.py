@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from ase import units as ase_units
 from ase.data import covalent_radii
 
 from shared import units
@@ -36,31 +35,22 @@ ELECTRONEGATIVITY[[1, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 35, 53]] = [
     *(2.20, 0.98, 2.04, 2.55, 3.04, 3.44, 3.98, 0.93, 1.31, 1.61, 1.90, 2.19, 2.58, 3.16, 2.96, 2.66)
 ]
 
-_KILOJOULE = ase_units.kJ / ase_units.mol
 _RYDBERG = units.HARTREE_IN_EV / 2
 
-ENERGY_UNITS = {**units.ENERGY_UNITS_IN_EV, "kJ/mol": _KILOJOULE, "rydberg": _RYDBERG}
+ENERGY_UNITS = {**units.ENERGY_UNITS_IN_EV, "rydberg": _RYDBERG}
 """In eV: those that a flag names, and others in which users' data are met."""
 
 FORCE_UNITS = {
     **units.FORCE_UNITS_IN_EV_PER_ANGSTROM,
-    "hartree/angstrom": units.HARTREE_IN_EV,
-    "ev/bohr": 1 / units.BOHR_IN_ANGSTROM,
     "kcal/mol/bohr": units.KCAL_PER_MOL_IN_EV / units.BOHR_IN_ANGSTROM,
-    "kJ/mol/angstrom": _KILOJOULE,
-    "kJ/mol/nm": _KILOJOULE / 10,
+    "kj/mol/nm": units.KJ_PER_MOL_IN_EV / 10,
     "rydberg/bohr": _RYDBERG / units.BOHR_IN_ANGSTROM,
 }
 """In eV/Å."""
 
 DIPOLE_UNITS = units.DIPOLE_UNITS_IN_E_ANGSTROM
 
-ESP_UNITS = {
-    "eV/e (volt)": 1 / units.HARTREE_IN_EV,
-    "kcal/mol/e": 1 / units.HARTREE_IN_KCAL_PER_MOL,
-    "kJ/mol/e": _KILOJOULE / units.HARTREE_IN_EV,
-    "mHartree/e": 1e-3,
-}
+ESP_UNITS = {**units.ESP_UNITS_IN_HARTREE_PER_E, "mHartree/e": 1e-3}
 """In Hartree/e."""
 
 

@@ -132,8 +132,8 @@ N0 = int(sample()[0]["N"][0])
 MISSING = {
     f"{name} without {key}": (_remove(file, key), [name, f"'{key}'", "missing"])
     for file, name, keys in (
-        (0, EFD, ["R", "Z", "N", "E", "F", "Dxyz"]),
-        (1, ESP, ["R", "Z", "N", "esp", "vdw_surface"]),
+        (0, EFD, ["R", "Z", "E"]),
+        (1, ESP, ["R", "Z", "esp", "vdw_surface"]),
     )
     for key in keys
 }
@@ -170,8 +170,15 @@ CASES: dict[str, tuple[Edit, list[str]]] = {
     "two rows exchanged": (_keep_rows(1, np.array([0, 1, 2, 4, 3, 5, 6, 7, 8, 9])), [ESP, EFD, "row 3"]),
     "atoms in another order": (_other_atom_order, [ESP, EFD, "row 5"]),
     "an atom moved": (put(1, "R", (6, 0, 0), 5.0), [ESP, EFD, "row 6", "1 of 10 rows"]),
-    "R of the ESP file in Bohr": (replace(1, "R", lambda r: r / 0.529177), [ESP, EFD, "row 0", "R in Å"]),
-    "fewer rows of grids": (_keep_rows(1, slice(0, 9)), [ESP, EFD, "9 molecules", "has 10"]),
+    "R of the ESP file in Bohr": (replace(1, "R", lambda r: r / 0.529177), [ESP, EFD, "row 0", "R in one unit"]),
+    "fewer rows of grids without R": (
+        _both(_keep_rows(1, slice(0, 9)), *(_remove(1, key) for key in "RZN")),
+        [ESP, EFD, "9 molecules", "has 10"],
+    ),
+    "none of the rows there": (
+        _both(_keep_rows(1, slice(0, 9)), replace(1, "R", lambda r: r + 1.0)),
+        [ESP, EFD, "9 molecules", "has 10", "none"],
+    ),
     "no rows": (_both(_keep_rows(0, slice(0, 0)), _keep_rows(1, slice(0, 0))), [EFD, "no molecule"]),
     "element 119": (put(0, "Z", (2, 0), 119), [EFD, "row 2", "'Z'", "119", "1 to 118"]),
     "element beyond 32 bits": (
@@ -187,10 +194,6 @@ CASES: dict[str, tuple[Edit, list[str]]] = {
     "n_grid too large": (put(1, "n_grid", 1, 10_000), [ESP, "row 1", "'n_grid'", "10000"]),
     "n_grid negative": (put(1, "n_grid", 1, -1), [ESP, "row 1", "'n_grid'", "-1"]),
     "objects": (replace(0, "E", _objects), [EFD, "'E'", "object array", "numpy.savez"]),
-    "objects nobody asked for": (
-        lambda efd, esp: esp.update(notes=np.array([{}, None], dtype=object)),
-        [ESP, "'notes'", "object array"],
-    ),
 }
 
 

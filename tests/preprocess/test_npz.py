@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preprocess.npz import NpzFile, NpzRows, verify_file
 from shared.errors import UserError
+from shared.input.npz import NpzFile, NpzRows, verify_file
 
 STORED = {
     "stored": zipfile.ZIP_STORED,
@@ -128,6 +128,6 @@ def test_large_array_in_column_order_is_refused(tmp_path: Path, monkeypatch: pyt
     """Its rows are scattered over the whole member: the remedy is named."""
     write(tmp_path / "a.npz", zipfile.ZIP_STORED)
     NpzFile(tmp_path / "a.npz").check("fortran", (101, 7), "float")
-    monkeypatch.setattr("preprocess.npz._COLUMN_ORDER_BYTES", 1000)
+    monkeypatch.setattr("shared.input.npz._COLUMN_ORDER_BYTES", 1000)
     with pytest.raises(UserError, match="ascontiguousarray"):
         NpzFile(tmp_path / "a.npz").check("fortran", (101, 7), "float")

@@ -369,7 +369,7 @@ def test_clean_cache_removes_what_nothing_current_needs(
     assert said == promised.replace("would remove", "removed").replace("would be ", "")
     assert {p for p in tmp_path.glob("*-*/*") if p.is_file()} == kept
     assert not partial.exists()
-    contents = {(pair["efd"], pair["esp"]) for pair in current.frames_manifest["inputs"]}
+    contents = {(pair["split"], pair["efd"], pair["esp"]) for pair in current.frames_manifest["inputs"]}
     assert len(list(tmp_path.glob("surveys/*"))) == len(contents)
     freed = float(said.splitlines()[-1].split()[-3].replace(",", ""))
     after = sum(p.stat().st_blocks for p in tmp_path.rglob("*"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from pathlib import Path
 
 import numpy as np
 
-from preprocess.load import Grids, Molecules, Pair
+from preprocess.input.pairs import Pair
+from preprocess.input.reader import Grids, Molecules
 from shared.elements import MAX_ATOMIC_NUMBER, symbol
 from shared.errors import UserError
+
+_WHOLE_CHARGE = 0.01
 
 PAIRING_TOLERANCE_ANGSTROM = 1e-3
 """Largest difference between the two files' positions of one atom: float32 text and unit round trips pass."""
@@ -32,23 +34,49 @@ def check_molecules(molecules: Molecules) -> None:
     Raises:
         UserError: naming file, key, row and value.
     """
-    efd, esp = molecules.pair.efd, molecules.pair.esp
+    efd, esp = molecules.pair.efd_shown, molecules.pair.esp_shown
     start = molecules.start
     _check_counts(efd, molecules.atomic_numbers, molecules.n_atoms, start)
-    _check_counts(esp, molecules.esp_atomic_numbers, molecules.esp_n_atoms, start)
     _check_range(esp, "n_grid", molecules.n_grid, 0, molecules.grid_width, "grid points", start)
     real = atom_mask(molecules.n_atoms, molecules.positions.shape[1])
-    for key, values, mask in (
-        ("R", molecules.positions, real[..., None]),
-        ("F", molecules.forces, real[..., None]),
-        ("E", molecules.energy, None),
-        ("Dxyz", molecules.dipole, None),
-        ("Q", molecules.total_charge, None),
+    for key, name, values, mask in (
+        ("R", "", molecules.positions, real[..., None]),
+        ("F", "forces", molecules.forces, real[..., None]),
+        ("E", "energy", molecules.energy, None),
+        ("Dxyz", "dipole", molecules.dipole, None),
+        ("Q", "", molecules.total_charge, None),
     ):
-        _check_finite(efd, key, values, mask, start)
+        lacking = _lacking(values, mask) if name in molecules.may_lack else None
+        _check_finite(efd, key, values, mask, start, lacking)
+    _check_whole(efd, molecules.total_charge, start)
+    if molecules.esp_positions is not None:
+        _check_esp_geometry(molecules, esp, real)
+
+
+def _lacking(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """(n,) rows that are NaN as a whole: the frame lacks the quantity."""
+    nan = np.isnan(values) if mask is None else np.isnan(values) | ~mask
+    return nan.reshape(len(values), -1).all(axis=1)
+
+
+def _check_whole(path: str, charges: np.ndarray, start: int) -> None:
+    off = np.abs(charges - np.rint(charges)) > _WHOLE_CHARGE
+    if off.any():
+        row = int(np.argmax(off))
+        raise UserError(
+            f"{path}: row {start + row} of 'Q' is {charges[row]:.6g}, no total charge of a molecule (a whole number); "
+            "mend it, or leave 'Q' out (then all are 0)"
+        )
+
+
+def _check_esp_geometry(molecules: Molecules, esp: str, real: np.ndarray) -> None:
+    assert molecules.esp_atomic_numbers is not None
+    assert molecules.esp_n_atoms is not None
+    assert molecules.esp_positions is not None
+    _check_counts(esp, molecules.esp_atomic_numbers, molecules.esp_n_atoms, molecules.start)
     esp_real = atom_mask(molecules.esp_n_atoms, molecules.esp_positions.shape[1])
-    _check_finite(esp, "R", molecules.esp_positions, esp_real[..., None], start)
-    _check_pairing(molecules, real)
+    _check_finite(esp, "R", molecules.esp_positions, esp_real[..., None], molecules.start)
+    _check_pairing(molecules, molecules.esp_atomic_numbers, molecules.esp_n_atoms, molecules.esp_positions, real)
 
 
 def check_grids(molecules: Molecules, grids: Grids) -> None:
@@ -57,27 +85,30 @@ def check_grids(molecules: Molecules, grids: Grids) -> None:
     Raises:
         UserError: naming file, key, row and value.
     """
-    real = atom_mask(molecules.n_grid, molecules.grid_width)
-    _check_finite(molecules.pair.esp, "esp", grids.esp, real, molecules.start)
-    _check_finite(molecules.pair.esp, "vdw_surface", grids.points, real[..., None], molecules.start)
+    real = atom_mask(molecules.n_grid, grids.esp.shape[1])
+    esp = molecules.pair.esp_shown
+    _check_finite(esp, "esp", grids.esp, real, molecules.start)
+    _check_finite(esp, "vdw_surface", grids.points, real[..., None], molecules.start)
 
 
-def check_elements_known(pair: Pair, first_row_with: Mapping[int, int], trained: Container[int]) -> None:
+def check_elements_known(pair: Pair, split: str, first_row_with: Mapping[int, int], trained: Container[int]) -> None:
     """Every element of a validation or test molecule occurs in the training split, which alone gives it parameters.
 
     Args:
         pair: the files.
+        split: that is looked at.
         first_row_with: element -> a row that holds it.
         trained: elements of the training split.
 
     Raises:
         UserError: naming file, row and element.
     """
+    hint = "" if pair.split else " (or divide in another way: --split-by frame, --split-seed)"
     for number, row in first_row_with.items():
         if number not in trained:
             raise UserError(
-                f"{pair.efd}: row {row} of 'Z' holds {symbol(number)} (Z = {number}), which no training molecule "
-                f"has; add such molecules to the training split or leave these out of {pair.split}"
+                f"{pair.efd_shown}: row {row} of 'Z' holds {symbol(number)} (Z = {number}), which no training molecule "
+                f"has; add such molecules to the training split or leave these out of {split}{hint}"
             )
 
 
@@ -86,7 +117,7 @@ def atom_mask(counts: np.ndarray, width: int) -> np.ndarray:
     return np.arange(width) < counts[:, None]
 
 
-def _check_counts(path: Path, numbers: np.ndarray, n_atoms: np.ndarray, start: int) -> None:
+def _check_counts(path: str, numbers: np.ndarray, n_atoms: np.ndarray, start: int) -> None:
     width = numbers.shape[1]
     _check_range(path, "N", n_atoms, 1, width, "atoms", start)
     real = atom_mask(n_atoms, width)
@@ -104,7 +135,7 @@ def _check_counts(path: Path, numbers: np.ndarray, n_atoms: np.ndarray, start: i
     )
 
 
-def _check_range(path: Path, key: str, values: np.ndarray, low: int, high: int, what: str, start: int) -> None:
+def _check_range(path: str, key: str, values: np.ndarray, low: int, high: int, what: str, start: int) -> None:
     bad = (values < low) | (values > high)
     if bad.any():
         row = int(np.argmax(bad))
@@ -113,11 +144,15 @@ def _check_range(path: Path, key: str, values: np.ndarray, low: int, high: int, 
         )
 
 
-def _check_finite(path: Path, key: str, values: np.ndarray, mask: np.ndarray | None, start: int) -> None:
+def _check_finite(
+    path: str, key: str, values: np.ndarray, mask: np.ndarray | None, start: int, but: np.ndarray | None = None
+) -> None:
     # Not just finite: a larger number would become infinite when the shards narrow it to float32. NaN fails too.
     bad = ~(np.abs(values) <= np.finfo(np.float32).max)
     if mask is not None:
         bad &= mask
+    if but is not None:
+        bad[but] = False
     if bad.any():
         where = np.argwhere(bad)[0]
         row, *inner = (int(i) for i in where)
@@ -128,36 +163,38 @@ def _check_finite(path: Path, key: str, values: np.ndarray, mask: np.ndarray | N
         )
 
 
-def _check_pairing(molecules: Molecules, real: np.ndarray) -> None:
+def _check_pairing(
+    molecules: Molecules, esp_numbers: np.ndarray, esp_n_atoms: np.ndarray, esp_positions: np.ndarray, real: np.ndarray
+) -> None:
     pair, start = molecules.pair, molecules.start
-    differs = molecules.n_atoms != molecules.esp_n_atoms
+    differs = molecules.n_atoms != esp_n_atoms
     if differs.any():
         row = int(np.argmax(differs))
         raise PairingError(
             pair,
-            f"{pair.esp}: row {start + row} has {molecules.esp_n_atoms[row]} atoms, but {pair.efd} has "
+            f"{pair.esp_shown}: row {start + row} has {esp_n_atoms[row]} atoms, but {pair.efd_shown} has "
             f"{molecules.n_atoms[row]} there; rows are paired by index, so sort both files alike",
         )
     width = real.shape[1]
-    numbers, esp_numbers = molecules.atomic_numbers[:, :width], molecules.esp_atomic_numbers[:, :width]
+    numbers, esp_numbers = molecules.atomic_numbers[:, :width], esp_numbers[:, :width]
     differs = ((numbers != esp_numbers) & real).any(axis=1)
     if differs.any():
         row = int(np.argmax(differs))
         raise PairingError(
             pair,
-            f"{pair.esp}: row {start + row} has atomic numbers {_listed(esp_numbers[row])}, but {pair.efd} has "
-            f"{_listed(numbers[row])} there; rows are paired by index, so sort both files alike",
+            f"{pair.esp_shown}: row {start + row} has atomic numbers {_listed(esp_numbers[row])}, but "
+            f"{pair.efd_shown} has {_listed(numbers[row])} there; rows are paired by index, so sort both files alike",
         )
-    shift = np.where(real[..., None], molecules.positions - molecules.esp_positions, 0.0)
+    shift = np.where(real[..., None], molecules.positions - esp_positions, 0.0)
     distance = np.sqrt((shift**2).sum(-1)).max(axis=1, initial=0.0)
     differs = distance > PAIRING_TOLERANCE_ANGSTROM
     if differs.any():
         row = int(np.argmax(differs))
         raise PairingError(
             pair,
-            f"{pair.esp}: row {start + row}'s positions differ from those of {pair.efd} by up to {distance[row]:.3g} Å "
-            f"({int(differs.sum())} of {len(differs)} rows from row {start} on differ); pair the rows, and give both "
-            "files' R in Å",
+            f"{pair.esp_shown}: row {start + row}'s positions differ from those of {pair.efd_shown} by up to "
+            f"{distance[row]:.3g} Å ({int(differs.sum())} of {len(differs)} rows from row {start} "
+            "on differ); pair the rows, and give both files' R in one unit",
         )
 
 

@@ -26,7 +26,7 @@ def find_permutation(
     if len(numbers_a) != len(numbers_b):
         return None
     width = max(int((numbers > 0).sum(axis=1).max(initial=1)) for numbers in (numbers_a, numbers_b))
-    a, b = _flatten(numbers_a, positions_a, width), _flatten(numbers_b, positions_b, width)
+    a, b = flatten(numbers_a, positions_a, width), flatten(numbers_b, positions_b, width)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
     assigned = np.full(len(a), -1, dtype=np.int64)
@@ -38,14 +38,14 @@ def find_permutation(
         # Sorted by a random projection, equal rows have equal ranks, but where rounding exchanges near neighbours.
         direction = generator.normal(size=a.shape[1])
         by_a, by_b = left_a[np.argsort(a[left_a] @ direction)], left_b[np.argsort(b[left_b] @ direction)]
-        same = _same(a[by_a], b[by_b])
+        same = same_geometry(a[by_a], b[by_b])
         assigned[by_a[same]] = by_b[same]
         left_a, left_b = by_a[~same], by_b[~same]
     return assigned if _assign_nearest(a, b, left_a, left_b, assigned) else None
 
 
-def _flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarray:
-    """(n, width * 4): positions and atomic numbers, padding 0."""
+def flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarray:
+    """Return (n, width * 4): positions and atomic numbers, padding 0."""
     n, atoms = numbers.shape
     flat = np.zeros((n, width, 4))
     kept = min(width, atoms)
@@ -55,7 +55,8 @@ def _flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarr
     return flat.reshape(n, width * 4)
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def same_geometry(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return (n,) whether flattened rows agree: the same elements, every atom within 1e-3 Å."""
     difference = (a - b).reshape(len(a), -1, 4)
     return np.asarray((np.linalg.norm(difference, axis=2) <= _TOLERANCE_ANGSTROM).all(axis=1))
 
@@ -73,7 +74,7 @@ def _assign_nearest(a: np.ndarray, b: np.ndarray, left_a: np.ndarray, left_b: np
         if not np.isfinite(distance).all():
             return False
         taken, first = np.unique(nearest, return_index=True)
-        same = _same(a[left_a[first]], b[left_b[taken]])
+        same = same_geometry(a[left_a[first]], b[left_b[taken]])
         if not same.any():
             return False
         assigned[left_a[first[same]]] = left_b[taken[same]]

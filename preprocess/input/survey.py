@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from preprocess.load import Chunk, InputUnits, Molecules, open_pair
-from preprocess.npz import Checksum
-from preprocess.validate import atom_mask, check_molecules
+from preprocess.input.grid_points import PointCounts
+from preprocess.input.pairs import Chunk, Reading
+from preprocess.input.reader import Grids, Molecules, PairReader, open_pair
+from preprocess.input.validate import atom_mask, check_grids, check_molecules
+from shared.input.frame_fit import fit_shift
+from shared.input.npz import Checksum
+from shared.schema import Split
 
 Composition = tuple[tuple[int, int], ...]
 """(atomic number, atoms of it), in ascending order of the number."""
@@ -55,7 +59,9 @@ class Moments:
         return Moments(self.count, self.mean + shift, self.squares, self.least + shift, self.greatest + shift)
 
     def summary(self) -> dict[str, float]:
-        """Mean, standard deviation, least and greatest value."""
+        """Mean, standard deviation, least and greatest value; nothing of an empty series."""
+        if not self.count:
+            return {}
         std = math.sqrt(self.squares / self.count)
         return {"mean": self.mean, "std": std, "min": self.least, "max": self.greatest}
 
@@ -71,6 +77,7 @@ class Survey:
     energies: dict[Composition, Moments] = field(default_factory=dict)  # total energies, eV
     forces: Moments = field(default_factory=Moments)  # components, eV/Å
     first_row_with: dict[int, int] = field(default_factory=dict)  # element -> row in the file
+    lacking: dict[str, int] = field(default_factory=dict)  # quantity -> molecules without it
 
     def merge(self, other: Survey) -> None:
         """Add the molecules that follow."""
@@ -83,6 +90,8 @@ class Survey:
             self.energies.setdefault(composition, Moments()).merge(moments)
         self.forces.merge(other.forces)
         self.first_row_with = {**other.first_row_with, **self.first_row_with}
+        for name, count in other.lacking.items():
+            self.lacking[name] = self.lacking.get(name, 0) + count
 
     def as_json(self) -> dict[str, Any]:
         """JSON that :meth:`from_json` reads back exactly."""
@@ -94,6 +103,7 @@ class Survey:
             "energies": [[[list(term) for term in key], list(vars(m).values())] for key, m in self.energies.items()],
             "forces": list(vars(self.forces).values()),
             "first_row_with": [list(item) for item in self.first_row_with.items()],
+            "lacking": self.lacking,
         }
 
     @classmethod
@@ -107,7 +117,26 @@ class Survey:
             energies={tuple((int(z), int(n)) for z, n in key): Moments(*m) for key, m in content["energies"]},
             forces=Moments(*content["forces"]),
             first_row_with={int(z): int(row) for z, row in content["first_row_with"]},
+            lacking=dict(content["lacking"]),
         )
+
+
+class FittedFrames(NamedTuple):
+    """Shifts that put the grids of some rows into the molecules' frame, as the data ask for."""
+
+    shift: np.ndarray  # (n, 3) Å; NaN where none is certain
+    uncertainty: np.ndarray  # (n,) Å
+
+
+@dataclass(frozen=True)
+class ChunkSurvey:
+    """What the first pass finds in a chunk."""
+
+    surveys: dict[Split, Survey]
+    points: PointCounts | None
+    """None where the grids were not looked at."""
+
+    fitted: FittedFrames | None
 
 
 @dataclass(frozen=True)
@@ -115,43 +144,81 @@ class SurveyTask:
     """Chunks of one pair, surveyed one after the other."""
 
     chunks: list[Chunk]
-    units: InputUnits
+    reading: Reading
 
-    def __call__(self) -> tuple[list[Survey], dict[str, list[Checksum]]]:
+    def __call__(self) -> tuple[list[ChunkSurvey], dict[str, list[Checksum]]]:
         """Check and survey every chunk; also the checksums of what was read.
 
         Raises:
             UserError: bad input, naming file, key, row and value.
         """
-        surveys = []
-        with open_pair(self.chunks[0].pair, self.units) as reader:
-            for chunk in self.chunks:
-                molecules = reader.molecules(chunk.start, chunk.stop)
-                check_molecules(molecules)
-                surveys.append(survey(molecules))
-            return surveys, reader.checksums
+        with open_pair(self.reading) as reader:
+            return [_survey_chunk(reader, chunk) for chunk in self.chunks], reader.checksums
 
 
-def survey(molecules: Molecules) -> Survey:
-    """Counts and statistics of checked molecules."""
-    real = atom_mask(molecules.n_atoms, molecules.positions.shape[1])
-    numbers = np.where(real, molecules.atomic_numbers[:, : real.shape[1]], 0)
-    pairs, counts = np.unique(np.stack([molecules.n_atoms, molecules.n_grid]), axis=1, return_counts=True)
+def _survey_chunk(reader: PairReader, chunk: Chunk) -> ChunkSurvey:
+    fits = reader.reading.grid_frame == "fit" and reader.files.esp is not None
+    points, fitted = None, None
+    if fits or not reader.files.counts_points:
+        molecules, grids = reader.frames(chunk)
+        points = grids.counts
+    else:
+        molecules = reader.molecules(chunk)
+    check_molecules(molecules)
+    if fits:
+        check_grids(molecules, grids)
+        fitted = fit_frames(molecules, grids, reader.reading)
+        certain = np.isfinite(fitted.shift).all(axis=1)
+        molecules = replace(molecules, n_grid=np.where(certain, molecules.n_grid, 0))
+    return ChunkSurvey({split: survey(molecules, rows) for split, rows in chunk.members()}, points, fitted)
+
+
+def fit_frames(molecules: Molecules, grids: Grids, reading: Reading) -> FittedFrames:
+    """Fit the shift of every grid; molecules without one keep 0."""
+    shift, uncertainty = np.zeros((len(molecules), 3)), np.zeros(len(molecules))
+    grid_scale, esp_scale = reading.units.grid_in_angstrom, reading.units.scale("esp")
+    for row in np.flatnonzero(molecules.n_grid > 0):
+        n_atoms, n_grid = molecules.n_atoms[row], molecules.n_grid[row]
+        fit = fit_shift(
+            molecules.atomic_numbers[row, :n_atoms],
+            molecules.positions[row, :n_atoms],
+            grids.points[row, :n_grid].astype(np.float64) * grid_scale,
+            grids.esp[row, :n_grid].astype(np.float64) * esp_scale,
+        )
+        shift[row] = fit.shift if fit.sharp else np.nan
+        uncertainty[row] = fit.uncertainty
+    return FittedFrames(shift, uncertainty)
+
+
+def survey(m: Molecules, rows: np.ndarray) -> Survey:
+    """Return counts and statistics of some rows of checked molecules."""
+    real = atom_mask(m.n_atoms, m.positions.shape[1])[rows]
+    numbers = np.where(real, m.atomic_numbers[rows, : real.shape[1]], 0)
+    pairs, counts = np.unique(np.stack([m.n_atoms[rows], m.n_grid[rows]]), axis=1, return_counts=True)
     elements, first = np.unique(numbers[real], return_index=True)
     row_of_atom = np.nonzero(real)[0]
+    known = np.isfinite(m.energy[rows])
+    forces = m.forces[rows][real]
     return Survey(
-        samples=len(molecules),
-        atoms=int(molecules.n_atoms.sum()),
-        grid_points=int(molecules.n_grid.sum()),
+        samples=len(rows),
+        atoms=int(m.n_atoms[rows].sum()),
+        grid_points=int(m.n_grid[rows].sum()),
         sizes={(int(a), int(g)): int(n) for (a, g), n in zip(pairs.T, counts, strict=True)},
-        energies=_energies(numbers, molecules.energy, elements),
-        forces=Moments.of(molecules.forces[real]),
-        first_row_with={int(z): molecules.start + int(row_of_atom[i]) for z, i in zip(elements, first, strict=True)},
+        energies=_energies(numbers[known], m.energy[rows][known], elements),
+        forces=Moments.of(forces[np.isfinite(forces).all(axis=1)]),
+        first_row_with={int(z): m.start + int(rows[row_of_atom[i]]) for z, i in zip(elements, first, strict=True)},
+        lacking={
+            "energy": int((~known).sum()),
+            "forces": int((np.isnan(m.forces[rows]).any(axis=2) & real).any(axis=1).sum()),
+            "dipole": int(np.isnan(m.dipole[rows]).any(axis=1).sum()),
+        },
     )
 
 
 def _energies(numbers: np.ndarray, energy: np.ndarray, elements: np.ndarray) -> dict[Composition, Moments]:
     counts = np.stack([(numbers == z).sum(axis=1) for z in elements], axis=1)
+    if not len(energy):
+        return {}
     kinds, kind = np.unique(counts, axis=0, return_inverse=True)
     order = np.argsort(kind.reshape(-1), kind="stable")
     parts = np.split(energy[order], np.cumsum(np.bincount(kind.reshape(-1), minlength=len(kinds)))[:-1])

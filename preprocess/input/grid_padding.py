@@ -5,6 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from preprocess.input.grid_points import plain
+
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -16,6 +18,7 @@ def _pad_grids(
     n_grid: np.ndarray,
     centers: np.ndarray,
     scale: float,
+    esp_scale: float,
     out_points: np.ndarray,
     out_esp: np.ndarray,
 ) -> bool:
@@ -29,7 +32,7 @@ def _pad_grids(
             x = np.float64(points[row, g, 0]) * scale - cx
             y = np.float64(points[row, g, 1]) * scale - cy
             z = np.float64(points[row, g, 2]) * scale - cz
-            v = np.float64(esp[row, g])
+            v = np.float64(esp[row, g]) * esp_scale
             # One comparison for NaN, infinity and what float32 cannot hold; without a branch, for the vector units.
             largest = max(max(abs(x), abs(y)), max(abs(z), abs(v)))
             valid &= (largest <= _LARGEST) & (x == x) & (y == y) & (z == z) & (v == v)
@@ -50,6 +53,7 @@ def pad_grids(
     centers: np.ndarray,
     scale: float,
     width: int,
+    esp_scale: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Grid points (Å, relative to ``centers``) and ESP of some rows, padded with zeros to ``width`` points.
 
@@ -61,6 +65,7 @@ def pad_grids(
         centers: (n, 3) in Å.
         scale: Å per unit of ``points``.
         width: padded points.
+        esp_scale: Hartree/e per unit of ``esp``.
 
     Returns:
         (m, width, 3) float32, (m, width) float32, and whether every real value is finite in float32.
@@ -69,12 +74,5 @@ def pad_grids(
     out_esp = np.empty((len(rows), width), np.float32)
     if not len(rows):
         return out_points, out_esp, True
-    valid = _pad_grids(_plain(points), _plain(esp), rows, n_grid, centers, scale, out_points, out_esp)
+    valid = _pad_grids(plain(points), plain(esp), rows, n_grid, centers, scale, esp_scale, out_points, out_esp)
     return out_points, out_esp, bool(valid)
-
-
-def _plain(values: np.ndarray) -> np.ndarray:
-    """float32 or float64 in the machine's byte order: the types that the kernel is compiled for."""
-    if values.dtype in (np.dtype(np.float32), np.dtype(np.float64)):
-        return values
-    return values.astype(np.float32 if values.dtype.kind == "f" and values.dtype.itemsize <= 4 else np.float64)

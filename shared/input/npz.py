@@ -63,50 +63,72 @@ class _Member(NamedTuple):
 
 
 class NpzFile:
-    """One NPZ file: member shapes without reading the data, and members read as streams of rows."""
+    """One NPZ file: member shapes without reading the data, and members read as streams of rows.
 
-    def __init__(self, path: Path) -> None:
+    A member's header is read when the member is asked for: those that nobody needs are never opened.
+    """
+
+    def __init__(self, path: Path, shown: str = "") -> None:
         """Open and list the members.
 
+        Args:
+            path: of the file.
+            shown: its name in messages (default: the path).
+
         Raises:
-            UserError: no such file, a directory, an empty, truncated or foreign file, a pickled member.
+            UserError: no such file, a directory, an empty, truncated or foreign file.
         """
         self.path = path
+        self.shown = shown or str(path)
         if not path.exists():
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{self.shown}: no such file")
         if path.is_dir():
-            raise UserError(f"{path}: is a directory, not an NPZ file")
-        if path.stat().st_size == 0:
-            raise UserError(f"{path}: empty file (0 bytes), not an NPZ file; copy or write it again")
+            raise UserError(f"{self.shown}: is a directory, not an NPZ file")
+        if path.is_file() and path.stat().st_size == 0:
+            raise UserError(f"{self.shown}: empty file (0 bytes), not an NPZ file; copy or write it again")
         try:
             with zipfile.ZipFile(path) as archive:
-                infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-                self._members = {info.filename[: -len(".npy")]: self._member(archive, info) for info in infos}
+                infos = [info for info in archive.infolist() if _is_array(info.filename)]
         except _DAMAGED as error:
             raise UserError(
-                f"{path}: not a readable NPZ file ({error}); if it is truncated, copy or write it again"
+                f"{self.shown}: not a readable NPZ file ({error}); if it is truncated, copy or write it again"
             ) from error
-        if not self._members:
-            raise UserError(f"{path}: the archive holds no array; write it with numpy.savez(path, R=..., Z=..., N=...)")
-
-    def _member(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-        with archive.open(info) as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran_order, dtype = read(stream)
-            header_bytes = stream.tell()
-        with archive.open(info) as stream:
-            header = stream.read(header_bytes)
-        if dtype.hasobject:
-            key = info.filename[: -len(".npy")]
+        self._infos = {info.filename[: -len(".npy")]: info for info in infos}
+        self._headers: dict[str, _Member] = {}
+        if not self._infos:
             raise UserError(
-                f"{self.path}: {key!r} is a pickled object array, which is never loaded; save it as a padded array of "
-                f"numbers, e.g. numpy.savez(path, {key}=numpy.asarray(padded, dtype=float))"
+                f"{self.shown}: the archive holds no array; write it with numpy.savez(path, R=..., Z=..., N=...)"
             )
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of all members, sorted."""
+        return sorted(self._infos)
+
+    def _member(self, key: str) -> _Member:
+        if key not in self._headers:
+            try:
+                self._headers[key] = self._read_header(self._infos[key])
+            except _DAMAGED as error:
+                raise UserError(
+                    f"{self.shown}: not a readable NPZ file ({key!r}: {error}); if it is truncated, copy or write it "
+                    "again"
+                ) from error
+        return self._headers[key]
+
+    def _read_header(self, info: zipfile.ZipInfo) -> _Member:
+        with zipfile.ZipFile(self.path) as archive:
+            with archive.open(info) as stream:
+                version = np.lib.format.read_magic(stream)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran_order, dtype = read(stream)
+                header_bytes = stream.tell()
+            with archive.open(info) as stream:
+                header = stream.read(header_bytes)
         return _Member(info, header, shape, fortran_order and len(shape) > 1, dtype)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._members
+        return key in self._infos
 
     @property
     def content_digest(self) -> str:
@@ -114,12 +136,12 @@ class NpzFile:
 
         It is that of the content, whatever the compression.
         """
-        contents = sorted((key, m.info.file_size, m.info.CRC) for key, m in self._members.items())
+        contents = sorted((key, info.file_size, info.CRC) for key, info in self._infos.items())
         return settings_digest({"members": contents})
 
     def is_sequential(self, keys: Iterable[str]) -> bool:
         """Whether one reader should read these members: some are compressed, or in Fortran order and loaded whole."""
-        members = [self._members[key] for key in keys if key in self._members]
+        members = [self._member(key) for key in keys if key in self]
         return any(m.info.compress_type != zipfile.ZIP_STORED or m.fortran_order for m in members)
 
     def require(self, *keys: str) -> str:
@@ -132,19 +154,26 @@ class NpzFile:
             if key in self:
                 return key
         wanted = " or ".join(repr(key) for key in keys)
-        raise UserError(f"{self.path}: key {wanted} is missing; the file holds {', '.join(sorted(self._members))}")
+        raise UserError(f"{self.shown}: key {wanted} is missing; the file holds {', '.join(self.keys)}")
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of a member, from its header alone."""
-        return self._members[key].shape
+        return self._member(key).shape
+
+    def is_plain(self, key: str) -> bool:
+        """Return whether a member is an array that can be read: no pickled objects, no damaged header."""
+        try:
+            return not self._member(key).dtype.hasobject
+        except UserError:
+            return False
 
     def dtype(self, key: str) -> np.dtype:
         """Dtype of a member, from its header alone."""
-        return self._members[key].dtype
+        return self._member(key).dtype
 
     def row_bytes(self, keys: Iterable[str]) -> int:
         """Bytes of one row of these members together."""
-        return sum(self._members[key].row_bytes for key in keys if key in self._members)
+        return sum(self._member(key).row_bytes for key in keys if key in self)
 
     def check(self, key: str, shape: tuple[int | None, ...], kind: str) -> None:
         """Check a member's header.
@@ -159,21 +188,38 @@ class NpzFile:
             UserError: missing, of another shape or of another kind.
         """
         self.require(key)
+        self.refuse_objects(key, kind)
         found = self.shape(key)
         stored = found[:-1] if len(found) == len(shape) + 1 and found[-1] == 1 else found
         if len(stored) != len(shape) or any(want not in (None, have) for want, have in zip(shape, stored, strict=True)):
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
-            raise UserError(f"{self.path}: {key!r} has shape {found}, expected ({wanted})")
+            raise UserError(f"{self.shown}: {key!r} has shape {found}, expected ({wanted})")
         kinds = {"float": "fiu", "int": "iu", "text": "US"}[kind]
         if self.dtype(key).kind not in kinds:
             wanted = {"float": "numbers", "int": "integers", "text": "text"}[kind]
-            raise UserError(f"{self.path}: {key!r} has dtype {self.dtype(key)}, expected {wanted}")
-        member = self._members[key]
+            raise UserError(f"{self.shown}: {key!r} has dtype {self.dtype(key)}, expected {wanted}")
+        member = self._member(key)
         if member.fortran_order and member.info.file_size > _COLUMN_ORDER_BYTES:
             raise UserError(
-                f"{self.path}: {key!r} is stored in column (Fortran) order, so its rows cannot be read one after the "
+                f"{self.shown}: {key!r} is stored in column (Fortran) order, so its rows cannot be read one after the "
                 f"other; save it with numpy.ascontiguousarray"
             )
+
+    def refuse_objects(self, key: str, kind: str) -> None:
+        """Raise if a member that is needed is a pickled object array, with the remedy for its kind.
+
+        Raises:
+            UserError: it is one.
+        """
+        if not self.dtype(key).hasobject:
+            return
+        remedy = (
+            f"save it as text: numpy.savez(path, {key}=values.astype(str))"
+            if kind == "text"
+            else f"save it as numbers, rows of different lengths padded to one (e.g. numpy.savez(path, "
+            f"{key}=numpy.asarray(padded, dtype=float)))"
+        )
+        raise UserError(f"{self.shown}: {key!r} is a pickled object array, which is never loaded; {remedy}")
 
     def check_sums(self, pieces: Iterable[Checksum]) -> None:
         """Compare members read completely, in pieces, with the archive's CRC-32s; incomplete ones pass.
@@ -185,7 +231,7 @@ class NpzFile:
         for piece in pieces:
             by_key.setdefault(piece.key, []).append(piece)
         for key, parts in by_key.items():
-            member = self._members[key]
+            member = self._member(key)
             crc, size = zlib.crc32(member.header), len(member.header)
             for part in sorted(set(parts), key=lambda piece: (piece.start, piece.n_bytes)):
                 crc = isal_zlib.crc32_combine(crc, part.crc, part.n_bytes)
@@ -195,7 +241,7 @@ class NpzFile:
 
     def damaged(self, key: str, why: object) -> UserError:
         """The error of a member that cannot be read."""
-        return UserError(f"{self.path}: {key!r} cannot be read ({why}); the file is damaged: copy or write it again")
+        return UserError(f"{self.shown}: {key!r} cannot be read ({why}); the file is damaged: copy or write it again")
 
 
 class NpzRows:
@@ -218,13 +264,13 @@ class NpzRows:
             rows = self._streams[key].read(start, stop)
         except _DAMAGED as error:
             raise self.file.damaged(key, error) from error
-        member = self.file._members[key]
+        member = self.file._member(key)
         if member.fortran_order:
             return rows, Checksum(key, 0, member.info.CRC, 0)
         return rows, Checksum(key, start, isal_zlib.crc32(_bytes_of(rows)), rows.nbytes)
 
     def _open(self, key: str) -> _StoredRows | _InflatedRows | _WholeArray:
-        member = self.file._members[key]
+        member = self.file._member(key)
         if member.fortran_order:
             return _WholeArray(self.file.path, key)
         local = os.pread(self._descriptor, _LOCAL_HEADER_BYTES, member.info.header_offset)
@@ -244,6 +290,12 @@ class NpzRows:
         os.close(self._descriptor)
 
 
+def _is_array(name: str) -> bool:
+    """Whether an archive's entry is a member: macOS adds entries of its own (``__MACOSX/._R.npy``)."""
+    parts = name.split("/")
+    return name.endswith(".npy") and "__MACOSX" not in parts and not parts[-1].startswith("._")
+
+
 def verify_file(path: Path) -> None:
     """Read a whole file and compare every member with its checksum.
 
@@ -253,7 +305,10 @@ def verify_file(path: Path) -> None:
     file = NpzFile(path)
     rows = NpzRows(file)
     try:
-        for key, member in file._members.items():
+        for key in file.keys:
+            member = file._member(key)
+            if member.dtype.hasobject:
+                continue
             n = member.shape[0] if member.shape else 0
             step = max(1, _VERIFIED_AT_ONCE // max(member.row_bytes, 1))
             file.check_sums([rows.read(key, i, min(i + step, n))[1] for i in range(0, n, step)])

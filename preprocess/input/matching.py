@@ -1,0 +1,86 @@
+"""Which rows of an ESP file belong to which rows of a file of energies, where the ESP file holds fewer: by geometry."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from preprocess.input.pairs import PairFiles, Reading
+from preprocess.input.reader import PairReader
+from preprocess.input.row_order import flatten, same_geometry
+from preprocess.input.validate import PAIRING_TOLERANCE_ANGSTROM
+from shared.errors import UserError
+from shared.input.npz import verify_file
+
+_MOST_ROWS = 2_000_000
+"""Rows whose geometries are compared in memory."""
+
+
+def match_rows(files: PairFiles, reading: Reading) -> np.ndarray:
+    """Find the ESP row of every row of a pair whose files hold different numbers of molecules.
+
+    Returns:
+        (n,) int64; -1 where the ESP file holds no such molecule.
+
+    Raises:
+        UserError: too many rows, nothing matches, or compressed rows in another order.
+    """
+    assert files.esp is not None
+    efd_name, esp_name = files.pair.efd_shown, files.pair.esp_shown
+    if max(files.rows, files.esp.rows) > _MOST_ROWS:
+        raise UserError(
+            f"{esp_name}: {files.esp.rows} molecules, but {efd_name} has {files.rows}; so many are not matched by "
+            "geometry: give both files the same molecules in the same order"
+        )
+    # Of rows that are taken here and there no checksum of the whole would come about later.
+    verify_file(files.esp.file.path)
+    reader = PairReader(files, reading)
+    try:
+        efd = reader.geometry("efd")
+        esp = reader.geometry("esp")
+    finally:
+        reader.close()
+    rows = find_rows(*efd, *esp)
+    found = int((rows >= 0).sum())
+    if not found:
+        raise UserError(
+            f"{esp_name}: {files.esp.rows} molecules, but {efd_name} has {files.rows}, and none has the geometry of "
+            "another there; rows are paired by index or by geometry (R within 1e-3 Å, atoms in the same order)"
+        )
+    if files.is_sequential and (np.diff(rows[rows >= 0]) < 0).any():
+        raise UserError(
+            f"{esp_name}: its molecules stand in another order than those of {efd_name}, and compressed files are read "
+            "forwards only; sort both files alike, or save them with numpy.savez (uncompressed)"
+        )
+    return rows
+
+
+def find_rows(
+    numbers: np.ndarray, positions: np.ndarray, other_numbers: np.ndarray, other_positions: np.ndarray
+) -> np.ndarray:
+    """Find each molecule among others, atoms in the same order, positions within 1e-3 Å.
+
+    Args:
+        numbers, other_numbers: (n, atoms) and (m, atoms), 0 = padding.
+        positions, other_positions: the same with a last axis of 3, Å.
+
+    Returns:
+        (n,) int64 index of the other, the first of several alike; -1 where there is none.
+    """
+    width = max(int((array > 0).sum(axis=1).max(initial=1)) for array in (numbers, other_numbers))
+    a, b = flatten(numbers, positions, width), flatten(other_numbers, other_positions, width)
+    direction = np.random.default_rng(0).normal(size=a.shape[1])
+    # Molecules within the tolerance have projections within this distance; the reverse is looked at below.
+    reach = 1.01 * PAIRING_TOLERANCE_ANGSTROM * np.linalg.norm(direction)
+    reach *= np.sqrt(width)
+    order = np.argsort(b @ direction, kind="stable")
+    projected, wanted = (b @ direction)[order], a @ direction
+    first, last = np.searchsorted(projected, wanted - reach), np.searchsorted(projected, wanted + reach, side="right")
+    found = np.full(len(a), -1, np.int64)
+    for step in range(int((last - first).max(initial=0))):
+        open_rows = np.flatnonzero((found < 0) & (first + step < last))
+        if not len(open_rows):
+            break
+        candidates = order[first[open_rows] + step]
+        same = same_geometry(a[open_rows], b[candidates])
+        found[open_rows[same]] = candidates[same]
+    return found

@@ -1,0 +1,291 @@
+"""The users' files in pairs (energies and geometries; ESP), what each holds, and the chunks that they are read in."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from preprocess.config import PreprocessConfig
+from shared.errors import UserError
+from shared.input.layout import Layout, holds_esp, understand_efd, understand_esp
+from shared.input.npz import NpzFile
+from shared.input.unit_choice import InputUnits, choose_units
+from shared.input.unit_names import KINDS, Kind
+from shared.schema import SPLITS, Split
+
+GridFrame = Literal["given", "centroid", "cube", "fit"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of some molecules; ``esp`` may be absent, or the same file."""
+
+    split: Split | None
+    """None: its rows are divided among the splits."""
+
+    efd: Path
+    esp: Path | None
+    source: str = ""
+    """The user's own file, where ``efd`` was converted from it."""
+
+    @property
+    def efd_shown(self) -> str:
+        """The file of energies, as messages name it."""
+        return self.source or str(self.efd)
+
+    @property
+    def esp_shown(self) -> str:
+        """The file of the ESP, as messages name it."""
+        return self.efd_shown if self.esp in (None, self.efd) else str(self.esp)
+
+    @property
+    def role(self) -> str:
+        """The split, or ``data``: how names in the cache begin."""
+        return self.split or "data"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a pair is read: all that a task needs to open it."""
+
+    pair: Pair
+    units: InputUnits
+    grid_frame: GridFrame = "given"
+    unit_reasons: dict[Kind, str] = field(default_factory=dict, compare=False)
+    """Where each unit comes from, in words."""
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What is known of each row beyond its files, as arrays over some rows; None where there is nothing to know."""
+
+    split: np.ndarray | None = None
+    """(n,) int8, index into SPLITS; -1 in none."""
+
+    esp_row: np.ndarray | None = None
+    """(n,) int64, row in the ESP file; -1 if it holds no such molecule."""
+
+    grid_shift: np.ndarray | None = None
+    """(n, 3) Å, fitted; NaN where no shift is certain, so that the ESP is left out."""
+
+    def rows(self, start: int, stop: int) -> RowFacts:
+        """Return those of some rows."""
+        return RowFacts(*(None if values is None else values[start:stop] for values in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one pair that are handled together: they become one shard for each split and bucket."""
+
+    pair: Pair
+    index: int
+    """Within the split's (or all divided) files."""
+
+    start: int
+    """First row within the pair's files."""
+
+    stop: int
+    first_row: int
+    """Row of ``start`` counted through all files of the split, or all divided ones."""
+
+    facts: RowFacts = RowFacts()
+
+    @property
+    def name(self) -> str:
+        """How the cache's files of this chunk begin."""
+        return f"{self.pair.role}-{self.index:05d}"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def members(self) -> Iterable[tuple[Split, np.ndarray]]:
+        """Yield each split that has rows here, and which they are, counted from ``start``."""
+        if self.pair.split is not None:
+            yield self.pair.split, np.arange(len(self))
+            return
+        assert self.facts.split is not None
+        for number, split in enumerate(SPLITS):
+            rows = np.flatnonzero(self.facts.split == number)
+            if len(rows):
+                yield split, rows
+
+    def part(self, start: int, stop: int) -> Chunk:
+        """Return some rows of the pair that lie in this chunk, as a chunk."""
+        offset = start - self.start
+        facts = self.facts.rows(offset, offset + stop - start)
+        return replace(self, start=start, stop=stop, first_row=self.first_row + offset, facts=facts)
+
+
+def find_pairs(config: PreprocessConfig) -> list[Pair]:
+    """Return the pairs of files, in order: those of every split, or those whose rows are divided.
+
+    Raises:
+        UserError: no training or validation files, unequal numbers of files, a glob that matches nothing.
+    """
+    named = [flag for split in SPLITS for flag in (f"{split}_efd", f"{split}_esp") if getattr(config, flag)]
+    if config.data and named:
+        flags = ", ".join("--" + name.replace("_", "-") for name in named)
+        raise UserError(f"--data names files to be divided among the splits, {flags} files of one split: give either")
+    pairs = _divided(config) if config.data else _of_splits(config)
+    for pair in pairs:
+        for path in (pair.efd, pair.esp):
+            if path is not None and not path.is_file():
+                what = "is a directory, not an NPZ file" if path.is_dir() else "no such file"
+                raise UserError(f"{path}: {what} ({'--data' if pair.split is None else f'split {pair.split}'})")
+    return pairs
+
+
+def _divided(config: PreprocessConfig) -> list[Pair]:
+    files, grids = _expand("--data", config.data), _expand("--grids", config.grids)
+    if grids and len(grids) != len(files):
+        raise UserError(f"--data names {len(files)} files and --grids {len(grids)}; they are paired in order")
+    return [Pair(None, Path(a), Path(b) if b else None) for a, b in zip(files, grids or [""] * len(files), strict=True)]
+
+
+def _of_splits(config: PreprocessConfig) -> list[Pair]:
+    pairs: list[Pair] = []
+    for split in SPLITS:
+        efd, esp = (_expand(f"--{split}-{kind}", getattr(config, f"{split}_{kind}")) for kind in ("efd", "esp"))
+        if esp and len(efd) != len(esp):
+            raise UserError(
+                f"--{split}-efd names {len(efd)} files and --{split}-esp {len(esp)}; they are paired in order"
+            )
+        if not efd and split != "test":
+            raise UserError(
+                f"no {split} files: give --{split}-efd and --{split}-esp, or --data for files to be divided (or set "
+                f"them in {config.config})"
+            )
+        pairs.extend(
+            Pair(split, Path(a), Path(b) if b else None) for a, b in zip(efd, esp or [""] * len(efd), strict=True)
+        )
+    return pairs
+
+
+def _expand(flag: str, names: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        matches = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
+        if not matches:
+            raise UserError(f"{flag}: {name!r} matches no file")
+        found.extend(matches)
+    return found
+
+
+class PairFiles:
+    """The files of a pair, understood: nothing but headers (and what holds for all rows) is read."""
+
+    def __init__(self, pair: Pair) -> None:
+        """Open and check.
+
+        Raises:
+            UserError: a file or key is missing, damaged, or of the wrong shape or kind.
+        """
+        file = NpzFile(pair.efd, pair.efd_shown)
+        if pair.esp is None and holds_esp(file):
+            pair = replace(pair, esp=pair.efd)
+        self.pair = pair
+        self.efd: Layout = understand_efd(file)
+        self.esp: Layout | None = None
+        if pair.esp is not None:
+            self.esp = understand_esp(file if pair.esp == pair.efd else NpzFile(pair.esp))
+            self._check_rows(self.esp)
+        self.rows = self.efd.rows
+
+    def _check_rows(self, esp: Layout) -> None:
+        if esp.rows == self.efd.rows or "positions" in esp:
+            return
+        raise UserError(
+            f"{esp.file.shown}: {esp.rows} molecules, but {self.efd.file.shown} has {self.efd.rows}, and without R and "
+            "Z there the two files can only be paired by row; give both the same molecules in the same order"
+        )
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether the ESP lies in the file of energies."""
+        return self.esp is not None and self.esp.file is self.efd.file
+
+    @property
+    def needs_matching(self) -> bool:
+        """Whether the files hold different numbers of molecules, so that their geometries say which belong together."""
+        return self.esp is not None and self.esp.rows != self.efd.rows
+
+    @property
+    def counts_points(self) -> bool:
+        """Whether the ESP file says which grid points are real; else they have to be looked at."""
+        return self.esp is None or "n_grid" in self.esp
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Content digests of the files."""
+        esp = "" if self.esp is None else self.esp.file.content_digest
+        return {"efd": self.efd.file.content_digest, "esp": esp}
+
+    @property
+    def files(self) -> dict[str, NpzFile]:
+        """The files by role, each once."""
+        return {"efd": self.efd.file} | ({} if self.esp is None or self.is_one_file else {"esp": self.esp.file})
+
+    @property
+    def grid_width(self) -> int:
+        """Padded number of grid points."""
+        return self.esp.grid_width if self.esp else 0
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether one reader should read all rows in order (compressed members, or such as are loaded whole)."""
+        layouts = [layout for layout in (self.efd, self.esp) if layout is not None]
+        return any(layout.file.is_sequential(layout.row_keys) for layout in layouts)
+
+    def rows_per_chunk(self, chunk_bytes: float) -> int:
+        """Return the rows whose input takes about so many bytes; at least one."""
+        layouts = [layout for layout in (self.efd, self.esp) if layout is not None]
+        return max(1, int(chunk_bytes // sum(layout.file.row_bytes(layout.row_keys) for layout in layouts)))
+
+    def reading(self, config: PreprocessConfig) -> Reading:
+        """Return how the pair is read with these settings.
+
+        Raises:
+            UserError: a unit that is not known, or a frame that the file knows nothing of.
+        """
+        if self.esp is not None and config.grid_frame == "cube" and "grid_origin" not in self.esp:
+            raise UserError(
+                f"{self.esp.file.shown}: --grid-frame cube needs the cubes' origins as 'grid_origin' (n, 3), in Bohr; "
+                "the file has none: try --grid-frame fit"
+            )
+        flags = {kind: getattr(config, f"{kind}_unit") for kind in KINDS}
+        chosen = choose_units(self.efd, self.esp, flags)
+        return Reading(self.pair, chosen.units, config.grid_frame, chosen.reasons)
+
+
+def describe_input(file: PairFiles, reading: Reading) -> dict[str, Any]:
+    """Return what determines the content that is read from a pair, for digests."""
+    return {"split": file.pair.role, **file.digests, "units": asdict(reading.units), "grid_frame": reading.grid_frame}
+
+
+def split_into_chunks(
+    files: list[PairFiles], chunk_bytes: float, facts: list[RowFacts] | None = None
+) -> list[list[Chunk]]:
+    """Return the chunks of every pair: a function of the files' shapes and dtypes alone, but for the facts."""
+    chunks: list[list[Chunk]] = []
+    next_index: dict[str, int] = {}
+    next_row: dict[str, int] = {}
+    for number, file in enumerate(files):
+        role, step = file.pair.role, file.rows_per_chunk(chunk_bytes)
+        index, row = next_index.get(role, 0), next_row.get(role, 0)
+        starts = range(0, file.rows, step)
+        known = facts[number] if facts else RowFacts()
+        chunks.append(
+            [
+                Chunk(file.pair, index + i, start, stop, row + start, known.rows(start, stop))
+                for i, start in enumerate(starts)
+                for stop in [min(start + step, file.rows)]
+            ]
+        )
+        next_index[role], next_row[role] = index + len(starts), row + file.rows
+    return chunks

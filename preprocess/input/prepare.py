@@ -1,0 +1,209 @@
+"""The first pass over all files: which rows belong together and to which split, and what there is of each.
+
+What it finds of a pair is remembered in the cache folder, so that files that were appended are surveyed alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.config import PreprocessConfig
+from preprocess.engine import Engine
+from preprocess.input.grid_points import PointCounts, total
+from preprocess.input.matching import match_rows
+from preprocess.input.pairs import Chunk, PairFiles, Reading, RowFacts, describe_input, split_into_chunks
+from preprocess.input.splits import divide_rows, split_settings
+from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
+from preprocess.input.validate import PairingError
+from shared.digests import settings_digest, write_atomically
+from shared.input.npz import Checksum
+from shared.schema import Split
+
+_FORMAT = 1
+"""Of what is remembered of a pair."""
+
+_CHUNKS_PER_TASK = 8
+
+
+@dataclass(frozen=True)
+class PairSurvey:
+    """What the first pass finds in a pair."""
+
+    splits: dict[Split, Survey]
+    points: PointCounts | None
+    """None where the file counts its points, and nobody looked at them yet."""
+
+    facts: RowFacts
+    uncertainty: np.ndarray | None
+    """(n,) Å, of fitted frames."""
+
+    how_divided: str
+    """In words; empty where the file belongs to one split."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All pairs, surveyed, and the chunks that the second pass reads."""
+
+    files: list[PairFiles]
+    readings: list[Reading]
+    surveys: list[PairSurvey]
+    chunks: list[list[Chunk]]
+    names: list[str]
+    """Of the surveys, in the cache folder."""
+
+    def merged(self, split: Split | None = None) -> Survey:
+        """Return the counts of a split, or of all."""
+        return merged(
+            found for pair in self.surveys for name, found in pair.splits.items() if split is None or name == split
+        )
+
+
+def survey_names(inputs: list[dict[str, Any]], config: PreprocessConfig) -> list[str]:
+    """Return the names under which the surveys of the pairs are remembered."""
+    # The chunks decide in which order sums are taken, and with it the last digit of the reference energies.
+    common: dict[str, Any] = {"format": _FORMAT, "chunk_mib": config.chunk_mib, **split_settings(config)}
+    if config.data:
+        common["inputs"] = inputs
+    return [settings_digest({**common, "pair": entry}) for entry in inputs]
+
+
+def prepare(files: list[PairFiles], config: PreprocessConfig, engine: Engine[Any]) -> Prepared:
+    """Match, divide and survey the rows of all pairs.
+
+    Raises:
+        UserError: bad input, naming file, key, row and value.
+    """
+    readings = [file.reading(config) for file in files]
+    inputs = [describe_input(*pair) for pair in zip(files, readings, strict=True)]
+    folder = Path(config.cache_dir) / "surveys"
+    names = survey_names(inputs, config)
+    paths = [folder / name for name in names]
+    known = {} if config.force else {i: old for i, path in enumerate(paths) if (old := _remembered(path))}
+    chunk_bytes = config.chunk_mib * 2**20
+    if len(known) < len(files):
+        # Divided files are divided together: all of them are remembered, or none.
+        fresh = [i for i in range(len(files)) if config.data or i not in known]
+        facts = {i: RowFacts(esp_row=_matched(files[i], readings[i])) for i in fresh}
+        how = ""
+        if config.data:
+            chunks = split_into_chunks(files, chunk_bytes, [facts[i] for i in fresh])
+            divided, how = divide_rows(files, readings, chunks, config, engine)
+            facts = {i: replace(facts[i], split=divided[i]) for i in fresh}
+        chunks = split_into_chunks(files, chunk_bytes, [facts.get(i, RowFacts()) for i in range(len(files))])
+        found = _survey([files[i] for i in fresh], [readings[i] for i in fresh], [chunks[i] for i in fresh], engine)
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, chunk_surveys in zip(fresh, found, strict=True):
+            known[i] = _joined(chunk_surveys, facts[i], how)
+            _remember(paths[i], known[i])
+    surveys = [known[i] for i in range(len(files))]
+    chunks = split_into_chunks(files, chunk_bytes, [survey.facts for survey in surveys])
+    return Prepared(files, readings, surveys, chunks, names)
+
+
+def _matched(file: PairFiles, reading: Reading) -> np.ndarray | None:
+    return match_rows(file, reading) if file.needs_matching else None
+
+
+def _survey(
+    files: list[PairFiles], readings: list[Reading], chunks: list[list[Chunk]], engine: Engine[Any]
+) -> list[list[ChunkSurvey]]:
+    tasks: list[SurveyTask] = []
+    of_pair: list[int] = []
+    for pair, (file, reading, parts) in enumerate(zip(files, readings, chunks, strict=True)):
+        # Fits take much longer than reading: then every core has its share.
+        step = len(parts) if file.is_sequential else 1 if reading.grid_frame == "fit" else _CHUNKS_PER_TASK
+        for start in range(0, len(parts), step):
+            tasks.append(SurveyTask(parts[start : start + step], reading))
+            of_pair.append(pair)
+    amounts = [sum(len(chunk) for chunk in task.chunks) for task in tasks]
+    try:
+        results = dict(engine.run(tasks, "read geometries", amounts))
+    except PairingError as error:
+        from preprocess.check_data import explain_pairing
+
+        raise explain_pairing(error, readings) from None
+    found = []
+    for pair, file in enumerate(files):
+        own = [results[i] for i, owner in enumerate(of_pair) if owner == pair]
+        check_sums(file, [checksums for _, checksums in own])
+        found.append([survey for surveys, _ in own for survey in surveys])
+    return found
+
+
+def check_sums(file: PairFiles, found: list[dict[str, list[Checksum]]]) -> None:
+    """Compare what was read of a pair with its files' checksums.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    for role, npz in file.files.items():
+        npz.check_sums(checksum for checksums in found for checksum in checksums[role])
+
+
+def _joined(chunks: list[ChunkSurvey], facts: RowFacts, how: str) -> PairSurvey:
+    splits = {name: merged(c.surveys[name] for c in chunks if name in c.surveys) for c in chunks for name in c.surveys}
+    fitted = [chunk.fitted for chunk in chunks if chunk.fitted is not None]
+    uncertainty = None
+    if fitted:
+        facts = replace(facts, grid_shift=np.concatenate([fit.shift for fit in fitted]))
+        uncertainty = np.concatenate([fit.uncertainty for fit in fitted])
+    counted = [chunk.points for chunk in chunks]
+    points = total(one for one in counted if one) if all(one is not None for one in counted) else None
+    return PairSurvey(splits, points, facts, uncertainty, how)
+
+
+def _remember(path: Path, survey: PairSurvey) -> None:
+    """Write what was found as JSON and arrays; losing it costs only time."""
+    arrays = {name: values for name, values in vars(survey.facts).items() if values is not None}
+    if survey.uncertainty is not None:
+        arrays["uncertainty"] = survey.uncertainty
+    content: dict[str, Any] = {
+        "splits": {name: found.as_json() for name, found in survey.splits.items()},
+        "points": survey.points,
+        "how_divided": survey.how_divided,
+        "arrays": sorted(arrays),
+    }
+    if arrays:
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+    write_atomically(path.with_suffix(".json"), json.dumps(content).encode())
+
+
+def _remembered(path: Path) -> PairSurvey | None:
+    """Read what was found before; None if there is nothing whole."""
+    try:
+        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        arrays: dict[str, np.ndarray] = {}
+        if content["arrays"]:
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in content["arrays"]}
+        points = content["points"]
+        return PairSurvey(
+            {name: Survey.from_json(found) for name, found in content["splits"].items()},
+            None if points is None else PointCounts(*points),
+            RowFacts(**{name: values for name, values in arrays.items() if name != "uncertainty"}),
+            arrays.get("uncertainty"),
+            str(content["how_divided"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def fitted_rows(surveys: Iterable[PairSurvey]) -> np.ndarray:
+    """Return (n, 4) of all fitted rows: shift, Å (NaN: not certain), and its uncertainty."""
+    parts = [
+        np.concatenate([survey.facts.grid_shift, survey.uncertainty[:, None]], axis=1)
+        for survey in surveys
+        if survey.facts.grid_shift is not None and survey.uncertainty is not None
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, 4))

@@ -1,0 +1,335 @@
+"""A pair of the users' files as typed arrays in the project's units, some rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from preprocess.input.grid_points import PointCounts, find_real_points, gather_points
+from preprocess.input.pairs import Chunk, Pair, PairFiles, Reading
+from shared import units
+from shared.input.layout import Layout, Quantity
+from shared.input.npz import Checksum, NpzRows
+
+_TARGETS: tuple[Quantity, ...] = ("energy", "forces", "dipole")
+_GRID_QUANTITIES: tuple[Quantity, ...] = ("grid", "esp", "esp_mask")
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """n molecules of one pair: all but the grids. Units are the project's (Å, eV, e).
+
+    A is the largest molecule's number of atoms, whatever the width W of the file. What the files lack is NaN.
+    """
+
+    pair: Pair
+    start: int  # row of the first one in the files
+    atomic_numbers: np.ndarray  # (n, W) int64, 0 = padding; W >= A
+    n_atoms: np.ndarray  # (n,) int64
+    positions: np.ndarray  # (n, A, 3) float64, Å, as given (not centred)
+    energy: np.ndarray  # (n,) float64, eV, total
+    forces: np.ndarray  # (n, A, 3) float64, eV/Å
+    dipole: np.ndarray  # (n, 3) float64, e·Å
+    total_charge: np.ndarray  # (n,) float64, e
+    name: np.ndarray  # (n,) UTF-8 bytes
+    n_grid: np.ndarray  # (n,) int64; of files that do not count their points, only known once the grids were read
+    grid_shift: np.ndarray  # (n, 3) float64, Å, to add to the grid
+    esp_row: np.ndarray  # (n,) int64, row in the ESP file, -1 = none
+    esp_atomic_numbers: np.ndarray | None  # the ESP file's own Z, N and R, for the pairing; None if it has none
+    esp_n_atoms: np.ndarray | None
+    esp_positions: np.ndarray | None
+    grid_width: int  # G, the ESP file's padded number of grid points
+    may_lack: frozenset[str]  # of energy, forces, dipole: where NaN stands for what a frame lacks
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The grids of some rows of one pair: (n, G, 3) in the user's unit, and (n, G) in the user's unit.
+
+    The first ``n_grid`` points of each row are real.
+    """
+
+    points: np.ndarray
+    esp: np.ndarray
+    counts: PointCounts
+
+
+class PairReader:
+    """Reads rows of a pair, forwards; keeps the checksums of what it read."""
+
+    def __init__(self, files: PairFiles, reading: Reading) -> None:
+        self.files = files
+        self.reading = reading
+        self._rows = {role: NpzRows(file) for role, file in files.files.items()}
+        self._ahead: ThreadPoolExecutor | None = None
+        self.checksums: dict[str, list[Checksum]] = {role: [] for role in self._rows}
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._ahead is not None:
+            self._ahead.shutdown(cancel_futures=True)
+        for rows in self._rows.values():
+            rows.close()
+
+    def molecules(self, chunk: Chunk) -> Molecules:
+        """Read some rows, but for the grids, and convert the units.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        efd, n = self.files.efd, len(chunk)
+        numbers, n_atoms = self._numbers("efd", efd, chunk.start, chunk.stop)
+        scale = self.reading.units.scale
+
+        def atoms(quantity: Quantity, unit: float) -> np.ndarray:
+            return self._atoms("efd", efd, quantity, chunk.start, chunk.stop, n_atoms) * unit
+
+        positions = atoms("positions", scale("position"))
+        esp_row = self._esp_rows(chunk)
+        return Molecules(
+            pair=chunk.pair,
+            start=chunk.start,
+            atomic_numbers=numbers,
+            n_atoms=n_atoms,
+            positions=positions,
+            energy=self._read_efd("energy", chunk).reshape(n).astype(np.float64) * scale("energy"),
+            forces=atoms("forces", scale("force")) if "forces" in efd else np.full(positions.shape, np.nan),
+            dipole=(
+                self._read_efd("dipole", chunk).reshape(n, 3).astype(np.float64) * scale("dipole")
+                if "dipole" in efd
+                else np.full((n, 3), np.nan)
+            ),
+            total_charge=(
+                self._read_efd("total_charge", chunk).reshape(n).astype(np.float64)
+                if "total_charge" in efd
+                else np.zeros(n)
+            ),
+            name=_encode(self._read_efd("name", chunk).reshape(n) if "name" in efd else np.zeros(n, "S1")),
+            n_grid=self._counted_points(esp_row),
+            grid_shift=self._known_shift(chunk, esp_row),
+            esp_row=esp_row,
+            **self._esp_geometry(esp_row),
+            grid_width=self.files.grid_width,
+            may_lack=frozenset(name for name in _TARGETS if efd.is_converted or name not in efd),
+        )
+
+    def geometry(self, role: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read (n, W) atomic numbers, padding 0, and (n, W, 3) positions in Å of a whole file, ``efd`` or ``esp``.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        layout = self.files.efd if role == "efd" else self.files.esp
+        assert layout is not None
+        numbers, n_atoms = self._numbers(role, layout, 0, layout.rows)
+        positions = self._atoms(role, layout, "positions", 0, layout.rows, n_atoms)
+        numbers = np.where(np.arange(numbers.shape[1]) < n_atoms[:, None], numbers, 0)[:, : positions.shape[1]]
+        return numbers, positions * self.reading.units.scale("position")
+
+    def frames(self, chunk: Chunk) -> tuple[Molecules, Grids]:
+        """Read some rows with their grids, real points first, and put the grids into the molecules' frame.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        molecules = self.molecules(chunk)
+        return self._with_grids(molecules, {name: self._read_grid(name, molecules.esp_row) for name in self._grids()})
+
+    def read_ahead(self, chunks: list[Chunk]) -> Iterator[tuple[Chunk, Molecules, Grids]]:
+        """Yield every chunk's frames; compressed grids are inflated a chunk ahead, each member by a thread."""
+        if len(chunks) == 1 or not self.files.is_sequential:
+            for chunk in chunks:
+                yield chunk, *self.frames(chunk)
+            return
+        ahead = self._ahead = ThreadPoolExecutor(4, thread_name_prefix="inflate")
+
+        def start_reading(chunk: Chunk) -> tuple[Future[Molecules], dict[Quantity, Future[np.ndarray]]]:
+            rows = self._esp_rows(chunk)
+            grids = {name: ahead.submit(self._read_grid, name, rows) for name in self._grids()}
+            return ahead.submit(self.molecules, chunk), grids
+
+        pending = start_reading(chunks[0])
+        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+            molecules = pending[0].result()
+            stored = {name: future.result() for name, future in pending[1].items()}
+            if following is not None:
+                pending = start_reading(following)
+            yield chunk, *self._with_grids(molecules, stored)
+
+    def _read(self, role: str, key: str, start: int, stop: int) -> np.ndarray:
+        role = role if role in self._rows else "efd"
+        rows, piece = self._rows[role].read(key, start, stop)
+        self.checksums[role].append(piece)
+        return rows
+
+    def _read_efd(self, quantity: Quantity, chunk: Chunk) -> np.ndarray:
+        return self._read("efd", self.files.efd.key(quantity), chunk.start, chunk.stop)
+
+    def _numbers(self, role: str, layout: Layout, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """(n, W) and (n,) int64: atomic numbers, and numbers of atoms (of files without N, those that are not 0).
+
+        Integers are not narrowed: a value that does not fit must reach the check that names it.
+        """
+        n = stop - start
+        if layout.columns["atomic_numbers"].per_file:
+            numbers = np.broadcast_to(layout.constants["atomic_numbers"].astype(np.int64), (n, layout.width))
+        else:
+            numbers = self._read(role, layout.key("atomic_numbers"), start, stop).reshape(n, layout.width)
+        numbers = numbers.astype(np.int64, copy=False)
+        if "n_atoms" not in layout:
+            return numbers, (numbers != 0).sum(axis=1)
+        if layout.columns["n_atoms"].per_file:
+            return numbers, np.full(n, layout.constants["n_atoms"].reshape(-1)[0], np.int64)
+        return numbers, self._read(role, layout.key("n_atoms"), start, stop).reshape(n).astype(np.int64)
+
+    def _atoms(
+        self, role: str, layout: Layout, quantity: Quantity, start: int, stop: int, counts: np.ndarray
+    ) -> np.ndarray:
+        # Files of small molecules padded to sixty atoms are common: only the real part is worth converting.
+        n, real = stop - start, int(np.clip(counts.max(initial=1), 1, layout.width))
+        stored = self._read(role, layout.key(quantity), start, stop)
+        return stored.reshape(n, layout.width, 3)[:, :real].astype(np.float64)
+
+    def _esp_rows(self, chunk: Chunk) -> np.ndarray:
+        """(n,) rows of the ESP file that belong to a chunk's; -1 where there is none."""
+        if self.files.esp is None:
+            return np.full(len(chunk), -1)
+        if chunk.facts.esp_row is not None:
+            return chunk.facts.esp_row
+        return np.arange(chunk.start, chunk.stop)
+
+    def _read_esp(self, quantity: Quantity, esp_row: np.ndarray) -> np.ndarray:
+        """Read rows of the ESP file, in the order asked for; rows that it does not have are zeros."""
+        assert self.files.esp is not None
+        key, present = self.files.esp.key(quantity), esp_row >= 0
+        rows = np.unique(esp_row[present])
+        if not len(rows):
+            return np.zeros((len(esp_row), *self.files.esp.file.shape(key)[1:]), self.files.esp.file.dtype(key))
+        # Runs of consecutive rows: all at once where the files have the same rows.
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        read = [self._read("esp", key, int(run[0]), int(run[-1]) + 1) for run in runs]
+        stored = read[0] if len(read) == 1 else np.concatenate(read)
+        if len(rows) == len(esp_row) and np.array_equal(rows, esp_row):
+            return stored
+        out = np.zeros((len(esp_row), *stored.shape[1:]), stored.dtype)
+        out[present] = stored[np.searchsorted(rows, esp_row[present])]
+        return out
+
+    def _grids(self) -> list[Quantity]:
+        return [name for name in _GRID_QUANTITIES if self.files.esp is not None and name in self.files.esp]
+
+    def _read_grid(self, quantity: Quantity, esp_row: np.ndarray) -> np.ndarray:
+        n, width = len(esp_row), self.files.grid_width
+        return self._read_esp(quantity, esp_row).reshape((n, width, 3) if quantity == "grid" else (n, width))
+
+    def _counted_points(self, esp_row: np.ndarray) -> np.ndarray:
+        esp = self.files.esp
+        if esp is None:
+            return np.zeros(len(esp_row), np.int64)
+        if "n_grid" not in esp:
+            counts = np.full(len(esp_row), esp.grid_width)
+        elif esp.columns["n_grid"].per_file:
+            counts = np.full(len(esp_row), esp.constants["n_grid"].reshape(-1)[0], np.int64)
+        else:
+            counts = self._read_esp("n_grid", esp_row).reshape(-1).astype(np.int64)
+        return np.where(esp_row >= 0, counts, 0)
+
+    def _known_shift(self, chunk: Chunk, esp_row: np.ndarray) -> np.ndarray:
+        if chunk.facts.grid_shift is not None:
+            return chunk.facts.grid_shift
+        if self.reading.grid_frame == "cube" and self.files.esp is not None:
+            return self._read_esp("grid_origin", esp_row).astype(np.float64) * units.BOHR_IN_ANGSTROM
+        return np.zeros((len(chunk), 3))
+
+    def _esp_geometry(self, esp_row: np.ndarray) -> dict[str, Any]:
+        names = ("esp_atomic_numbers", "esp_n_atoms", "esp_positions")
+        esp, present = self.files.esp, np.flatnonzero(esp_row >= 0)
+        if esp is None or self.files.is_one_file or "positions" not in esp or not len(present):
+            return dict.fromkeys(names)
+        if len(present) == len(esp_row) and esp_row[-1] - esp_row[0] + 1 == len(esp_row):
+            start, stop = int(esp_row[0]), int(esp_row[-1]) + 1
+            numbers, n_atoms = self._numbers("esp", esp, start, stop)
+            positions = self._atoms("esp", esp, "positions", start, stop, n_atoms)
+            return dict(zip(names, (numbers, n_atoms, positions * self.reading.units.scale("position")), strict=True))
+        return dict.fromkeys(names)  # paired by these very geometries, see preprocess.input.matching
+
+    def _with_grids(self, molecules: Molecules, stored: dict[Quantity, np.ndarray]) -> tuple[Molecules, Grids]:
+        """Count and gather the real points, and find the shift that is that of the points."""
+        n = len(molecules)
+        if self.files.esp is None:
+            empty = Grids(np.zeros((n, 0, 3), np.float32), np.zeros((n, 0), np.float32), PointCounts(without_esp=n))
+            return molecules, empty
+        points, esp = stored["grid"], stored["esp"]
+        has_row = molecules.esp_row >= 0
+        counts = PointCounts()
+        scale = self.reading.units.grid_in_angstrom
+        if "esp_mask" in stored:
+            mask = stored["esp_mask"].astype(bool) & (np.arange(esp.shape[1]) < molecules.n_grid[:, None])
+        elif self.files.counts_points:
+            mask = None
+        else:
+            found = find_real_points(points, esp, molecules.positions, molecules.n_atoms, scale)
+            mask = found.mask & has_row[:, None]
+            dropped = found.dropped[has_row].sum(axis=0)
+            counts = PointCounts(0, 0, 0, int((found.inner[has_row] > 0).sum()), *map(int, dropped))
+        n_grid = molecules.n_grid
+        if mask is not None:
+            n_grid = mask.sum(axis=1)
+            points, esp = gather_points(points, mask), gather_points(esp, mask)
+        n_grid, zero = _without_zeros(esp, n_grid)
+        if self.reading.grid_frame == "centroid":
+            molecules = replace(molecules, grid_shift=_centroid_shift(molecules, points, n_grid, scale))
+        uncertain = np.isnan(molecules.grid_shift).any(axis=1)
+        n_grid = np.where(uncertain, 0, n_grid)
+        masked = int(esp.size - (~has_row).sum() * esp.shape[1] - sum(counts[4:8])) - int(n_grid.sum())
+        counts = counts._replace(
+            points=int(n_grid.sum()), without_esp=int((n_grid == 0).sum()), zero_esp=zero, masked=masked
+        )
+        molecules = replace(
+            molecules, n_grid=n_grid, grid_shift=np.where(uncertain[:, None], 0.0, molecules.grid_shift)
+        )
+        return molecules, Grids(points, esp, counts)
+
+
+@contextmanager
+def open_pair(reading: Reading) -> Iterator[PairReader]:
+    """Open a reader of a pair, closed at the end."""
+    reader = PairReader(PairFiles(reading.pair), reading)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _without_zeros(esp: np.ndarray, n_grid: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers of points, 0 for rows whose ESP is 0 everywhere (none was computed); and how many rows those are."""
+    suspects = np.flatnonzero((n_grid > 0) & (esp[:, :1] == 0).all(axis=1)) if esp.shape[1] else np.empty(0, np.int64)
+    zero = [row for row in suspects if not esp[row, : n_grid[row]].any()]
+    if not zero:
+        return n_grid, 0
+    n_grid = n_grid.copy()
+    n_grid[zero] = 0
+    return n_grid, len(zero)
+
+
+def _centroid_shift(molecules: Molecules, points: np.ndarray, n_grid: np.ndarray, scale: float) -> np.ndarray:
+    """(n, 3) Å: what puts the mean of the points onto the mean of the atoms, as the predecessor did."""
+    real = np.arange(points.shape[1]) < n_grid[:, None]
+    atoms = np.arange(molecules.positions.shape[1]) < molecules.n_atoms[:, None]
+    of_points = np.where(real[..., None], points, 0.0).sum(axis=1, dtype=np.float64) * scale
+    of_atoms = np.where(atoms[..., None], molecules.positions, 0.0).sum(axis=1)
+    shift = of_atoms / molecules.n_atoms[:, None] - of_points / np.maximum(n_grid, 1)[:, None]
+    return np.where(n_grid[:, None] > 0, shift, 0.0)
+
+
+def _encode(names: np.ndarray) -> np.ndarray:
+    encoded = np.char.encode(names, "utf-8") if names.dtype.kind == "U" else names
+    return encoded if encoded.dtype.itemsize else encoded.astype("S1")

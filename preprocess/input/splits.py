@@ -1,0 +1,240 @@
+"""Dividing the rows of files among the splits: by frame, by molecule, by formula, or as a file says."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.config import PreprocessConfig
+from preprocess.engine import Engine
+from preprocess.input.molecule_kinds import Kinds, describe_kinds, join_kinds
+from preprocess.input.pairs import Chunk, PairFiles, Reading
+from preprocess.input.reader import open_pair
+from preprocess.input.validate import atom_mask, check_molecules
+from shared.errors import UserError
+from shared.input.layout import read_member
+from shared.input.npz import NpzFile
+from shared.schema import SPLITS
+
+_FEWEST_WITH_TEST = 5
+
+SPLIT_FILE_KEYS = {
+    "train": ("train", "train_idx", "train_indices", "idx_train", "train_index"),
+    "valid": ("valid", "val", "validation", "valid_idx", "val_idx", "valid_indices", "val_indices", "idx_val"),
+    "test": ("test", "test_idx", "test_indices", "idx_test", "test_index"),
+}
+"""Names of the members of a split file (NPZ): rows, counted from 0 through all files of ``--data``."""
+
+
+@dataclass(frozen=True)
+class KindsTask:
+    """The molecules of some chunks of one pair, told apart."""
+
+    chunks: list[Chunk]
+    reading: Reading
+
+    def __call__(self) -> list[Kinds]:
+        """Return those of every chunk.
+
+        Raises:
+            UserError: a file is damaged, or its molecules are none.
+        """
+        found = []
+        with open_pair(self.reading) as reader:
+            for chunk in self.chunks:
+                m = reader.molecules(chunk)
+                check_molecules(replace(m, n_grid=np.zeros_like(m.n_grid)))
+                width = m.positions.shape[1]
+                numbers = np.where(atom_mask(m.n_atoms, width), m.atomic_numbers[:, :width], 0)
+                found.append(describe_kinds(numbers, m.n_atoms, m.positions, m.name))
+        return found
+
+
+def split_settings(config: PreprocessConfig) -> dict[str, Any]:
+    """Return what determines the division, for digests and messages; nothing where splits have files of their own.
+
+    Raises:
+        UserError: shares that are none, or a split file that cannot be read.
+    """
+    if not config.data:
+        return {}
+    if config.split_file:
+        return {"split_file": NpzFile(Path(config.split_file)).content_digest}
+    return {
+        "split": list(check_shares(config.split)),
+        "split_seed": config.split_seed,
+        "split_by": config.split_by,
+    }
+
+
+def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:
+    """Return the shares of train, valid and test.
+
+    Raises:
+        UserError: not two or three numbers that add up to 1, or no training or validation molecules.
+    """
+    given = tuple(float(share) for share in shares)
+    three = (*given, *[0.0] * (3 - len(given)))
+    if len(given) not in (2, 3) or min(three) < 0 or abs(sum(three) - 1) > 1e-6 or min(three[:2]) == 0:
+        raise UserError(
+            f"--split {' '.join(f'{share:g}' for share in given)}: give the shares of train, valid and test (which may "
+            "be 0); they add up to 1"
+        )
+    return three[0], three[1], three[2]
+
+
+def divide_rows(
+    files: list[PairFiles],
+    readings: list[Reading],
+    chunks: list[list[Chunk]],
+    config: PreprocessConfig,
+    engine: Engine[Any],
+) -> tuple[list[np.ndarray], str]:
+    """Assign every row of the files to a split.
+
+    Returns:
+        of each file (n,) int8, index into SPLITS (-1: in none), and how it was done, in words.
+
+    Raises:
+        UserError: a split would be empty, or the split file does not fit.
+    """
+    rows = [file.rows for file in files]
+    if config.split_file:
+        assigned, how = read_split_file(Path(config.split_file), sum(rows)), f"as {config.split_file} says"
+    else:
+        assigned, how = _draw(files, readings, chunks, config, engine)
+    for number, split in enumerate(SPLITS[:2]):
+        if not (assigned == number).any():
+            raise UserError(
+                f"--data: the {split} split would be empty ({sum(rows)} frames, divided {how}); change --split, give "
+                "--split-by frame, or name files for each split"
+            )
+    return np.split(assigned, np.cumsum(rows)[:-1]), how
+
+
+def _draw(
+    files: list[PairFiles],
+    readings: list[Reading],
+    chunks: list[list[Chunk]],
+    config: PreprocessConfig,
+    engine: Engine[Any],
+) -> tuple[np.ndarray, str]:
+    shares, seed = check_shares(config.split), config.split_seed
+    total = sum(file.rows for file in files)
+    shown = " : ".join(f"{share:g}" for share in shares)
+    if config.split_by == "frame":
+        return divide_by_kind(np.arange(total, dtype=np.uint64), shares, seed), f"by frame, {shown}, seed {seed}"
+    tasks = []
+    for file, reading, parts in zip(files, readings, chunks, strict=True):
+        groups = [parts] if file.is_sequential else [[chunk] for chunk in parts]
+        tasks += [KindsTask(group, reading) for group in groups]
+    amounts = [sum(len(chunk) for chunk in task.chunks) for task in tasks]
+    found = dict(engine.run(tasks, "tell molecules apart", amounts))
+    kinds_of = [part for index in range(len(tasks)) for part in found[index]]
+    if config.split_by == "formula":
+        kinds, what = np.concatenate([part.formula for part in kinds_of]), "formula"
+    else:
+        kinds, what = join_kinds(kinds_of), "molecule"
+    count = len(np.unique(kinds))
+    if config.split_by == "auto" and count == 1:
+        frames = np.arange(total, dtype=np.uint64)
+        return divide_by_kind(frames, shares, seed), f"by frame (all are one molecule), {shown}, seed {seed}"
+    return divide_by_kind(kinds, shares, seed), f"by {what} ({count:,} of them), {shown}, seed {seed}"
+
+
+def divide_by_kind(kinds: np.ndarray, shares: tuple[float, float, float], seed: int) -> np.ndarray:
+    """Return (n,) int8: the split of every row; rows of one kind are in one split.
+
+    Kinds come in a random order, and each goes to the split that lacks most of its share of rows; a split with a share
+    gets at least one kind, test only of five or more.
+
+    Args:
+        kinds: (n,) equal for rows that belong together.
+        shares: of train, valid and test; they add up to 1.
+        seed: of the order.
+    """
+    values, index, counts = np.unique(kinds, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(values))
+    wanted = np.array(shares) * len(kinds)
+    if len(values) == len(kinds):  # single frames: the numbers are exact
+        ends = np.rint(np.cumsum(wanted)).astype(np.int64)
+        ends = _at_least_one(ends, shares, len(values))
+        of_kind = np.empty(len(values), np.int8)
+        of_kind[order] = np.searchsorted(ends, np.arange(len(values)), side="right")
+        return of_kind[index.reshape(-1)]
+    of_kind = np.zeros(len(values), np.int8)
+    lacking = wanted.copy()
+    open_splits = [split for split in (0, 1, 2) if shares[split] > 0]
+    # Largest first, so that one large molecule does not come last and overfill a small split.
+    order = order[np.argsort(-counts[order], kind="stable")] if counts.max() > lacking[open_splits].min() else order
+    empty = {split for split in open_splits if split < 2 or len(values) >= _FEWEST_WITH_TEST}
+    for place, kind in enumerate(order):
+        left = len(order) - place
+        choices = sorted(empty) if left <= len(empty) else open_splits
+        split = max(choices, key=lambda one: (lacking[one], -one))
+        of_kind[kind] = split
+        lacking[split] -= counts[kind]
+        empty.discard(split)
+    return of_kind[index.reshape(-1)]
+
+
+def _at_least_one(ends: np.ndarray, shares: tuple[float, float, float], total: int) -> np.ndarray:
+    """Move the ends so that training and validation have a row, and test where there are enough."""
+    sizes = np.diff(np.concatenate([[0], ends]))
+    for split in (1, 0, 2) if total >= _FEWEST_WITH_TEST else (1, 0):
+        if shares[split] > 0 and sizes[split] == 0 and sizes.max() > 1:
+            sizes[int(sizes.argmax())] -= 1
+            sizes[split] += 1
+    assert sizes.sum() == total
+    return np.cumsum(sizes)
+
+
+def read_split_file(path: Path, total: int) -> np.ndarray:
+    """Read which rows belong to which split.
+
+    Args:
+        path: NPZ file with ``train``, ``valid`` and perhaps ``test`` (see SPLIT_FILE_KEYS).
+        total: rows of all files together.
+
+    Returns:
+        (total,) int8, index into SPLITS; -1 for rows that it does not name.
+
+    Raises:
+        UserError: members are missing, no integers, out of range, or in two splits.
+    """
+    file = NpzFile(path)
+    assigned = np.full(total, -1, np.int8)
+    for number, split in enumerate(SPLITS):
+        present = [key for key in SPLIT_FILE_KEYS[split] if key in file]
+        if not present and split == "test":
+            continue
+        key = file.require(*(present or SPLIT_FILE_KEYS[split]))
+        file.check(key, (None,), "int")
+        rows = read_member(file, key).reshape(-1).astype(np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= total):
+            bad = rows[(rows < 0) | (rows >= total)][0]
+            raise UserError(f"{path}: {key!r} names row {bad}, but the files hold {total} rows (0 to {total - 1})")
+        twice = rows[assigned[rows] >= 0]
+        if len(twice):
+            other = SPLITS[assigned[twice[0]]]
+            raise UserError(f"{path}: row {twice[0]} is in {key!r} and in {other}; a row belongs to one split")
+        assigned[rows] = number
+    return assigned
+
+
+def split_table(assigned: Sequence[np.ndarray]) -> bytes:
+    """Return an NPZ file with the rows of each split, which ``--split-file`` reads back.
+
+    Args:
+        assigned: of each file (n,) int8, index into SPLITS; -1 in none.
+    """
+    every = np.concatenate(list(assigned))
+    buffer = io.BytesIO()
+    train, valid, test = (np.flatnonzero(every == number) for number in range(len(SPLITS)))
+    np.savez(buffer, train=train, valid=valid, test=test)
+    return buffer.getvalue()

@@ -1,0 +1,251 @@
+"""What was understood of the users' files, as one table for people and as records for the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.input.grid_points import FAR_ANGSTROM, SENTINEL, PointCounts, total
+from preprocess.input.pairs import PairFiles, Reading
+from preprocess.input.prepare import PairSurvey, Prepared
+from shared.input.layout import Layout, Quantity
+from shared.input.unit_names import Kind
+from shared.schema import SPLITS
+
+_UNIT_OF: dict[Quantity, Kind] = {
+    "positions": "position",
+    "energy": "energy",
+    "forces": "force",
+    "dipole": "dipole",
+    "grid": "grid",
+    "esp": "esp",
+}
+_SHOWN: tuple[Quantity, ...] = ("positions", "atomic_numbers", "n_atoms", "energy", "forces", "dipole", "total_charge")
+_SHOWN_ESP: tuple[Quantity, ...] = ("grid", "esp", "n_grid", "esp_mask", "grid_origin")
+_ABSENT = {
+    "n_atoms": "counted from Z",
+    "forces": "not in the file",
+    "dipole": "not in the file",
+    "total_charge": "0",
+}
+_MOST_NAMED = 4
+_MOST_FILES = 3
+
+
+@dataclass(frozen=True)
+class Understood:
+    """One pair: what was taken for each quantity, and what was found in it."""
+
+    role: str
+    efd: str
+    esp: str
+    rows: int
+    esp_rows: int
+    quantities: dict[str, dict[str, str]]
+    """Quantity -> key, unit, and where the unit comes from."""
+
+    esp_quantities: dict[str, dict[str, str]]
+    left_alone: dict[str, dict[str, str]]
+    """File -> member -> why."""
+
+    splits: dict[str, int] = field(default_factory=dict)
+    how_divided: str = ""
+    points: dict[str, int] | None = None
+    """See :class:`preprocess.input.grid_points.PointCounts`; None before the grids were read."""
+
+    frame: dict[str, Any] = field(default_factory=dict)
+
+
+def understand(prepared: Prepared, points: Sequence[PointCounts]) -> list[Understood]:
+    """Return what is known after both passes."""
+    found = []
+    for file, reading, survey, counts in zip(prepared.files, prepared.readings, prepared.surveys, points, strict=True):
+        found.append(_understand(file, reading, survey, counts))
+    return found
+
+
+def understand_headers(files: Sequence[PairFiles], readings: Sequence[Reading]) -> list[Understood]:
+    """Return what the headers tell, before anything is read."""
+    return [_understand(file, reading, None, None) for file, reading in zip(files, readings, strict=True)]
+
+
+def _understand(file: PairFiles, reading: Reading, survey: PairSurvey | None, points: PointCounts | None) -> Understood:
+    esp = file.esp
+    left_alone = {file.efd.file.shown: file.efd.left_alone}
+    if esp is not None and not file.is_one_file:
+        left_alone[esp.file.shown] = esp.left_alone
+    elif esp is not None:
+        used = {column.key for layout in (file.efd, esp) for column in layout.columns.values()}
+        both = file.efd.left_alone | esp.left_alone
+        left_alone[file.efd.file.shown] = {key: why for key, why in both.items() if key not in used}
+    return Understood(
+        role=file.pair.role,
+        efd=file.efd.file.shown,
+        esp=esp.file.shown if esp else "",
+        rows=file.rows,
+        esp_rows=esp.rows if esp else 0,
+        quantities=_quantities(file.efd, _SHOWN, reading),
+        esp_quantities=_quantities(esp, _SHOWN_ESP, reading) if esp else {},
+        left_alone={name: members for name, members in left_alone.items() if members},
+        splits={split: survey.splits[split].samples for split in SPLITS if split in survey.splits} if survey else {},
+        how_divided=survey.how_divided if survey else "",
+        points=points._asdict() if points and esp else None,
+        frame=_frame(reading, survey) if esp else {},
+    )
+
+
+def _quantities(layout: Layout, names: Sequence[Quantity], reading: Reading) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if name in layout:
+            found[name] = {"key": layout.key(name)}
+            if name in _UNIT_OF:
+                kind = _UNIT_OF[name]
+                unit = asdict(reading.units)[f"{kind}_unit"]
+                found[name] |= {"unit": unit, "from": reading.unit_reasons[kind]}
+        elif name in _ABSENT:
+            found[name] = {"key": "-", "from": _ABSENT[name]}
+    return found
+
+
+def _frame(reading: Reading, survey: PairSurvey | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"grid_frame": reading.grid_frame}
+    if survey is None or survey.facts.grid_shift is None or survey.uncertainty is None:
+        return found
+    lengths = np.linalg.norm(survey.facts.grid_shift, axis=1)
+    uncertain = np.flatnonzero(np.isnan(lengths))
+    certain = np.isfinite(lengths) & (survey.uncertainty > 0)
+    if certain.any():
+        found |= {
+            "fitted": int(certain.sum()),
+            "shift_median_angstrom": float(np.median(lengths[certain])),
+            "shift_max_angstrom": float(lengths[certain].max()),
+            "uncertainty_median_angstrom": float(np.median(survey.uncertainty[certain])),
+            "uncertainty_max_angstrom": float(survey.uncertainty[certain].max()),
+        }
+    found |= {"left_out": len(uncertain), "left_out_rows": [int(row) for row in uncertain]}
+    return found
+
+
+def as_records(understood: Sequence[Understood]) -> list[dict[str, Any]]:
+    """Return JSON objects, one for each pair; files by name, so that the same files elsewhere give the same bytes."""
+    records = []
+    for one in understood:
+        left_alone = {Path(name).name: members for name, members in one.left_alone.items()}
+        names = {"efd": Path(one.efd).name, "esp": Path(one.esp).name if one.esp else "", "left_alone": left_alone}
+        records.append({**asdict(one), **names, "split": one.role, "samples": one.rows})
+    return records
+
+
+def describe_understood(understood: Sequence[Understood]) -> str:
+    """Return one table: for every file the key of each quantity, its unit and where that comes from."""
+    lines: list[str] = []
+    for alike in _alike(understood):
+        for entries in _by_role(alike):
+            lines += _files(entries)
+        rows = [("quantity", "key", "unit", "from")]
+        for quantities in (alike[0].quantities, alike[0].esp_quantities):
+            rows += [(name, one["key"], one.get("unit", ""), one.get("from", "")) for name, one in quantities.items()]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        for row in rows:
+            lines.append("  " + "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip())
+        for entries in _by_role(alike):
+            lines += [f"  {entries[0].role}: {note}" for note in _notes(entries)]
+    return "\n".join(lines)
+
+
+def _alike(understood: Sequence[Understood]) -> list[list[Understood]]:
+    """Group files that were understood in the same way, in order."""
+    groups: dict[str, list[Understood]] = {}
+    for one in understood:
+        key = repr((one.quantities, one.esp_quantities, one.esp == one.efd, one.frame.get("grid_frame")))
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def _by_role(understood: Sequence[Understood]) -> list[list[Understood]]:
+    roles = dict.fromkeys(one.role for one in understood)
+    return [[one for one in understood if one.role == role] for role in roles]
+
+
+def _files(entries: Sequence[Understood]) -> list[str]:
+    one = entries[0]
+    frames = sum(entry.rows for entry in entries)
+    efd = _named([entry.efd for entry in entries])
+    esp = "no ESP" if not one.esp else "ESP in the same" if one.esp == one.efd else _named([e.esp for e in entries])
+    return [f"{one.role}: {frames:,} frames in {efd}; {esp}"]
+
+
+def _named(paths: Sequence[str]) -> str:
+    names = [Path(path).name for path in paths]
+    more = len(names) - _MOST_FILES
+    return ", ".join(names[:_MOST_FILES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _notes(entries: Sequence[Understood]) -> list[str]:
+    """Say what was found in files of one role that were understood alike."""
+    one, notes = entries[0], []
+    if one.how_divided:
+        shares = [f"{sum(entry.splits.get(split, 0) for entry in entries):,} {split}" for split in SPLITS]
+        notes.append(f"divided {one.how_divided}: {', '.join(shares)}")
+    known = [PointCounts(**entry.points) for entry in entries if entry.points is not None]
+    if known:
+        notes += _point_notes(one, total(known), sum(entry.rows for entry in entries))
+    elif one.esp and not {"n_grid", "esp_mask"} & set(one.esp_quantities):
+        notes.append("padding of the grids is found when they are read")
+    notes += _frame_notes(entries)
+    left: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        for members in entry.left_alone.values():
+            for key, why in members.items():
+                left.setdefault(why, {})[key] = None
+    if left:
+        notes.append("left alone: " + "; ".join(f"{_listed(list(keys))} ({why})" for why, keys in left.items()))
+    return notes
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = len(keys) - 2 * _MOST_NAMED
+    return ", ".join(keys[: 2 * _MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _point_notes(one: Understood, counts: PointCounts, rows: int) -> list[str]:
+    counters = [one.esp_quantities[name]["key"] for name in ("n_grid", "esp_mask") if name in one.esp_quantities]
+    reasons = (
+        (counts.sentinel, f"at {SENTINEL:.0e} or beyond"),
+        (counts.nan, "not a number"),
+        (counts.repeated, "the same point to the end of a row"),
+        (counts.far, f"farther than {FAR_ANGSTROM:g} Å from every atom"),
+        (counts.masked, "by " + " and ".join(counters or ["ESP 0"])),
+    )
+    listed = ", ".join(f"{number:,} {why}" for number, why in reasons if number)
+    notes = [f"{counts.points:,} grid points" + (f"; padding: {listed}" if listed else "; no padding")]
+    if counts.inner_rows:
+        notes.append(f"warning: {counts.inner_rows:,} frames have such padding among real points, which is odd")
+    if counts.without_esp:
+        zeros = f", {counts.zero_esp:,} of them with 0 at all points" if counts.zero_esp else ""
+        notes.append(f"{counts.without_esp:,} of {rows:,} frames have no ESP{zeros}")
+    return notes
+
+
+def _frame_notes(entries: Sequence[Understood]) -> list[str]:
+    kind, notes = entries[0].frame.get("grid_frame", "given"), []
+    if kind != "given":
+        notes.append(f"grids moved into the frame of R (--grid-frame {kind})")
+    for entry in entries:
+        frame, name = entry.frame, Path(entry.esp).name
+        if frame.get("fitted"):
+            notes.append(
+                f"{name}: {frame['fitted']:,} grids moved by {frame['shift_median_angstrom']:.3g} Å (median; at most "
+                f"{frame['shift_max_angstrom']:.3g}), uncertain by {frame['uncertainty_median_angstrom']:.2g} Å (at "
+                f"most {frame['uncertainty_max_angstrom']:.2g})"
+            )
+        if frame.get("left_out"):
+            rows = frame["left_out_rows"]
+            named = ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
+            notes.append(f"{name}: no shift is certain, so {len(rows):,} frames have no ESP: rows {named}")
+    return notes

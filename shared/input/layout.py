@@ -1,0 +1,306 @@
+"""What a user's NPZ file holds: the member taken for each quantity, its shape in the file, and what is left alone.
+
+The names are those of the predecessor's files of every age, see docs/data.md. A member that is not needed is named
+with the reason and never opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from shared.errors import UserError
+from shared.input.npz import NpzFile, NpzRows
+from shared.input.records import RECORD_KEY
+
+Quantity = Literal[
+    "positions",
+    "atomic_numbers",
+    "n_atoms",
+    "energy",
+    "forces",
+    "dipole",
+    "total_charge",
+    "name",
+    "grid",
+    "esp",
+    "n_grid",
+    "esp_mask",
+    "grid_origin",
+]
+
+ALIASES: dict[Quantity, tuple[str, ...]] = {
+    "positions": ("R",),
+    "atomic_numbers": ("Z",),
+    "n_atoms": ("N",),
+    "energy": ("E", "energy"),
+    "forces": ("F", "forces"),
+    "dipole": ("Dxyz", "dipole", "D"),
+    "total_charge": ("Q",),
+    "name": ("name",),
+    "grid": ("vdw_surface", "vdw_grid", "esp_grid"),
+    "esp": ("esp",),
+    "n_grid": ("n_grid",),
+    "esp_mask": ("espMask", "esp_mask"),
+    "grid_origin": ("grid_origin",),
+}
+"""Names of each quantity; the first that the file holds in a fitting shape is taken."""
+
+CONVERTED_KEY = "_converted"
+"""Marks what this project wrote from another format: there NaN stands for what a frame lacks."""
+
+_CHARGE_ROWS = 4096
+_WHOLE_CHARGE = 0.01
+_MOST_NAMED = 4
+
+
+class Column(NamedTuple):
+    """A member taken for a quantity."""
+
+    key: str
+    per_file: bool
+    """One value for all rows: ``Z`` of shape (A,), a scalar ``N``."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Members of one file by quantity, and its sizes."""
+
+    file: NpzFile
+    columns: dict[Quantity, Column]
+    rows: int
+    width: int = 0
+    """Padded number of atoms; 0 where the file holds no geometries."""
+
+    grid_width: int = 0
+    """Padded number of grid points."""
+
+    left_alone: dict[str, str] = field(default_factory=dict)
+    """Member -> why it is not used."""
+
+    def __contains__(self, quantity: Quantity) -> bool:
+        return quantity in self.columns
+
+    def key(self, quantity: Quantity) -> str:
+        """Return the member's name, for messages too."""
+        return self.columns[quantity].key if quantity in self.columns else ALIASES[quantity][0]
+
+    @property
+    def row_keys(self) -> list[str]:
+        """Members that are read row by row."""
+        return [column.key for column in self.columns.values() if not column.per_file]
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether NaN stands for what a frame lacks."""
+        return CONVERTED_KEY in self.file
+
+    @cached_property
+    def constants(self) -> dict[Quantity, np.ndarray]:
+        """Values of the members that hold one for all rows.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return {name: read_member(self.file, column.key) for name, column in self.columns.items() if column.per_file}
+
+
+def read_member(file: NpzFile, key: str) -> np.ndarray:
+    """Read a small member whole, compared with its CRC-32.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    shape, rows = file.shape(key), NpzRows(file)
+    try:
+        values, checksum = rows.read(key, 0, shape[0] if shape else 1)
+    finally:
+        rows.close()
+    file.check_sums([checksum])
+    return values.reshape(shape)
+
+
+def understand_efd(file: NpzFile) -> Layout:
+    """Find geometry and targets in a file.
+
+    Raises:
+        UserError: R, Z or E is missing, or what is needed has another shape, kind or meaning.
+    """
+    columns: dict[Quantity, Column] = {}
+    left_alone: dict[str, str] = {}
+    rows, width = _find_geometry(file, columns)
+    if rows == 0:
+        raise UserError(f"{file.shown}: the file holds no molecule")
+    file.require(*ALIASES["energy"])
+    targets: dict[Quantity, tuple[int, ...]] = {"energy": (rows,), "forces": (rows, width, 3)}
+    for quantity, shape in targets.items():
+        for key in _present(file, quantity)[:1]:
+            file.check(key, shape, "float")
+            columns[quantity] = Column(key, False)
+    _find_dipole(file, rows, width, columns, left_alone)
+    _find_charge(file, rows, width, columns, left_alone)
+    for key in _present(file, "name"):
+        if file.is_plain(key):
+            file.check(key, (rows,), "text")
+            columns["name"] = Column(key, False)
+        else:
+            left_alone[key] = f"pickled objects, never loaded; to have names, save {key}.astype(str)"
+    return Layout(file, columns, rows, width, 0, left_alone | _unused(file, columns, left_alone))
+
+
+def understand_esp(file: NpzFile) -> Layout:
+    """Find the ESP and its grid in a file, and the geometries if it has them.
+
+    Raises:
+        UserError: the ESP or its grid is missing, or what is needed has another shape or kind.
+    """
+    columns: dict[Quantity, Column] = {}
+    left_alone: dict[str, str] = {}
+    width = 0
+    if any(_present(file, quantity) for quantity in ("positions", "atomic_numbers")):
+        _, width = _find_geometry(file, columns)
+    esp, grid = file.require(*ALIASES["esp"]), file.require(*ALIASES["grid"])
+    file.refuse_objects(esp, "float")
+    file.refuse_objects(grid, "float")
+    shape, points = _without_last_one(file.shape(esp), 2), file.shape(grid)
+    if len(shape) != 2 or points != (*shape, 3):
+        raise UserError(f"{file.shown}: {esp!r} has shape {shape} and {grid!r} {points}, expected (n, G) and (n, G, 3)")
+    rows, grid_width = shape
+    file.check(esp, (rows, grid_width), "float")
+    file.check(grid, (rows, grid_width, 3), "float")
+    columns |= {"esp": Column(esp, False), "grid": Column(grid, False)}
+    left_alone |= {key: f"another grid, {grid} is taken" for key in _present(file, "grid") if key != grid}
+    for key in _present(file, "n_grid"):
+        per_file = _is_scalar(file.shape(key), rows)
+        if not per_file:
+            file.check(key, (rows,), "int")
+        columns["n_grid"] = Column(key, per_file)
+    for key in _present(file, "esp_mask")[:1]:
+        if file.shape(key) != (rows, grid_width) or file.dtype(key).kind not in "biu":
+            raise UserError(
+                f"{file.shown}: {key!r} has shape {file.shape(key)} and dtype {file.dtype(key)}, expected "
+                f"({rows}, {grid_width}) booleans"
+            )
+        columns["esp_mask"] = Column(key, False)
+    for key in _present(file, "grid_origin"):
+        if file.is_plain(key) and file.shape(key) == (rows, 3):
+            columns["grid_origin"] = Column(key, False)
+        else:
+            left_alone[key] = "not the (n, 3) origins of cubes"
+    return Layout(file, columns, rows, width, grid_width, left_alone | _unused(file, columns, left_alone))
+
+
+def holds_esp(file: NpzFile) -> bool:
+    """Return whether a file of energies holds the ESP too."""
+    return bool(_present(file, "esp")) and bool(_present(file, "grid"))
+
+
+def _present(file: NpzFile, quantity: Quantity) -> list[str]:
+    return [key for key in ALIASES[quantity] if key in file]
+
+
+def _find_geometry(file: NpzFile, columns: dict[Quantity, Column]) -> tuple[int, int]:
+    """Fill in R, Z and N; return the numbers of rows and of padded atoms."""
+    positions, numbers = file.require(*ALIASES["positions"]), file.require(*ALIASES["atomic_numbers"])
+    shape = file.shape(positions)
+    file.check(positions, (None, None, 3), "float")
+    rows, width = shape[:2]
+    if width == 0:
+        raise UserError(f"{file.shown}: {positions!r} has shape {shape}: no room for atoms")
+    per_file = file.shape(numbers) == (width,)
+    file.check(numbers, (width,) if per_file else (rows, width), "int")
+    columns["positions"], columns["atomic_numbers"] = Column(positions, False), Column(numbers, per_file)
+    for key in _present(file, "n_atoms"):
+        one = _is_scalar(file.shape(key), rows)
+        if one:
+            file.refuse_objects(key, "int")
+        else:
+            file.check(key, (rows,), "int")
+        columns["n_atoms"] = Column(key, one)
+    return rows, width
+
+
+def _find_dipole(
+    file: NpzFile, rows: int, width: int, columns: dict[Quantity, Column], left_alone: dict[str, str]
+) -> None:
+    present = _present(file, "dipole")
+    for key in present:
+        found = _without_last_one(file.shape(key), 2)
+        if found == (rows, 3) and "dipole" not in columns and file.is_plain(key):
+            file.check(key, (rows, 3), "float")
+            columns["dipole"] = Column(key, False)
+        elif found == (rows,):
+            left_alone[key] = "the dipole's length, not its vector"
+        elif found == (rows, width, 3):
+            left_alone[key] = "dipoles of single atoms, not of the molecule"
+        elif "dipole" in columns:
+            left_alone[key] = f"{columns['dipole'].key} is taken"
+        else:
+            file.check(key, (rows, 3), "float")
+    if present and "dipole" not in columns:
+        key = present[0]
+        raise UserError(
+            f"{file.shown}: {key!r} has shape {file.shape(key)}: {left_alone[key]}; give the vector (n, 3) as 'Dxyz', "
+            f"or leave {key!r} out to train without dipoles"
+        )
+
+
+def _find_charge(
+    file: NpzFile, rows: int, width: int, columns: dict[Quantity, Column], left_alone: dict[str, str]
+) -> None:
+    """Take Q for the total charge only where it can be one."""
+    for key in _present(file, "total_charge"):
+        shape = file.shape(key)
+        found = _without_last_one(shape, 1)
+        if not file.is_plain(key):
+            left_alone[key] = "pickled objects, never loaded; the total charges are taken as 0"
+        elif found == (rows,) and file.dtype(key).kind in "fiu":
+            values = _first_rows(file, key, min(rows, _CHARGE_ROWS)).reshape(-1).astype(np.float64)
+            off = np.abs(values - np.rint(values)) > _WHOLE_CHARGE
+            if off.any():
+                row = int(np.argmax(off))
+                left_alone[key] = f"{values[row]:.4g} in row {row} is no total charge; the total charges are taken as 0"
+            else:
+                file.check(key, (rows,), "float")
+                columns["total_charge"] = Column(key, False)
+        elif shape[1:] in ((3, 3), (6,), (5,), (9,)) and shape[:1] == (rows,):
+            left_alone[key] = "a quadrupole, not the total charge (which is taken as 0)"
+        elif shape == (rows, width):
+            left_alone[key] = "charges of the atoms, not the total charge (which is taken as 0)"
+        else:
+            raise UserError(
+                f"{file.shown}: {key!r} has shape {shape}, expected ({rows},): the total charge of each molecule; give "
+                f"it so, or leave {key!r} out (then it is 0)"
+            )
+
+
+def _first_rows(file: NpzFile, key: str, count: int) -> np.ndarray:
+    rows = NpzRows(file)
+    try:
+        return rows.read(key, 0, count)[0]
+    finally:
+        rows.close()
+
+
+def _is_scalar(shape: tuple[int, ...], rows: int) -> bool:
+    """One number for all rows; of a file of one row, (1,) is that row's."""
+    return shape == () or (shape == (1,) and rows != 1)
+
+
+def _without_last_one(shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """(n, G, 1) for (n, G)."""
+    return shape[:-1] if len(shape) == axes + 1 and shape[-1] == 1 else shape
+
+
+def _unused(file: NpzFile, columns: Mapping[Quantity, Column], known: Mapping[str, str]) -> dict[str, str]:
+    """Name what else the file holds."""
+    used = {column.key for column in columns.values()} | set(known) | {RECORD_KEY, CONVERTED_KEY}
+    return {
+        key: "not needed" if file.is_plain(key) else "pickled objects, never loaded"
+        for key in file.keys
+        if key not in used
+    }

@@ -1,0 +1,90 @@
+"""The units that a file is read with: the flag, else the file's record, else the documented unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from shared import units
+from shared.input.layout import ALIASES, Layout, Quantity
+from shared.input.records import UnitRecord, read_record
+from shared.input.unit_names import DOCUMENTED, KINDS, SCALES, Kind, parse_unit
+
+AUTO = "auto"
+"""As a flag: the file's record, else the documented unit."""
+
+_QUANTITY: dict[Kind, Quantity] = {
+    "position": "positions",
+    "grid": "grid",
+    "energy": "energy",
+    "force": "forces",
+    "dipole": "dipole",
+    "esp": "esp",
+}
+
+
+@dataclass(frozen=True)
+class InputUnits:
+    """Units of a file, or of a pair of files, by their names in :data:`shared.input.unit_names.SCALES`."""
+
+    grid_unit: str = DOCUMENTED["grid"]
+    energy_unit: str = DOCUMENTED["energy"]
+    force_unit: str = DOCUMENTED["force"]
+    dipole_unit: str = DOCUMENTED["dipole"]
+    position_unit: str = DOCUMENTED["position"]
+    esp_unit: str = DOCUMENTED["esp"]
+
+    def scale(self, kind: Kind) -> float:
+        """Return the size of the unit in the project's own."""
+        return SCALES[kind][asdict(self)[f"{kind}_unit"]]
+
+    @property
+    def grid_in_angstrom(self) -> float:
+        """Å per unit of the grid."""
+        return units.LENGTH_UNITS_IN_ANGSTROM[self.grid_unit]
+
+
+@dataclass(frozen=True)
+class ChosenUnits:
+    """Units, and for each kind where it comes from, in words."""
+
+    units: InputUnits
+    reasons: dict[Kind, str]
+
+
+def choose_units(efd: Layout, esp: Layout | None, flags: Mapping[Kind, str]) -> ChosenUnits:
+    """Choose the unit of each kind for a pair of files (one file: give it twice, or None).
+
+    Args:
+        efd: file of energies and geometries.
+        esp: file of the ESP.
+        flags: unit by kind, :data:`AUTO` where none was given.
+
+    Raises:
+        UserError: an unknown unit in a flag or in the record of a member that is read; two records that contradict.
+    """
+    records = {"efd": read_record(efd.file), "esp": read_record(esp.file) if esp else UnitRecord({}, "")}
+    names: dict[str, str] = {}
+    reasons: dict[Kind, str] = {}
+    for kind in KINDS:
+        layout, record = (esp, records["esp"]) if kind in ("grid", "esp") else (efd, records["efd"])
+        recorded = _recorded(kind, layout, record)
+        flag = flags.get(kind, AUTO)
+        if flag != AUTO:
+            name = parse_unit(flag, kind, f"--{kind}-unit {flag}")
+            reason = "settings" if recorded in (None, name) else f"settings (the record says {recorded})"
+        elif recorded is not None:
+            name, reason = recorded, "record"
+        else:
+            name, reason = DOCUMENTED[kind], "default"
+        names[f"{kind}_unit"], reasons[kind] = name, reason
+    return ChosenUnits(InputUnits(**names), reasons)
+
+
+def _recorded(kind: Kind, layout: Layout | None, record: UnitRecord) -> str | None:
+    quantity = _QUANTITY[kind]
+    if layout is None or quantity not in layout:
+        return None
+    key = layout.key(quantity)
+    name = record.unit(key, *ALIASES[quantity])
+    return None if name is None else parse_unit(name, kind, f"{record.where}, {key!r}")
