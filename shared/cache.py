@@ -30,6 +30,9 @@ from shared.shards import REBUILD_COMMAND, ShardEntry, map_shard, verify_shard
 
 MANIFEST = "manifest.json"
 CURRENT = "current.json"
+CONVERTED = "converted"
+"""Folder of the users' files in a form that can be read by rows: of other formats, or uncompressed."""
+
 SPLIT_TABLE = "split_indices.npz"
 """In a frames folder whose files were divided: rows of each split, counted from 0 through all of them."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
 from preprocess.input.pairs import PairFiles, Reading
@@ -9,7 +12,7 @@ from preprocess.input.reader import PairReader
 from preprocess.input.row_order import flatten, same_geometry
 from preprocess.input.validate import PAIRING_TOLERANCE_ANGSTROM
 from shared.errors import UserError
-from shared.input.npz import verify_file
+from shared.input.npz import verify_file, write_stored
 
 _MOST_ROWS = 2_000_000
 """Rows whose geometries are compared in memory."""
@@ -22,7 +25,7 @@ def match_rows(files: PairFiles, reading: Reading) -> np.ndarray:
         (n,) int64; -1 where the ESP file holds no such molecule.
 
     Raises:
-        UserError: too many rows, nothing matches, or compressed rows in another order.
+        UserError: too many rows, or nothing matches.
     """
     assert files.esp is not None
     efd_name, esp_name = files.pair.efd_shown, files.pair.esp_shown
@@ -46,12 +49,31 @@ def match_rows(files: PairFiles, reading: Reading) -> np.ndarray:
             f"{esp_name}: {files.esp.rows} molecules, but {efd_name} has {files.rows}, and none has the geometry of "
             "another there; rows are paired by index or by geometry (R within 1e-3 Å, atoms in the same order)"
         )
-    if files.is_sequential and (np.diff(rows[rows >= 0]) < 0).any():
-        raise UserError(
-            f"{esp_name}: its molecules stand in another order than those of {efd_name}, and compressed files are read "
-            "forwards only; sort both files alike, or save them with numpy.savez (uncompressed)"
-        )
     return rows
+
+
+def needs_random_access(files: PairFiles, esp_row: np.ndarray | None) -> bool:
+    """Return whether rows of the ESP file are wanted in another order than a compressed file is read in."""
+    if esp_row is None or files.esp is None or not files.esp.file.is_sequential(files.esp.row_keys):
+        return False
+    return bool((np.diff(esp_row[esp_row >= 0]) < 0).any())
+
+
+def with_stored_esp(files: PairFiles, folder: Path) -> PairFiles:
+    """Return the pair with an uncompressed copy of its ESP file, whose rows can be read in any order.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    assert files.esp is not None
+    if files.is_one_file:  # its rows are their own
+        return files
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{files.esp.file.content_digest}.npz"
+    if not path.exists():
+        write_stored(files.esp.file, files.esp.row_keys, path)
+    pair = files.pair
+    return PairFiles(replace(pair, esp=path, esp_source=pair.esp_shown))
 
 
 def find_rows(

@@ -34,6 +34,9 @@ class Pair:
     source: str = ""
     """The user's own file, where ``efd`` was converted from it."""
 
+    esp_source: str = ""
+    """The same of ``esp``."""
+
     @property
     def efd_shown(self) -> str:
         """The file of energies, as messages name it."""
@@ -42,7 +45,7 @@ class Pair:
     @property
     def esp_shown(self) -> str:
         """The file of the ESP, as messages name it."""
-        return self.efd_shown if self.esp in (None, self.efd) else str(self.esp)
+        return self.esp_source or (self.efd_shown if self.esp in (None, self.efd) else str(self.esp))
 
     @property
     def role(self) -> str:
@@ -193,7 +196,7 @@ class PairFiles:
         self.efd: Layout = understand_efd(file)
         self.esp: Layout | None = None
         if pair.esp is not None:
-            self.esp = understand_esp(file if pair.esp == pair.efd else NpzFile(pair.esp))
+            self.esp = understand_esp(file if pair.esp == pair.efd else NpzFile(pair.esp, pair.esp_shown))
             self._check_rows(self.esp)
         self.rows = self.efd.rows
 

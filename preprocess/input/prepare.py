@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import numpy as np
 from preprocess.config import PreprocessConfig
 from preprocess.engine import Engine
 from preprocess.input.grid_points import PointCounts, total
-from preprocess.input.matching import match_rows
+from preprocess.input.matching import match_rows, needs_random_access, with_stored_esp
 from preprocess.input.pairs import Chunk, PairFiles, Reading, RowFacts, describe_input, split_into_chunks
 from preprocess.input.splits import divide_rows, split_settings
 from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
+from shared.cache import CONVERTED
 from shared.digests import settings_digest, write_atomically
 from shared.input.npz import Checksum
 from shared.schema import Split
@@ -93,6 +94,7 @@ def prepare(files: list[PairFiles], config: PreprocessConfig, engine: Engine[Any
         # Divided files are divided together: all of them are remembered, or none.
         fresh = [i for i in range(len(files)) if config.data or i not in known]
         facts = {i: RowFacts(esp_row=_matched(files[i], readings[i])) for i in fresh}
+        files, readings = _with_random_access(files, readings, facts, config)
         how = ""
         if config.data:
             chunks = split_into_chunks(files, chunk_bytes, [facts[i] for i in fresh])
@@ -105,8 +107,21 @@ def prepare(files: list[PairFiles], config: PreprocessConfig, engine: Engine[Any
             known[i] = _joined(chunk_surveys, facts[i], how)
             _remember(paths[i], known[i])
     surveys = [known[i] for i in range(len(files))]
+    files, readings = _with_random_access(files, readings, {i: survey.facts for i, survey in known.items()}, config)
     chunks = split_into_chunks(files, chunk_bytes, [survey.facts for survey in surveys])
     return Prepared(files, readings, surveys, chunks, names)
+
+
+def _with_random_access(
+    files: list[PairFiles], readings: list[Reading], facts: Mapping[int, RowFacts], config: PreprocessConfig
+) -> tuple[list[PairFiles], list[Reading]]:
+    """Replace compressed ESP files whose rows are wanted in another order by uncompressed copies in the cache."""
+    files, readings = list(files), list(readings)
+    for i, known in facts.items():
+        if needs_random_access(files[i], known.esp_row):
+            files[i] = with_stored_esp(files[i], Path(config.cache_dir) / CONVERTED)
+            readings[i] = replace(readings[i], pair=files[i].pair)
+    return files, readings
 
 
 def _matched(file: PairFiles, reading: Reading) -> np.ndarray | None:

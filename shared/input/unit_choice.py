@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from shared import units
 from shared.input.layout import ALIASES, Layout, Quantity
-from shared.input.records import UnitRecord, read_record
+from shared.input.records import MANIFEST_NAME, RECORD_KEY, UnitRecord, read_record
 from shared.input.unit_names import DOCUMENTED, KINDS, SCALES, Kind, parse_unit
 
 AUTO = "auto"
@@ -74,7 +74,7 @@ def choose_units(efd: Layout, esp: Layout | None, flags: Mapping[Kind, str]) -> 
             name = parse_unit(flag, kind, f"--{kind}-unit {flag}")
             reason = "settings" if recorded in (None, name) else f"settings (the record says {recorded})"
         elif recorded is not None:
-            name, reason = recorded, "record"
+            name, reason = recorded, "record" if RECORD_KEY in record.where else MANIFEST_NAME
         else:
             name, reason = DOCUMENTED[kind], "default"
         names[f"{kind}_unit"], reasons[kind] = name, reason
