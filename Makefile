@@ -14,8 +14,9 @@ TEST_EFD := $(wildcard shared/sample/*-efd-test.npz)
 TEST_ESP := $(wildcard shared/sample/*-esp-test.npz)
 endif
 
-FILES = --train-efd $(TRAIN_EFD) --train-esp $(TRAIN_ESP) --valid-efd $(VALID_EFD) --valid-esp $(VALID_ESP) \
-	--test-efd $(TEST_EFD) --test-esp $(TEST_ESP)
+# DATA: files that are divided among the splits here, instead of files for each split.
+FILES = $(if $(DATA),--data $(DATA) $(if $(GRIDS),--grids $(GRIDS)),--train-efd $(TRAIN_EFD) --train-esp $(TRAIN_ESP) \
+	--valid-efd $(VALID_EFD) --valid-esp $(VALID_ESP) --test-efd $(TEST_EFD) --test-esp $(TEST_ESP))
 SHARED_FLAGS = $(if $(CACHE_DIR),--cache-dir $(CACHE_DIR)) $(if $(PHYSNET_CUTOFF),--physnet-cutoff $(PHYSNET_CUTOFF)) \
 	$(if $(DCMNET_CUTOFF),--dcmnet-cutoff $(DCMNET_CUTOFF)) $(if $(CONFIG),--config $(CONFIG))
 TRAIN_FLAGS = $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
@@ -32,6 +33,7 @@ help:  ## This list
 	@echo "  PHYSNET_CUTOFF DCMNET_CUTOFF             in Angstrom, of preprocessing and training alike"
 	@echo "  TRAIN_EFD TRAIN_ESP VALID_EFD VALID_ESP  your NPZ files instead of the carried sample"
 	@echo "  TEST_EFD TEST_ESP                        (optional; several files: \"a.npz b.npz\")"
+	@echo "  DATA GRIDS                               or files to be divided: DATA=all.npz (GRIDS: their ESP, if apart)"
 	@echo "  PREPROCESS_ARGS                          flags of preprocessing alone: \"--grid-unit bohr\""
 	@echo "  CACHE_DIR CONFIG PYTHON                  shards' folder, settings file, interpreter of the new environment"
 	@echo "  MOLECULES GEOMETRIES OUTPUT              of make reference-data: \"CO2 H2O\", extended XYZ files, folder"

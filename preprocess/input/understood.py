@@ -176,8 +176,9 @@ def _files(entries: Sequence[Understood]) -> list[str]:
     one = entries[0]
     frames = sum(entry.rows for entry in entries)
     efd = _named([entry.efd for entry in entries])
-    esp = "no ESP" if not one.esp else "ESP in the same" if one.esp == one.efd else _named([e.esp for e in entries])
-    return [f"{one.role}: {frames:,} frames in {efd}; {esp}"]
+    apart = "the ESP in " + _named([entry.esp for entry in entries])
+    esp = "no ESP" if not one.esp else "and their ESP" if one.esp == one.efd else apart
+    return [f"{one.role}: {frames:,} frames in {efd}, {esp}"]
 
 
 def _named(paths: Sequence[str]) -> str:
