@@ -9,7 +9,7 @@ from typing import Any
 
 from preprocess.config import PreprocessConfig
 from preprocess.input.pairs import PairFiles, Reading, describe_input
-from preprocess.input.splits import split_settings
+from preprocess.input.split_settings import split_settings
 from preprocess.plan import Plan
 from shared.buckets import FrameShape
 from shared.cache import current_stages, edges_digest, is_intact, read_manifest, stage_folder

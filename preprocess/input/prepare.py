@@ -20,7 +20,8 @@ from preprocess.engine import Engine
 from preprocess.input.grid_points import PointCounts, total
 from preprocess.input.matching import match_rows, needs_random_access, with_stored_esp
 from preprocess.input.pairs import Chunk, PairFiles, Reading, RowFacts, describe_input, split_into_chunks
-from preprocess.input.splits import divide_rows, split_settings
+from preprocess.input.split_settings import split_settings
+from preprocess.input.splits import divide_rows
 from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
 from shared.cache import CONVERTED

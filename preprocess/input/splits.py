@@ -15,6 +15,7 @@ from preprocess.engine import Engine
 from preprocess.input.molecule_kinds import Kinds, describe_kinds, join_kinds
 from preprocess.input.pairs import Chunk, PairFiles, Reading
 from preprocess.input.reader import open_pair
+from preprocess.input.split_settings import check_shares
 from preprocess.input.validate import atom_mask, check_molecules
 from shared.errors import UserError
 from shared.input.layout import read_member
@@ -53,39 +54,6 @@ class KindsTask:
                 numbers = np.where(atom_mask(m.n_atoms, width), m.atomic_numbers[:, :width], 0)
                 found.append(describe_kinds(numbers, m.n_atoms, m.positions, m.name))
         return found
-
-
-def split_settings(config: PreprocessConfig) -> dict[str, Any]:
-    """Return what determines the division, for digests and messages; nothing where splits have files of their own.
-
-    Raises:
-        UserError: shares that are none, or a split file that cannot be read.
-    """
-    if not config.data:
-        return {}
-    if config.split_file:
-        return {"split_file": NpzFile(Path(config.split_file)).content_digest}
-    return {
-        "split": list(check_shares(config.split)),
-        "split_seed": config.split_seed,
-        "split_by": config.split_by,
-    }
-
-
-def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:
-    """Return the shares of train, valid and test.
-
-    Raises:
-        UserError: not two or three numbers that add up to 1, or no training or validation molecules.
-    """
-    given = tuple(float(share) for share in shares)
-    three = (*given, *[0.0] * (3 - len(given)))
-    if len(given) not in (2, 3) or min(three) < 0 or abs(sum(three) - 1) > 1e-6 or min(three[:2]) == 0:
-        raise UserError(
-            f"--split {' '.join(f'{share:g}' for share in given)}: give the shares of train, valid and test (which may "
-            "be 0); they add up to 1"
-        )
-    return three[0], three[1], three[2]
 
 
 def divide_rows(

@@ -1,0 +1,44 @@
+"""What determines how files are divided among the splits; apart from the work, which is slow to import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from preprocess.config import PreprocessConfig
+from shared.errors import UserError
+from shared.input.npz import NpzFile
+
+
+def split_settings(config: PreprocessConfig) -> dict[str, Any]:
+    """Return what determines the division, for digests and messages; nothing where splits have files of their own.
+
+    Raises:
+        UserError: shares that are none, or a split file that cannot be read.
+    """
+    if not config.data:
+        return {}
+    if config.split_file:
+        return {"split_file": NpzFile(Path(config.split_file)).content_digest}
+    return {
+        "split": list(check_shares(config.split)),
+        "split_seed": config.split_seed,
+        "split_by": config.split_by,
+    }
+
+
+def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:
+    """Return the shares of train, valid and test.
+
+    Raises:
+        UserError: not two or three numbers that add up to 1, or no training or validation molecules.
+    """
+    given = tuple(float(share) for share in shares)
+    three = (*given, *[0.0] * (3 - len(given)))
+    if len(given) not in (2, 3) or min(three) < 0 or abs(sum(three) - 1) > 1e-6 or min(three[:2]) == 0:
+        raise UserError(
+            f"--split {' '.join(f'{share:g}' for share in given)}: give the shares of train, valid and test (which may "
+            "be 0); they add up to 1"
+        )
+    return three[0], three[1], three[2]
