@@ -68,8 +68,7 @@ class Facts:
 
     def data_files(self) -> list[dict[str, Any]]:
         """Split, names, digests and number of molecules of each pair of input files; empty if unknown."""
-        if self.manifest is None:
-            return []
+        data = self.record["data"]
         return [
             {
                 "split": entry["split"],
@@ -79,7 +78,7 @@ class Facts:
                 "efd_digest": digests["efd"],
                 "esp_digest": digests["esp"],
             }
-            for entry, digests in zip(self.manifest["files"], self.manifest["inputs"], strict=True)
+            for entry, digests in zip(data.get("files", []), data.get("inputs", []), strict=True)
         ]
 
     def splits(self) -> list[dict[str, Any]]:
