@@ -164,6 +164,17 @@ def test_frames_that_are_gone_are_named(two: Two, capsys: pytest.CaptureFixture[
     assert open_cache(two.cache, 6.0, 10.0).record == json.loads((two.runs / "a" / "run.json").read_text())["data"]
 
 
+def test_the_same_files_with_other_buckets_are_no_way_back(two: Two) -> None:
+    """The advice to preprocess again would lead round in circles."""
+    two.preprocess("a")
+    path = two.runs / "a" / "run.json"
+    record = json.loads(path.read_text())
+    record["data"]["frames"] = "f" * 32
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"have other buckets and reference energies: begin another run .*--init-from"):
+        two.train("a")
+
+
 def test_data_of_a_running_training_stay(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     two.preprocess("b")
     before = two.shards("a")
