@@ -15,7 +15,7 @@ def record(digest: str, *names: str, **settings: Any) -> dict[str, Any]:
     return {
         "frames": digest * 32,
         "files": [{"split": s, "efd": f"{n}-efd.npz", "esp": f"{n}-esp.npz", "samples": k} for s, n, k in pairs],
-        "inputs": [{"split": s, "efd": n, "esp": n} for s, n, _ in pairs],
+        "inputs": [{"split": s, "efd": n, "esp": n, "units": settings} for s, n, _ in pairs],
         "settings": {"grid_unit": "angstrom", **settings},
     }
 
@@ -32,9 +32,13 @@ def test_files_are_counted_and_the_first_named(names: list[str], split: str, exp
     assert describe_data(record("c", *names), split) == f"{expected} (frames-{'c' * 16})"
 
 
-def test_one_file_for_everything_is_named_once() -> None:
-    files = [{"split": split, "efd": "all.npz", "esp": "all.npz", "samples": 3} for split in ("train", "valid")]
-    assert describe_data({"frames": "0" * 32, "files": files}).startswith("3 train, 3 valid molecules of all.npz (")
+def test_one_file_that_was_divided() -> None:
+    splits = {"train": 8, "valid": 1, "test": 1}
+    file = {"split": "data", "efd": "all.npz", "esp": "all.npz", "samples": 10, "splits": splits}
+    divided = {"frames": "0" * 32, "files": [file, {**file, "efd": "more.npz", "esp": ""}]}
+    name = f"frames-{'0' * 16}"
+    assert describe_data(divided) == f"16 train, 2 valid, 2 test molecules of all.npz, more.npz ({name})"
+    assert describe_data(divided, "test") == f"2 test molecules of all.npz, more.npz ({name})"
 
 
 def test_without_files_the_frames_are_named() -> None:

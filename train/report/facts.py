@@ -76,7 +76,7 @@ class Facts:
                 "esp": Path(entry["esp"]).name,
                 "molecules": entry["samples"],
                 "efd_digest": digests["efd"],
-                "esp_digest": digests["esp"],
+                "esp_digest": digests.get("esp", ""),
             }
             for entry, digests in zip(data.get("files", []), data.get("inputs", []), strict=True)
         ]
