@@ -17,8 +17,11 @@ endif
 # DATA: files that are divided among the splits here, instead of files for each split.
 FILES = $(if $(DATA),--data $(DATA) $(if $(GRIDS),--grids $(GRIDS)),--train-efd $(TRAIN_EFD) --train-esp $(TRAIN_ESP) \
 	--valid-efd $(VALID_EFD) --valid-esp $(VALID_ESP) --test-efd $(TEST_EFD) --test-esp $(TEST_ESP))
-SHARED_FLAGS = $(if $(CACHE_DIR),--cache-dir $(CACHE_DIR)) $(if $(PHYSNET_CUTOFF),--physnet-cutoff $(PHYSNET_CUTOFF)) \
-	$(if $(DCMNET_CUTOFF),--dcmnet-cutoff $(DCMNET_CUTOFF)) $(if $(CONFIG),--config $(CONFIG))
+# A value with blanks is quoted, unless it came quoted.
+quoted = $(if $(findstring ',$(1))$(findstring ",$(1)),$(1),$(if $(word 2,$(1)),'$(1)',$(1)))
+CACHE_FLAG = $(if $(CACHE_DIR),--cache-dir $(call quoted,$(CACHE_DIR)))
+SHARED_FLAGS = $(CACHE_FLAG) $(if $(PHYSNET_CUTOFF),--physnet-cutoff $(PHYSNET_CUTOFF)) \
+	$(if $(DCMNET_CUTOFF),--dcmnet-cutoff $(DCMNET_CUTOFF)) $(if $(CONFIG),--config $(call quoted,$(CONFIG)))
 TRAIN_FLAGS = $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
 
@@ -66,8 +69,8 @@ preprocess: $(VENV)/.installed  ## NPZ files to padded HDF5 shards; a no-op when
 check-data: $(VENV)/.installed  ## Look for mistakes in all molecules (preprocess looks at a sample)
 	@$(BIN)/python -m preprocess.check_data $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS)
 
-train: preprocess  ## Preprocess, then train (or continue) runs/NAME
-	@$(BIN)/python -m train $(SHARED_FLAGS) $(TRAIN_FLAGS) $(ARGS)
+train: $(VENV)/.installed  ## Preprocess, then train (or continue) runs/NAME on these data
+	@$(BIN)/python -m preprocess $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS) --then-train $(TRAIN_FLAGS) $(ARGS)
 
 evaluate: $(VENV)/.installed  ## Errors and pictures of a trained run on one split
 	@$(BIN)/python -m train.evaluate --run $(or $(RUN),runs/$(or $(NAME),joint)) --split $(or $(SPLIT),test) $(ARGS)
@@ -90,7 +93,7 @@ bench: preprocess  ## Batched training against batch size 1 with Python edge loo
 	$(BIN)/python -m tests.benchmarks.throughput $(ARGS)
 
 clean-cache: $(VENV)/.installed  ## Remove shards that the latest preprocessing does not need, with their sizes
-	@$(BIN)/python -m preprocess.clean_cache $(if $(CACHE_DIR),--cache-dir $(CACHE_DIR)) $(ARGS)
+	@$(BIN)/python -m preprocess.clean_cache $(CACHE_FLAG) $(ARGS)
 
 clean:  ## Remove the environment and what tools left (never data_cache or runs)
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

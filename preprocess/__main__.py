@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 from preprocess.config import PreprocessConfig
 from preprocess.decide import Decision, decide
@@ -15,16 +19,44 @@ from shared.errors import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Bring the cache up to date with the settings.
+    """Bring the cache up to date with the settings; after ``--then-train``, train on what is there now.
 
     Raises:
         UserError: bad settings or bad input.
     """
-    preprocess(config_io.parse(PreprocessConfig, "preprocess", argv, prog="python -m preprocess"))
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = next((i for i, word in enumerate(words, 1) if word.replace("_", "-") == "--then-train"), len(words))
+    config = config_io.parse(PreprocessConfig, "preprocess", words[:end], prog="python -m preprocess")
+    frames = preprocess(config)
+    if config.then_train and frames is not None:
+        _train_on(frames, [*_shared_flags(words[:end]), *words[end:]])
 
 
-def preprocess(config: PreprocessConfig) -> None:
+def _train_on(frames: Path, flags: list[str]) -> NoReturn:
+    """Become ``python -m train`` on these frames, whatever else is preprocessed in the same cache from now on.
+
+    As the same process: a signal that is sent to it reaches the training, and its exit code is that of the training.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "train", "--frames", frames.name, *flags])
+
+
+def _shared_flags(words: list[str]) -> list[str]:
+    """The flags among ``words`` that training has too."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for field in fields(config_io.SharedConfig):
+        spellings = {"--" + field.name.replace("_", "-"): None, "--" + field.name: None}
+        finder.add_argument(*spellings, dest=field.name)
+    found = vars(finder.parse_known_args(words)[0])
+    return [f"--{name.replace('_', '-')}={value}" for name, value in found.items() if value is not None]
+
+
+def preprocess(config: PreprocessConfig) -> Path | None:
     """Build the stages that are absent, damaged or asked for by ``force``, and make them current.
+
+    Returns:
+        the frames' folder; None after a dry run.
 
     Raises:
         UserError: bad input.
@@ -39,7 +71,7 @@ def preprocess(config: PreprocessConfig) -> None:
 
         print(describe_understood(understand_headers(files, [file.reading(config) for file in files])))
         _say_what_would_be(decision, cache_dir)
-        return
+        return None
     cache_dir.mkdir(parents=True, exist_ok=True)
     if decision.why_frames or decision.why_edges:
         # Imported here: numba costs more to import than a no-op takes.
@@ -59,6 +91,7 @@ def preprocess(config: PreprocessConfig) -> None:
         cache.write_current(cache_dir, decision.frames_digest, decision.edges_digest)
         _say_up_to_date(decision, cache_dir)
     digests.save()
+    return decision.frames_folder(cache_dir)
 
 
 def _say_up_to_date(decision: Decision, cache_dir: Path) -> None:

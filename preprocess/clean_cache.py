@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from preprocess.stage import lock_cache
 from shared.cache import CURRENT, current_stages, read_manifest, stage_folder
 from shared.config_io import SharedConfig, parse_flags
+from shared.data_record import describe_data
 from shared.errors import UserError, run_program
 
 
 @dataclass(frozen=True)
 class CleanConfig:
-    """Remove stages that are not current, parts of interrupted runs, and surveys of files no longer used."""
+    """Remove stages that are not current, parts of interrupted runs, and surveys of files no longer used.
+
+    Data that a run is being trained on stay. Those of other runs go, with a word on each.
+    """
 
     cache_dir: str = SharedConfig.cache_dir
     """Folder of the preprocessed shards."""
 
+    runs_dir: str = "runs"
+    """Folder that holds the runs."""
+
     dry_run: bool = False
     """Only list what would be removed."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run, the stages that it was trained on, and whether it is being trained now."""
+
+    folder: Path
+    data: dict[str, Any]  # of its record
+    stages: frozenset[Path]
+    is_training: bool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,7 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{cache_dir}: no such folder; --cache-dir names the cache")
     with lock_cache(cache_dir):
         total = 0
+        runs = list(trained_runs(Path(config.runs_dir), cache_dir))
         for path in unneeded(cache_dir):
+            users = [run for run in runs if path in run.stages]
+            if training := [run for run in users if run.is_training]:
+                print(f"kept {path}: {_names(training)} {'is' if len(training) == 1 else 'are'} being trained on it")
+                continue
+            if users and path.name.startswith("frames-"):
+                print(_farewell(users))
             freed = freed_bytes(path)
             total += freed
             print(f"{'would remove' if config.dry_run else 'removed'} {path}: {freed / 1e6:,.1f} MB")
@@ -48,6 +76,41 @@ def main(argv: Sequence[str] | None = None) -> None:
             else:
                 path.unlink()
     print(f"{cache_dir}: {total / 1e6:,.1f} MB {'would be ' if config.dry_run else ''}freed")
+
+
+def trained_runs(runs_dir: Path, cache_dir: Path) -> Iterator[TrainedRun]:
+    """The runs in a folder whose records name stages of this cache, or of one with the same data."""
+    for path in sorted(runs_dir.glob("*/run.json")):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))["data"]
+            stages = frozenset(stage_folder(cache_dir, stage, data[stage]) for stage in ("frames", "edges"))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged: nothing is known of its data
+        yield TrainedRun(path.parent, data, stages, _is_locked(path.parent / ".lock"))
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a training holds its run's lock, or may hold it: another user's cannot be tried."""
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def _farewell(users: list[TrainedRun]) -> str:
+    """What has to be done before runs on these frames can be continued or evaluated again."""
+    needs = "needs" if len(users) == 1 else "need"
+    files = describe_data(users[0].data)
+    return f"{_names(users)} {needs} {files} preprocessed again, to be continued or evaluated"
+
+
+def _names(runs: list[TrainedRun]) -> str:
+    return ", ".join(str(run.folder) for run in runs)
 
 
 def unneeded(cache_dir: Path) -> Iterator[Path]:

@@ -92,6 +92,9 @@ class PreprocessConfig(SharedConfig):
     dry_run: bool = False
     """Say what would be rebuilt and why, and do nothing."""
 
+    then_train: bool = False
+    """Then train on these data; the flags that follow are those of `python -m train`."""
+
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes of a local Dask cluster (0 = threads of this process)."""
 

@@ -2,7 +2,7 @@
 
 ``data_cache/``::
 
-    current.json            the frames that training uses, and their edges: those of the latest preprocessing
+    current.json            the frames and edges of the latest preprocessing, for a new run that names no others
     digests.json            remembered file digests
     surveys/                counts and statistics of every pair of input files
     frames-<digest>/        manifest.json and one shard for each (chunk of the input, bucket); no cutoff enters
@@ -39,9 +39,14 @@ SPLIT_TABLE = "split_indices.npz"
 _DIGEST_CHARACTERS = 16
 
 
+def stage_folder_name(stage: str, digest: str) -> str:
+    """Name of the folder of a stage's output; ``digest`` may be the beginning that stands in such a name."""
+    return f"{stage}-{digest[:_DIGEST_CHARACTERS]}"
+
+
 def stage_folder(cache_dir: Path, stage: str, digest: str) -> Path:
     """Folder of a stage's output."""
-    return cache_dir / f"{stage}-{digest[:_DIGEST_CHARACTERS]}"
+    return cache_dir / stage_folder_name(stage, digest)
 
 
 def edges_digest(frames_digest: str, physnet_cutoff: float, dcmnet_cutoff: float) -> str:
@@ -103,7 +108,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def write_current(cache_dir: Path, frames_digest: str, edges_digest: str) -> None:
-    """Make these frames the ones that training uses, and these the edges of the latest preprocessing."""
+    """Make these the frames and edges of the latest preprocessing."""
     content = json.dumps({"frames": frames_digest, "edges": edges_digest}).encode()
     path = cache_dir / CURRENT
     if not path.exists() or path.read_bytes() != content:
@@ -212,6 +217,12 @@ class Cache:
     def reference_energies_ev(self) -> dict[int, float]:
         """Fitted energy of each element, eV, that preprocessing subtracted."""
         return {int(z): float(e) for z, e in self.frames_manifest["reference_energies_ev"].items()}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a run keeps of its data: enough to find them here, and to name them once they are gone."""
+        kept = {name: self.frames_manifest[name] for name in ("files", "inputs", "settings")}
+        return {"frames": self.frames_manifest["digest"], "edges": self.edges_manifest["digest"], **kept}
 
     def has_split(self, split: Split) -> bool:
         """Whether the split was preprocessed."""

@@ -64,6 +64,9 @@ class TrainConfig(ModelConfig):
     runs_dir: str = "runs"
     """Folder that holds the runs."""
 
+    frames: Annotated[str, Field(pattern=r"^(frames-[0-9a-f]{16})?$")] = ""
+    """Data to train on, by their folder's name (default: of a run that exists, its own; else the latest)."""
+
     from_run: str = ""
     """Repeat this run (runs/NAME): its settings, except for the flags given here, on the same data."""
 

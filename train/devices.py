@@ -141,6 +141,15 @@ def largest(number: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.asarray(number))))
 
 
+def digest_of_first(digest: str) -> str:
+    """The beginning (16 hex digits) of the first process's digest, where another may have read another one."""
+    digest = digest[:16]
+    if jax.process_count() == 1:
+        return digest
+    found = multihost_utils.broadcast_one_to_all(np.frombuffer(digest.encode(), np.uint8))
+    return np.asarray(found, np.uint8).tobytes().decode()
+
+
 def start_devices(config: TrainConfig) -> None:
     """Join the other processes, and divide the processor among host devices. To be called before JAX is used.
 

@@ -41,11 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parse_flags(EvaluateConfig, "python -m train.evaluate", argv)
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from shared.cache import open_cache
+    from shared.data_record import describe_data
     from train.compilation import keep_compilations
     from train.compiled import Steps
     from train.devices import own_devices, start_devices
     from train.evaluation import finish_run
-    from train.run_folder import RunFolder, load_config, load_data_digests
+    from train.run_data import open_own_data
+    from train.run_folder import RunFolder, load_config, load_data_record
     from train.session import fit_to_data, split_loader
     from train.weights import load_weights
 
@@ -55,14 +57,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = replace(load_config(folder), distributed=False, coordinator="", processes=1, process_id=0)
     trained = load_weights(folder.best)
     start_devices(config)
-    own = load_data_digests(folder)["frames"]
-    cache_dir = Path(asked.cache_dir or config.cache_dir)
-    cache = open_cache(cache_dir, config.physnet_cutoff, config.dcmnet_cutoff, None if asked.cache_dir else own)
-    if cache.frames_manifest["digest"] != own:
-        print(f"note: {cache.frames_folder} is not the data of the training")
+    own = load_data_record(folder)
+    if asked.cache_dir:
+        cache = open_cache(Path(asked.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff)
+    else:
+        cache = open_own_data(folder, config)
+    print(f"evaluate: data: {describe_data(cache.record, asked.split)}")
+    if cache.record["frames"] != own["frames"]:
+        print(f"note: {folder.path} was trained on other data, {describe_data(own)}")
         trained = fit_to_data(trained, cache, folder.path)
         # Apart from what is said of the training's own data.
-        folder = RunFolder(folder.path / "other-data" / cache.frames_manifest["digest"][:12])
+        folder = RunFolder(folder.path / "other-data" / cache.record["frames"][:12])
         folder.path.mkdir(parents=True, exist_ok=True)
     devices = own_devices()
     loader = split_loader(cache, asked.split, config, devices)

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import uuid
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from shared import config_io
 from shared.cache import Cache
+from shared.data_record import describe_difference
 from shared.digests import write_atomically
 from shared.errors import UserError
 from train.config import TrainConfig
@@ -28,7 +29,8 @@ EVALUATION_FORMAT = 2
 """Of evaluation-SPLIT.json. 2: with limits and spreads by element and by distance."""
 
 _MAY_CHANGE = (
-    *("config", "cache_dir", "runs_dir", "from_run", "epochs", "plot_results", "plot_freq", "tensorboard", "wandb"),
+    *("config", "cache_dir", "runs_dir", "frames", "from_run", "epochs"),
+    *("plot_results", "plot_freq", "tensorboard", "wandb"),
     *("early_stopping", "best_by", "largest_loss", "checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),
     *("data_placement", "chunk_size", "host_devices", "distributed", "coordinator", "processes", "process_id"),
 )
@@ -133,9 +135,10 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
         UserError: the folder holds a run with other settings or other data.
     """
     folder = RunFolder(Path(config.runs_dir) / config.name)
-    data = {"frames": cache.frames_manifest["digest"], "edges": cache.edges_manifest["digest"]}
+    data = cache.record
     if folder.config_file.exists():
-        _check_same(folder, config, data)
+        check_settings(folder, config)
+        _check_data(folder, data)
     elif folder.path.exists() and any(map(_is_foreign, folder.path.iterdir())):
         raise UserError(f"{folder.path}: exists but holds no config.toml, so it is not a run; choose another --name")
     if not write:
@@ -148,13 +151,15 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
             "begun": datetime.now(UTC).isoformat(timespec="seconds"),
             "init_from": _weights_digest(config.init_from) if config.init_from else None,
         }
-        record = {"id": uuid.uuid4().hex[:12], "data": data, **now, **begun}
+        record = {"id": uuid.uuid4().hex[:12], **now, **begun}
     elif now != {key: value for key, value in (record.get("continued") or [record])[-1].items() if key in now}:
         # What the run began with stays: the steps of then were taken by it.
         record["continued"] = [*record.get("continued", []), now]
+    # Again in each continuation: a run that was killed while it began may begin with other data.
+    record["data"] = data
     write_atomically(folder.record_file, json.dumps(record, indent=1).encode())
-    # Last: a folder with config.toml is a run.
-    config_io.save(folder.config_file, config_io.as_tables(config, "train"))
+    # Last: a folder with config.toml is a run. Its data are in its record; the settings serve other data too.
+    config_io.save(folder.config_file, config_io.as_tables(replace(config, frames=""), "train"))
     return folder
 
 
@@ -173,8 +178,8 @@ def load_config(folder: RunFolder) -> TrainConfig:
     return config_io.checked(TrainConfig, values, f"{folder.config_file}: ")
 
 
-def load_data_digests(folder: RunFolder) -> dict[str, str]:
-    """Digests of the frames and edges that the run was trained on.
+def load_data_record(folder: RunFolder) -> dict[str, Any]:
+    """The record of the data that the run was begun with: :attr:`shared.cache.Cache.record`.
 
     Raises:
         UserError: the run's record is missing or damaged.
@@ -237,7 +242,14 @@ def append_metrics(folder: RunFolder, record: dict[str, Any]) -> None:
         stream.write(json.dumps(record) + "\n")
 
 
-def _check_same(folder: RunFolder, config: TrainConfig, data: dict[str, str]) -> None:
+def check_settings(folder: RunFolder, config: TrainConfig) -> None:
+    """Compare the settings with those of the run in this folder, if there is one.
+
+    Raises:
+        UserError: one differs that a continued run may not change; names all that do.
+    """
+    if not folder.config_file.exists():
+        return
     saved = load_config(folder)
     names = [field.name for field in fields(TrainConfig) if field.name not in _MAY_CHANGE]
     changed = [name for name in names if getattr(saved, name) != getattr(config, name)]
@@ -247,10 +259,15 @@ def _check_same(folder: RunFolder, config: TrainConfig, data: dict[str, str]) ->
             f"{folder.path}: holds a run with other settings ({shown}); choose another name (--name, or make's NAME=), "
             "or delete the folder"
         )
-    if load_data_digests(folder) != data:
+
+
+def _check_data(folder: RunFolder, data: dict[str, Any]) -> None:
+    recorded = load_data_record(folder)
+    if recorded["frames"] != data["frames"]:
         raise UserError(
-            f"{folder.path}: holds a run on other data; choose another name (--name, or make's NAME=), "
-            "or delete the folder"
+            f"{folder.path}: {describe_difference(recorded, data)}; choose another name (--name, or make's NAME=), "
+            f"delete the folder, or go on with its own data (`python -m train --name {folder.path.name}`, as it was "
+            "begun)"
         )
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from filelock import BaseFileLock
 
-from shared.cache import Cache, open_cache
+from shared.cache import Cache
+from shared.data_record import describe_data
 from shared.elements import symbol
 from shared.errors import UserError
 from shared.schema import Split
@@ -25,6 +26,7 @@ from train.initial_charges import element_charges
 from train.interruption import Interruption
 from train.loader import BatchPlan, Loader
 from train.prediction import Params
+from train.run_data import open_data
 from train.run_folder import RunFolder
 from train.state import TrainState
 from train.tracking import require_trackers
@@ -68,13 +70,13 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
     Raises:
         UserError: no such preprocessed data, or a folder that holds another run.
     """
-    frames = _data_of(config.from_run) if config.from_run else None
-    cache = open_cache(Path(config.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff, frames)
+    folder = RunFolder(Path(config.runs_dir) / config.name)
+    run_folder.check_settings(folder, config)
+    cache, note = open_data(config)
     devices = all_devices()
     loader, valid = (split_loader(cache, split, config, devices) for split in _TRAINED_SPLITS)
     _check_before(config)
     _check_esp_points(valid)
-    folder = RunFolder(Path(config.runs_dir) / config.name)
     run_folder.prepare_run(config, cache, write=False)
     lock = run_folder.lock(folder, devices.is_first)
     try:
@@ -86,6 +88,9 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
         lock.release()
         raise
     session = Session(config, cache, folder, steps, feed, valid, interruption, lock)
+    session.tell(f"train: data: {describe_data(cache.record)}")
+    if note:
+        session.tell(f"note: {note}")
     where = "on the device" if isinstance(feed, ResidentFeed) else "streamed"
     session.tell(
         f"train: {len(loader):,} molecules, {len(loader.buckets)} bucket(s), {where}; "
@@ -120,10 +125,6 @@ def _check_esp_points(loader: Loader) -> None:
         "no ESP point of the first validation molecules counts: lower --esp-radius-factor or --esp-min-distance, or "
         "raise --esp-max-value"
     )
-
-
-def _data_of(run: str) -> str:
-    return run_folder.load_data_digests(RunFolder(Path(run)))["frames"]
 
 
 def split_loader(cache: Cache, split: Split, config: TrainConfig, devices: Devices) -> Loader:

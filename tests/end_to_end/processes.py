@@ -17,17 +17,34 @@ ROOT = Path(__file__).parents[2]
 MODEL = {**support.SMALL_MODEL, "physnet_iterations": 1, "dcmnet_iterations": 1, "dcmnet_max_degree": 1}
 
 
+def _flags(**changes: Any) -> list[str]:
+    """Of the small model; the schedule is constant, for a run of two epochs to be the beginning of a run of three."""
+    settings = {**MODEL, "batch_size": 6, "learning_rate": 3e-3}
+    settings |= {"schedule": "constant", "warmup_epochs": 0, "ema_decay": 0.9, **changes}
+    return [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+
+
 class Run:
     """``python -m train`` in processes of its own."""
 
     def __init__(self, cache: Path, runs: Path, name: str, *more: str, **changes: Any) -> None:
-        settings = {**MODEL, "cache_dir": cache, "runs_dir": runs, "name": name, "batch_size": 6, "learning_rate": 3e-3}
-        # Constant, for a run of two epochs to be the beginning of a run of three.
-        settings |= {"schedule": "constant", "warmup_epochs": 0, "ema_decay": 0.9, **changes}
-        flags = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
         self.folder = runs / name
         self.kept = runs.parent / "programs"
-        self._start([*flags, *more])
+        self._start([*_flags(cache_dir=cache, runs_dir=runs, name=name, **changes), *more])
+
+    @classmethod
+    def by_make(cls, files: dict[str, tuple[str, ...]], cache: Path, runs: Path, name: str, **changes: Any) -> Run:
+        """By ``make train``, which preprocesses these files first."""
+        run = cls.__new__(cls)
+        run.folder = runs / name
+        run.kept = runs.parent / "programs"
+        variables = {key.upper(): " ".join(names) for key, names in files.items()}
+        variables |= {"NAME": name, "CACHE_DIR": str(cache), "PREPROCESS_ARGS": "--checks off"}
+        variables["ARGS"] = " ".join([*_flags(runs_dir=runs, **changes), "--no-plot-results"])
+        # This interpreter's environment, as it is.
+        made = ["make", "-o", ".venv/.installed", f"BIN={Path(sys.executable).parent}"]
+        run._run([*made, "train", *(f"{key}={value}" for key, value in variables.items())])
+        return run
 
     @classmethod
     def of(cls, *flags: str, kept: Path) -> Run:
@@ -38,10 +55,13 @@ class Run:
         return run
 
     def _start(self, flags: list[str]) -> None:
+        self._run([sys.executable, "-m", "train", *flags, "--no-plot-results"])
+
+    def _run(self, command: list[str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "train", *flags, "--no-plot-results"],
+            command,
             cwd=ROOT,
-            env={**os.environ, "XDG_CACHE_HOME": str(self.kept), "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "XDG_CACHE_HOME": str(self.kept), "JAX_PLATFORMS": "cpu", "MAKEFLAGS": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

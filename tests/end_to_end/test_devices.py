@@ -45,17 +45,38 @@ def test_two_devices_and_then_one(one_device: Run, cache: Path, tmp_path: Path) 
     same(continued.metrics(), one_device.metrics())
 
 
-def test_two_processes(one_device: Run, cache: Path, tmp_path: Path) -> None:
+def free_address() -> str:
+    """HOST:PORT of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    shared = {"epochs": 3, "host_devices": 1, "coordinator": coordinator, "processes": 2}
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_two_processes(one_device: Run, cache: Path, tmp_path: Path) -> None:
+    shared = {"epochs": 3, "host_devices": 1, "coordinator": free_address(), "processes": 2}
     first, second = (Run(cache, tmp_path, "both", process_id=i, **shared) for i in (0, 1))
     assert "2 cpu device(s)" in first.finish()
     # Only the first process speaks.
     assert "epoch" not in second.finish()
     same(first.metrics(), one_device.metrics())
     assert (first.folder / "evaluation-valid.json").exists()
+
+
+def test_all_processes_take_the_first_one_s_data() -> None:
+    """Between two of them, another preprocessing may have ended."""
+    program = """
+import sys
+from train.config import TrainConfig
+from train.devices import digest_of_first, start_devices
+address, process, digest = sys.argv[1:]
+start_devices(TrainConfig(coordinator=address, processes=2, process_id=int(process), host_devices=1))
+print(digest_of_first(digest))
+"""
+    address, digests = free_address(), ("0123456789abcdef" * 2, "f" * 16)
+    commands = ([sys.executable, "-c", program, address, str(i), digest] for i, digest in enumerate(digests))
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    printed = [process.communicate(timeout=200)[0] for process in both]
+    assert [lines.splitlines()[-1] for lines in printed] == ["0123456789abcdef"] * 2, printed
 
 
 def test_contradicting_processes(cache: Path, tmp_path: Path) -> None:

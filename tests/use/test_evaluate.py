@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import ase
@@ -10,12 +11,13 @@ import h5py
 import numpy as np
 import pytest
 
-from shared.cache import open_cache
+from shared.cache import current_stages, open_cache
 from shared.errors import UserError
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from tests import support
 from train import evaluate, session
 from train.predictor import Predictor
+from train.run_folder import RunFolder, load_data_record
 from train.weights import TrainedModel, load_weights
 
 
@@ -103,6 +105,35 @@ def test_other_data_are_evaluated_apart_and_on_the_same_scale_of_energy(run: Pat
     assert len(others["row"]) == 5
     for row, value in zip(others["row"], others["energy"], strict=True):
         assert value == pytest.approx(energy[row], abs=5e-3)
+
+
+def test_a_run_is_evaluated_on_its_own_data(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever was preprocessed in its cache since; with --cache-dir, on that."""
+    shutil.copytree(run.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("other-data"))
+    copied, cache = tmp_path / "copy" / "run", tmp_path / "copy" / "cache"
+    settings = (copied / "config.toml").read_text()
+    (copied / "config.toml").write_text(settings.replace(str(run.parent), str(tmp_path / "copy")))
+    support.run_preprocess(support.write_splits(tmp_path / "input"), cache, max_buckets=1, grid_unit="bohr")
+    before = json.loads((copied / "evaluation-test.json").read_text())
+    flags = ["--run", str(copied), "--no-plot-results", "--no-predictions"]
+    evaluate.main(flags)
+    files, own = (
+        "co2-test-efd.npz, co2-test-esp.npz and 2 more files",
+        load_data_record(RunFolder(copied))["frames"][:16],
+    )
+    assert f"evaluate: data: 10 test molecules of {files} (frames-{own})" in capsys.readouterr().out
+    assert json.loads((copied / "evaluation-test.json").read_text())["metrics"] == pytest.approx(before["metrics"])
+    assert not (copied / "other-data").exists()
+
+    evaluate.main([*flags, "--cache-dir", str(cache)])
+    latest, said = current_stages(cache)["frames"][:16], capsys.readouterr().out
+    assert f"evaluate: data: 10 test molecules of {files} (frames-{latest})" in said
+    assert "was trained on other data, 20 train, 10 valid, 10 test molecules of co2-train-efd.npz" in said
+    assert f"(frames-{own})" in said
+
+    shutil.rmtree(cache / f"edges-{load_data_record(RunFolder(copied))['edges'][:16]}")
+    with pytest.raises(UserError, match=r"20 train.*co2-train-efd\.npz.*not in .*cache any more.*`make preprocess"):
+        evaluate.main(flags)
 
 
 def test_other_elements_are_refused(run: Path, tmp_path: Path) -> None:

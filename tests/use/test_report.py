@@ -151,6 +151,20 @@ def test_data_of_the_training_are_named(reported: Path, page: str) -> None:
     assert json.loads((reported / "run.json").read_text())["begun"] in text
 
 
+def test_files_are_named_when_the_data_are_gone(
+    reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(reported, tmp_path / "run")
+    settings = tmp_path / "run" / "config.toml"
+    settings.write_text(re.sub(r"cache_dir = .*", 'cache_dir = "nowhere"', settings.read_text()))
+    monkeypatch.setattr("train.report.pictures.draw_pictures", lambda *_: [])
+    report.main(["--run", str(tmp_path / "run")])
+    text = Elements((tmp_path / "run" / "report-test.html").read_text()).text
+    for entry in json.loads((reported / "run.json").read_text())["data"]["files"]:
+        assert entry["efd"] in text
+    assert "no longer in the cache" in text
+
+
 def test_the_page_loads_nothing_and_names_are_text(page: str) -> None:
     elements = Elements(page)
     for tag, attributes in elements.found:

@@ -68,8 +68,7 @@ class Facts:
 
     def data_files(self) -> list[dict[str, Any]]:
         """Split, names, digests and number of molecules of each pair of input files; empty if unknown."""
-        if self.manifest is None:
-            return []
+        data = self.record["data"]
         return [
             {
                 "split": entry["split"],
@@ -77,9 +76,9 @@ class Facts:
                 "esp": Path(entry["esp"]).name,
                 "molecules": entry["samples"],
                 "efd_digest": digests["efd"],
-                "esp_digest": digests["esp"],
+                "esp_digest": digests.get("esp", ""),
             }
-            for entry, digests in zip(self.manifest["files"], self.manifest["inputs"], strict=True)
+            for entry, digests in zip(data.get("files", []), data.get("inputs", []), strict=True)
         ]
 
     def splits(self) -> list[dict[str, Any]]:
