@@ -1,0 +1,179 @@
+"""``python -m train.predict``: energies, forces, dipoles and charges of any file of molecules, and errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shared.config_io import Finite, PositiveInt, parse_flags
+from shared.digests import atomic_path, write_atomically
+from shared.errors import UserError, run_program
+
+if TYPE_CHECKING:
+    from shared.input.labelled import Source
+    from shared.input.labels import LabelledMolecule
+    from train.inference.label_errors import LabelErrors
+    from train.predictor import Predictor
+
+_FORMAT_VERSION = 1
+_BATCHES_AT_ONCE = 16
+"""Batches' worth of molecules in memory: of these, those of a size are predicted together."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Predict for every molecule of some files, in any format that ASE reads or NPZ, and compare with their labels."""
+
+    run: str
+    """Folder of the run, runs/NAME (or a copy of its best/)."""
+
+    data: tuple[str, ...]
+    """Files of molecules: extended XYZ, ASE databases, SDF, PDB ..., or NPZ (globs are expanded; FILE@0:10: those)."""
+
+    output: str = ""
+    """Extended XYZ file to write; errors go to a .errors.json beside it (default: RUN/predictions/FILE.xyz)."""
+
+    charge: Finite | None = None
+    """Total charge of each molecule, e (default: the file's, else 0)."""
+
+    energy_key: str = ""
+    """Name of the energies in files that ASE reads (default: recognised: REF_energy, energy ...)."""
+
+    forces_key: str = ""
+    """Name of the forces in them (default: recognised)."""
+
+    dipole_key: str = ""
+    """Name of the dipoles in them (default: recognised)."""
+
+    charge_key: str = ""
+    """Name of the total charges in them (default: recognised)."""
+
+    energy_unit: Literal["", "ev", "hartree", "kcal/mol"] = ""
+    """Unit of the energies (default: what the file says, else eV)."""
+
+    force_unit: Literal["", "ev/angstrom", "hartree/bohr", "kcal/mol/angstrom"] = ""
+    """Unit of the forces (default: what the file says, else eV/Å)."""
+
+    dipole_unit: Literal["", "debye", "e-angstrom", "au"] = ""
+    """Unit of the dipoles (default: what the file says, else e·Å, or Debye in NPZ files)."""
+
+    batch_size: PositiveInt = 64
+    """Molecules at once."""
+
+    precision: Literal["float32", "float64"] = "float32"
+    """Of all arithmetic."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict, write and compare.
+
+    Raises:
+        UserError: no such run or file, a file that cannot be read, an element that the model was not trained on.
+        OSError: the output cannot be written.
+    """
+    asked = parse_flags(PredictConfig, "python -m train.predict", argv)
+    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    from shared.input.labelled import expand_files, open_source
+    from shared.input.labels import FrameKeys
+    from train.predictor import Predictor
+
+    files = expand_files(asked.data, "--data")
+    keys = FrameKeys(asked.energy_key, asked.forces_key, asked.dipole_key, asked.charge_key)
+    sources = [open_source(name, keys) for name in files]
+    output = _output(asked, files)
+    predictor = Predictor(asked.run, asked.precision)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(output) as temporary:
+        errors, count = _predict(asked, sources, predictor, temporary)
+    record = {
+        "format_version": _FORMAT_VERSION,
+        "run": asked.run,
+        "files": {source.name: asdict(source.summary) for source in sources},
+        "molecules": count,
+        "molecules_with": errors.molecules(),
+        "metrics": errors.metrics(),
+    }
+    write_atomically(_errors_file(output), json.dumps(record, indent=1).encode())
+    for source in sources:
+        print(_describe(source, asked))
+    print(errors.describe())
+    print(f"predictions of {count:,} molecules in {output}, errors in {_errors_file(output)}")
+
+
+def _predict(
+    asked: PredictConfig, sources: Sequence[Source], predictor: Predictor, path: Path
+) -> tuple[LabelErrors, int]:
+    import ase.io
+    from tqdm import tqdm
+
+    from shared.input.labelled import UnitFlags, read_labelled
+    from train.inference.label_errors import LabelErrors
+    from train.inference.predicted_frames import as_atoms, predicted_frame
+
+    units = UnitFlags(asked.energy_unit, asked.force_unit, asked.dipole_unit)
+    errors, count = LabelErrors(), 0
+    with path.open("w", encoding="utf-8") as stream, tqdm(desc="predict", unit="mol", leave=False, disable=None) as bar:
+        for molecules in read_labelled(sources, units, _BATCHES_AT_ONCE * asked.batch_size):
+            if asked.charge is not None:
+                molecules = [replace(molecule, charge=asked.charge) for molecule in molecules]
+            _require_known_elements(molecules, predictor)
+            predictions = predictor.predict([as_atoms(molecule) for molecule in molecules], asked.batch_size)
+            frames = []
+            for pair in zip(molecules, predictions, strict=True):
+                errors.add(*pair)
+                frames.append(predicted_frame(*pair))
+            ase.io.write(stream, frames, format="extxyz")
+            count += len(molecules)
+            bar.update(len(molecules))
+    return errors, count
+
+
+def _require_known_elements(molecules: Sequence[LabelledMolecule], predictor: Predictor) -> None:
+    from shared.elements import symbol
+
+    known = set(predictor.elements)
+    for molecule in molecules:
+        unknown = sorted(set(molecule.numbers.tolist()) - known)
+        if unknown:
+            names, trained = (", ".join(map(symbol, numbers)) for numbers in (unknown, predictor.elements))
+            raise UserError(f"{molecule.where}: the model was not trained on {names}, but on {trained}")
+
+
+def _output(asked: PredictConfig, files: Sequence[str]) -> Path:
+    """The file to write, which is none of those that are read."""
+    output = Path(asked.output or Path(asked.run) / "predictions" / f"{Path(files[0]).stem}.xyz")
+    if output.suffix not in (".xyz", ".extxyz"):
+        raise UserError(f"--output {output}: extended XYZ is written; name it .xyz")
+    for path in (output, _errors_file(output)):
+        if path.resolve() in {Path(name).resolve() for name in files}:
+            raise UserError(f"--output {output}: {path} is one of the files of --data; choose another name")
+    return output
+
+
+def _errors_file(output: Path) -> Path:
+    return output.with_suffix(".errors.json")
+
+
+def _describe(source: Source, asked: PredictConfig) -> str:
+    summary = source.summary
+    units = {
+        "energy": asked.energy_unit or summary.units["E"],
+        "forces": asked.force_unit or summary.units["F"],
+        "dipole": asked.dipole_unit or summary.units["Dxyz"],
+        "charge": "e",
+    }
+    read = [f"{quantity} {key!r} in {units[quantity]}" for quantity, key in summary.keys.items()]
+    lines = [f"{source.name}: {summary.frames:,} molecules; labels: {', '.join(read) or 'none'}"]
+    for quantity, names in summary.also.items():
+        if names:
+            lines.append(f"note: {source.name}: {quantity} is {summary.keys[quantity]!r}, not {', '.join(names)}")
+    lines += [f"note: {source.name}: {note}" for note in summary.notes]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
