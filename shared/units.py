@@ -13,17 +13,32 @@ DEBYE_IN_E_ANGSTROM: float = _ase.Debye
 E_BOHR_IN_E_ANGSTROM: float = _ase.Bohr
 HARTREE_IN_KCAL_PER_MOL: float = _ase.Hartree / (_ase.kcal / _ase.mol)
 KCAL_PER_MOL_IN_EV: float = _ase.kcal / _ase.mol
+KJ_PER_MOL_IN_EV: float = _ase.kJ / _ase.mol
 
 COULOMB_CONSTANT_EV_ANGSTROM: float = _ase.Hartree * _ase.Bohr
 """k_e in eV·Å/e²: the energy of two unit charges 1 Å apart (14.399645 eV)."""
 
 LENGTH_UNITS_IN_ANGSTROM = {"angstrom": 1.0, "bohr": BOHR_IN_ANGSTROM}
-ENERGY_UNITS_IN_EV = {"ev": 1.0, "hartree": HARTREE_IN_EV, "kcal/mol": KCAL_PER_MOL_IN_EV}
+ENERGY_UNITS_IN_EV = {
+    "ev": 1.0,
+    "hartree": HARTREE_IN_EV,
+    "kcal/mol": KCAL_PER_MOL_IN_EV,
+    "kj/mol": KJ_PER_MOL_IN_EV,
+}
 DIPOLE_UNITS_IN_E_ANGSTROM = {"debye": DEBYE_IN_E_ANGSTROM, "e-angstrom": 1.0, "au": E_BOHR_IN_E_ANGSTROM}
 FORCE_UNITS_IN_EV_PER_ANGSTROM = {
     "ev/angstrom": 1.0,
     "hartree/bohr": HARTREE_IN_EV / BOHR_IN_ANGSTROM,
     "kcal/mol/angstrom": KCAL_PER_MOL_IN_EV,
+    "kj/mol/angstrom": KJ_PER_MOL_IN_EV,
+    "hartree/angstrom": HARTREE_IN_EV,
+    "ev/bohr": 1.0 / BOHR_IN_ANGSTROM,
+}
+ESP_UNITS_IN_HARTREE_PER_E = {
+    "hartree/e": 1.0,
+    "ev/e": 1.0 / HARTREE_IN_EV,
+    "kcal/mol/e": 1.0 / HARTREE_IN_KCAL_PER_MOL,
+    "kj/mol/e": KJ_PER_MOL_IN_EV / HARTREE_IN_EV,
 }
 
 CODATA_2018_HARTREE_IN_EV: float = 27.211386245988

@@ -16,6 +16,7 @@ from shared.errors import UserError, run_program
 if TYPE_CHECKING:
     from shared.input.labelled import Source
     from shared.input.labels import LabelledMolecule
+    from shared.input.unit_names import Kind
     from train.inference.label_errors import LabelErrors
     from train.predictor import Predictor
 
@@ -52,20 +53,33 @@ class PredictConfig:
     charge_key: str = ""
     """Name of the total charges in them (default: recognised)."""
 
-    energy_unit: Literal["", "ev", "hartree", "kcal/mol"] = ""
-    """Unit of the energies (default: what the file says, else eV)."""
+    position_unit: str = "auto"
+    """Unit of the positions: angstrom or bohr (auto: the file's, else angstrom)."""
 
-    force_unit: Literal["", "ev/angstrom", "hartree/bohr", "kcal/mol/angstrom"] = ""
-    """Unit of the forces (default: what the file says, else eV/Å)."""
+    energy_unit: str = "auto"
+    """Unit of the energies: ev, hartree, kcal/mol or kj/mol (auto: the file's, else ev)."""
 
-    dipole_unit: Literal["", "debye", "e-angstrom", "au"] = ""
-    """Unit of the dipoles (default: what the file says, else e·Å, or Debye in NPZ files)."""
+    force_unit: str = "auto"
+    """Unit of the forces: ev/angstrom, hartree/bohr, kcal/mol/angstrom ... (auto: the file's, else ev/angstrom)."""
+
+    dipole_unit: str = "auto"
+    """Unit of the dipoles: debye, e-angstrom or au (auto: the file's, else e-angstrom, in NPZ files debye)."""
 
     batch_size: PositiveInt = 64
     """Molecules at once."""
 
     precision: Literal["float32", "float64"] = "float32"
     """Of all arithmetic."""
+
+    @property
+    def unit_flags(self) -> dict[Kind, str]:
+        """Unit by kind."""
+        return {
+            "position": self.position_unit,
+            "energy": self.energy_unit,
+            "force": self.force_unit,
+            "dipole": self.dipole_unit,
+        }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -110,14 +124,13 @@ def _predict(
     import ase.io
     from tqdm import tqdm
 
-    from shared.input.labelled import UnitFlags, read_labelled
+    from shared.input.labelled import read_labelled
     from train.inference.label_errors import LabelErrors
     from train.inference.predicted_frames import as_atoms, predicted_frame
 
-    units = UnitFlags(asked.energy_unit, asked.force_unit, asked.dipole_unit)
     errors, count = LabelErrors(), 0
     with path.open("w", encoding="utf-8") as stream, tqdm(desc="predict", unit="mol", leave=False, disable=None) as bar:
-        for molecules in read_labelled(sources, units, _BATCHES_AT_ONCE * asked.batch_size):
+        for molecules in read_labelled(sources, asked.unit_flags, _BATCHES_AT_ONCE * asked.batch_size):
             if asked.charge is not None:
                 molecules = [replace(molecule, charge=asked.charge) for molecule in molecules]
             _require_known_elements(molecules, predictor)
@@ -159,13 +172,13 @@ def _errors_file(output: Path) -> Path:
 
 
 def _describe(source: Source, asked: PredictConfig) -> str:
+    from shared.input.labelled import unit_of
+
     summary = source.summary
-    units = {
-        "energy": asked.energy_unit or summary.units["E"],
-        "forces": asked.force_unit or summary.units["F"],
-        "dipole": asked.dipole_unit or summary.units["Dxyz"],
-        "charge": "e",
-    }
+    units = {"charge": "e"}
+    for quantity, array in (("energy", "E"), ("forces", "F"), ("dipole", "Dxyz")):
+        if quantity in summary.keys:
+            units[quantity] = unit_of(source, array, asked.unit_flags)
     read = [f"{quantity} {key!r} in {units[quantity]}" for quantity, key in summary.keys.items()]
     lines = [f"{source.name}: {summary.frames:,} molecules; labels: {', '.join(read) or 'none'}"]
     for quantity, names in summary.also.items():

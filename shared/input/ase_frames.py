@@ -14,7 +14,6 @@ import numpy as np
 from shared.errors import UserError
 from shared.input.ase_files import database_metadata, read_frames
 from shared.input.labels import RECOGNISED, FrameKeys, LabelledMolecule, Quantity, Summary
-from shared.input.unit_names import Kind, record_name
 
 ASE_UNITS = {
     "R": "angstrom",
@@ -26,15 +25,14 @@ ASE_UNITS = {
 }
 """Record of units of a file that says nothing of them."""
 
-_UNIT_OF: dict[str, tuple[str, Kind]] = {
-    "energy": ("E", "energy"),
-    "forces": ("F", "force"),
-    "dipole": ("Dxyz", "dipole"),
-}
-"""Quantity -> its array in the record of units, and the kind of that unit."""
+_ARRAY_OF = {"energy": "E", "forces": "F", "dipole": "Dxyz"}
+"""Quantity -> its array in the record of units."""
 
 _OWN_ARRAYS = ("numbers", "positions", "tags", "masses", "momenta", "initial_charges", "initial_magmoms")
 """Arrays of ase.Atoms that are no results."""
+
+_PLAIN = (str, int, float, np.bool_, np.integer, np.floating)
+"""Types of other information that is kept."""
 
 _INITIAL_CHARGES = "initial charges"
 _LISTED = 30
@@ -65,7 +63,7 @@ class AseSource:
         stated = metadata.get("_property_unit_dict", {})
         self._stated: dict[str, str] = stated if isinstance(stated, dict) else {}
         if "_distance_unit" in metadata:
-            self._record("R", "length", str(metadata["_distance_unit"]))
+            self._record("R", metadata["_distance_unit"])
         self._named: dict[Quantity, str] = {
             "energy": keys.energy,
             "forces": keys.forces,
@@ -170,12 +168,12 @@ class AseSource:
                 f"{where}: holds {name!r}, but the {quantity} of frames before it was {taken!r}; name the one to read "
                 f"with --{quantity}-key (frames without it then lack the {quantity})"
             )
-        if quantity in _UNIT_OF and name in self._stated:
-            self._record(*_UNIT_OF[quantity], str(self._stated[name]))
+        if quantity in _ARRAY_OF and name in self._stated:
+            self._record(_ARRAY_OF[quantity], self._stated[name])
 
-    def _record(self, array: str, kind: Kind, written: str) -> None:
-        # A name that is not known stays as it is: whoever converts refuses it, unless a flag overrides it.
-        self.summary.units[array] = record_name(kind, written) or written
+    def _record(self, array: str, unit: object) -> None:
+        # As it is written: it is read where values are converted, and refused there unless a flag overrides it.
+        self.summary.units[array] = str(unit)
         self.summary.units_from = "the database's metadata"
 
     def _others(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +181,10 @@ class AseSource:
         return {
             key: _one_line(value) if isinstance(value, str) else value
             for key, value in info.items()
-            if key not in known and isinstance(value, str | int | float | np.bool_ | np.integer | np.floating)
+            # Nor empty texts: ASE writes them so that it reads the next value in their place.
+            if key not in known
+            and value != ""
+            and isinstance(value, str | int | float | np.bool_ | np.integer | np.floating)
         }
 
     def _held(self) -> str:

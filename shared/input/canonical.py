@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from shared.digests import atomic_path
-from shared.input.labelled import UNITS_MEMBER
+from shared.input.labelled import RECORD_KEY
 from shared.input.labels import LabelledMolecule
 
-SUMMARY_MEMBER = "_conversion"
-"""0-d text member: JSON, what was understood of the sources."""
+CONVERTED_KEY = "_converted"
+"""0-d text member: JSON, what was understood of the sources. In files that have it, NaN is what a frame lacks."""
 
 _BYTES_AT_ONCE = 16 << 20
 
@@ -131,7 +131,7 @@ class CanonicalFile:
         with atomic_path(self.path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
             for key, (shape, dtype, blocks) in self._members().items():
                 _write_member(archive, key, shape, dtype, blocks)
-            for key, content in ((UNITS_MEMBER, units), (SUMMARY_MEMBER, summary)):
+            for key, content in ((RECORD_KEY, units), (CONVERTED_KEY, summary)):
                 text = np.array(json.dumps(content, sort_keys=True))
                 _write_member(archive, key, (), text.dtype, iter([text]))
 

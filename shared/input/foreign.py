@@ -16,12 +16,12 @@ from shared.digests import file_digest, settings_digest
 from shared.errors import UserError
 from shared.input.ase_files import split_index
 from shared.input.ase_frames import ASE_UNITS
-from shared.input.canonical import SUMMARY_MEMBER, CanonicalFile
+from shared.input.canonical import CONVERTED_KEY, CanonicalFile
 from shared.input.cubes import GridShell, find_cubes, read_grid
-from shared.input.labelled import open_source
+from shared.input.labelled import Source, open_source, unit_of
 from shared.input.labels import FrameKeys, LabelledMolecule, Summary
 from shared.input.pairing import TOLERANCE, GeometryIndex
-from shared.input.unit_names import factor
+from shared.input.unit_names import SCALES
 
 _VERSION = 1
 """To be raised when the same files would be converted otherwise."""
@@ -45,9 +45,6 @@ class ForeignConfig:
 
     cubes: tuple[str, ...] = ()
     """Gaussian cube files of the ESP, one for each molecule: files, globs or folders, taken in natural order."""
-
-    grids: tuple[str, ...] = ()
-    """NPZ files of the ESP on grids, beside other files of energies."""
 
     grid_shell: tuple[float, float] = (1.4, 2.0)
     """Points of a cube that are used: between these multiples of the atoms' van der Waals radii (Alvarez)."""
@@ -124,22 +121,19 @@ def convert(
         with CanonicalFile(target) as file:
             sources = _add_frames(file, files, config.keys, quiet)
             notes = _add_cubes(file, list(zip(paths, cube_digests, strict=True)), shell, bool(files), quiet)
-            units = _one_record(dict(zip(files, sources, strict=True)))
-            file.finish(units, {"sources": [asdict(source) for source in sources], "notes": notes})
+            record = {"sources": [asdict(source.summary) for source in sources], "notes": notes}
+            file.finish(_one_record(sources), record)
     return _describe(target, files, len(paths))
 
 
-def _add_frames(file: CanonicalFile, files: Sequence[str], keys: FrameKeys, quiet: bool) -> list[Summary]:
-    summaries = []
-    for name in files:
-        source = open_source(name, keys)
+def _add_frames(file: CanonicalFile, files: Sequence[str], keys: FrameKeys, quiet: bool) -> list[Source]:
+    sources = [open_source(name, keys) for name in files]
+    for name, source in zip(files, sources, strict=True):
         for molecule in tqdm(source, desc=f"read {Path(name).name}", unit="mol", leave=False, disable=quiet or None):
-            units, where = source.summary.units, f"{name}: unit of R ({source.summary.units_from})"
-            # Cubes are compared with the frames in Å; no flag overrides this unit.
-            file.add(replace(molecule, positions=molecule.positions * factor("length", units["R"], where)))
+            # Cubes are compared with the frames in Å.
+            file.add(replace(molecule, positions=molecule.positions * SCALES["position"][unit_of(source, "R", {})]))
         source.summary.units["R"] = ASE_UNITS["R"]
-        summaries.append(source.summary)
-    return summaries
+    return sources
 
 
 def _add_cubes(
@@ -172,20 +166,22 @@ def _add_cubes(
     return notes
 
 
-def _one_record(sources: dict[str, Summary]) -> dict[str, str]:
+def _one_record(sources: Sequence[Source]) -> dict[str, str]:
+    """The units of all sources, which are the same, and those of the cubes."""
     units = dict(ASE_UNITS)
-    first: dict[str, str] = {}
-    for name, summary in sources.items():
-        for array, unit in summary.units.items():
-            if first.setdefault(array, name) != name and units[array] != unit:
-                raise UserError(f"{name}: {array} is in {unit}, but that of {first[array]} in {units[array]}")
-            units[array] = unit
+    for array in ("E", "F", "Dxyz"):
+        names = [source.summary.units[array] for source in sources]
+        for source, name in zip(sources, names, strict=True):
+            # Only then is it asked what they mean: a unit that is not known may yet be given by a flag.
+            if name != names[0] and unit_of(source, array, {}) != unit_of(sources[0], array, {}):
+                raise UserError(f"{source.name}: {array} is in {name}, but that of {sources[0].name} in {names[0]}")
+        units |= {array: names[0]} if names else {}
     return units
 
 
 def _describe(target: Path, files: Sequence[str], cubes: int) -> Conversion:
     with np.load(target, allow_pickle=False) as file:
-        stored = json.loads(str(file[SUMMARY_MEMBER]))
+        stored = json.loads(str(file[CONVERTED_KEY]))
         frames = len(file["N"])
         without = int((file["n_grid"] == 0).sum()) if "n_grid" in file else frames
     summaries = [Summary(**summary) for summary in stored["sources"]]

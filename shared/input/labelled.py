@@ -6,8 +6,8 @@ import glob
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,22 +16,14 @@ import numpy as np
 from shared.errors import UserError
 from shared.input.ase_frames import AseSource
 from shared.input.labels import FrameKeys, LabelledMolecule, Summary
-from shared.input.unit_names import Kind, factor
+from shared.input.unit_names import DOCUMENTED, SCALES, Kind, parse_unit
 
-UNITS_MEMBER = "_mmml_units"
+RECORD_KEY = "_mmml_units"
 """0-d text member of an NPZ: JSON, array name -> unit."""
 
-_DOCUMENTED_UNITS = {"R": "angstrom", "E": "ev", "F": "ev_angstrom", "Dxyz": "debye"}
+_KIND_OF: dict[str, Kind] = {"R": "position", "E": "energy", "F": "force", "Dxyz": "dipole"}
+"""Array -> the kind of its unit, which is also the flag's name."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, KeyError)
-
-
-@dataclass(frozen=True)
-class UnitFlags:
-    """Units of the labels; an empty one is that of the file's record, else the convention of its format."""
-
-    energy: str = ""
-    force: str = ""
-    dipole: str = ""
 
 
 class Source(Protocol):
@@ -75,8 +67,13 @@ def expand_files(names: Sequence[str], flag: str) -> list[str]:
     return found
 
 
-def read_labelled(sources: Sequence[Source], units: UnitFlags, size: int) -> Iterator[list[LabelledMolecule]]:
+def read_labelled(sources: Sequence[Source], flags: Mapping[Kind, str], size: int) -> Iterator[list[LabelledMolecule]]:
     """The molecules of these files in order, at most ``size`` at a time, in Å, eV, eV/Å and e·Å.
+
+    Args:
+        sources: the files.
+        flags: unit by kind, "auto" or absent for what the file's record says, else the convention of its format.
+        size: molecules at a time.
 
     Raises:
         UserError: a file cannot be read, or a unit is not known.
@@ -84,7 +81,7 @@ def read_labelled(sources: Sequence[Source], units: UnitFlags, size: int) -> Ite
     chunk: list[LabelledMolecule] = []
     for source in sources:
         for molecule in source:
-            chunk.append(_converted(molecule, source, units))
+            chunk.append(_converted(molecule, source, flags))
             if len(chunk) == size:
                 yield chunk
                 chunk = []
@@ -92,21 +89,30 @@ def read_labelled(sources: Sequence[Source], units: UnitFlags, size: int) -> Ite
         yield chunk
 
 
-def _converted(molecule: LabelledMolecule, source: Source, units: UnitFlags) -> LabelledMolecule:
-    record = source.summary.units
+def unit_of(source: Source, array: str, flags: Mapping[Kind, str]) -> str:
+    """The unit of an array (R, E, F, Dxyz), by its name in :data:`shared.input.unit_names.SCALES`.
 
-    def in_project_units(kind: Kind, array: str, flag: str) -> float:
-        where = f"--{kind}-unit" if flag else f"{source.name}: unit of {array} ({source.summary.units_from})"
-        return factor(kind, flag or record[array], where)
+    Raises:
+        UserError: it is not known.
+    """
+    kind = _KIND_OF[array]
+    flag = flags.get(kind, "auto")
+    if flag != "auto":
+        return parse_unit(flag, kind, f"--{kind}-unit {flag}")
+    return parse_unit(source.summary.units[array], kind, f"{source.name}: {array} ({source.summary.units_from})")
 
-    changes: dict[str, object] = {"positions": molecule.positions * in_project_units("length", "R", "")}
-    if not np.isnan(molecule.energy):
-        changes["energy"] = molecule.energy * in_project_units("energy", "E", units.energy)
-    if molecule.forces is not None:
-        changes["forces"] = molecule.forces * in_project_units("force", "F", units.force)
-    if molecule.dipole is not None:
-        changes["dipole"] = molecule.dipole * in_project_units("dipole", "Dxyz", units.dipole)
-    return replace(molecule, **changes)  # type: ignore[arg-type]  # one value for each field's own type
+
+def _converted(molecule: LabelledMolecule, source: Source, flags: Mapping[Kind, str]) -> LabelledMolecule:
+    def scale(array: str) -> float:
+        return SCALES[_KIND_OF[array]][unit_of(source, array, flags)]
+
+    return replace(
+        molecule,
+        positions=molecule.positions * scale("R"),
+        energy=molecule.energy if np.isnan(molecule.energy) else molecule.energy * scale("E"),
+        forces=None if molecule.forces is None else molecule.forces * scale("F"),
+        dipole=None if molecule.dipole is None else molecule.dipole * scale("Dxyz"),
+    )
 
 
 class NpzSource:
@@ -121,7 +127,9 @@ class NpzSource:
         if not Path(name).is_file():
             raise UserError(f"{name}: " + ("is a directory" if Path(name).is_dir() else "no such file"))
         self.name = name
-        self.summary = Summary(units=dict(_DOCUMENTED_UNITS), units_from="the documented unit")
+        self.summary = Summary(
+            units={array: DOCUMENTED[kind] for array, kind in _KIND_OF.items()}, units_from="the documented unit"
+        )
 
     def __iter__(self) -> Iterator[LabelledMolecule]:
         """Every row.
@@ -131,7 +139,7 @@ class NpzSource:
         """
         try:
             with np.load(self.name, allow_pickle=False) as file:
-                keys = [key for key in ("R", "Z", "N", "E", "F", "Dxyz", "D", "Q", "name", UNITS_MEMBER) if key in file]
+                keys = [key for key in ("R", "Z", "N", "E", "F", "Dxyz", "D", "Q", "name", RECORD_KEY) if key in file]
                 arrays = {key: np.asarray(file[key]) for key in keys}
         except _DAMAGED as error:
             raise UserError(f"{self.name}: not a readable NPZ file ({error})") from error
@@ -143,9 +151,9 @@ class NpzSource:
 
     def _describe(self, arrays: dict[str, np.ndarray]) -> None:
         summary, n = self.summary, len(arrays["Z"])
-        if UNITS_MEMBER in arrays:
-            summary.units |= json.loads(str(arrays[UNITS_MEMBER]))
-            summary.units_from = f"the file's record {UNITS_MEMBER!r}"
+        if RECORD_KEY in arrays:
+            summary.units |= json.loads(str(arrays[RECORD_KEY]))
+            summary.units_from = f"the file's record {RECORD_KEY!r}"
         summary.frames = n
         for quantity, names in (("energy", "E"), ("forces", "F"), ("dipole", ("Dxyz", "D")), ("charge", "Q")):
             key = next((name for name in names if name in arrays), None)

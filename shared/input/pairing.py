@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
 
 from shared.errors import UserError
 from shared.input.canonical import Ragged
@@ -55,17 +56,26 @@ class GeometryIndex:
         if not close or hint in self._found:
             close = [self._rows[kind][place] for place in self._tree(kind).query_ball_point(wanted, TOLERANCE, np.inf)]
         if not close:
-            distance, place = self._tree(kind).query(wanted, p=np.inf)
             raise UserError(
-                f"{cube.path}: no frame has its geometry within {TOLERANCE:g} Å; the nearest of these atoms, frame "
-                f"{self._rows[kind][place]}, is {distance:.3g} Å off (rotated, as Gaussian's standard orientation is? "
-                "then compute the cubes in the frames' orientation)"
+                f"{cube.path}: no frame has its geometry within {TOLERANCE:g} Å; {self._nearest(cube, kind)}"
             )
         row = next((row for row in close if row not in self._found), None)
         if row is None:
             raise UserError(f"{cube.path}: has the geometry of {self._found[close[0]].path}, which has its frame")
         self._found[row] = cube
         return row, self._positions.row(row).mean(axis=0) - center
+
+    def _nearest(self, cube: CubeGrid, kind: bytes) -> str:
+        distances = pdist(cube.positions)
+        for row in self._rows[kind]:
+            if np.abs(pdist(self._positions.row(row)) - distances).max(initial=0.0) <= TOLERANCE:
+                return (
+                    f"frame {row} is the same but turned (Gaussian's standard orientation?): compute the cubes in the "
+                    "orientation of the frames"
+                )
+        wanted = (cube.positions - cube.positions.mean(axis=0)).ravel()
+        distance, place = self._tree(kind).query(wanted, p=np.inf)
+        return f"the nearest of these atoms, frame {self._rows[kind][place]}, is {distance:.3g} Å off"
 
     def _fits(self, row: int, wanted: np.ndarray) -> bool:
         return bool((np.abs(self._centred(row) - wanted) <= TOLERANCE).all())

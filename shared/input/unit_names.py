@@ -1,63 +1,90 @@
-"""Names of units as files and people write them, and what they are in the project's units (Å, eV, e·Å)."""
+"""Names of units as flags and records spell them, and what each unit is in the project's own."""
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from shared import units
 from shared.errors import UserError
 
-Kind = Literal["length", "energy", "force", "dipole"]
+Kind = Literal["position", "grid", "energy", "force", "dipole", "esp"]
+KINDS: tuple[Kind, ...] = ("position", "grid", "energy", "force", "dipole", "esp")
 
-_ANGSTROM, _BOHR = ("angstrom", "ang", "a", "å"), ("bohr", "a0")
-_EV, _HARTREE = ("ev",), ("hartree", "ha", "eh")
-_KCAL = ("kcal/mol",)
-
-_KNOWN: dict[Kind, dict[str, tuple[float, tuple[str, ...]]]] = {
-    "length": {"angstrom": (1.0, _ANGSTROM), "bohr": (units.BOHR_IN_ANGSTROM, (*_BOHR, "au"))},
-    "energy": {
-        "ev": (1.0, _EV),
-        "hartree": (units.HARTREE_IN_EV, (*_HARTREE, "au")),
-        "kcal_mol": (units.KCAL_PER_MOL_IN_EV, _KCAL),
-    },
-    "force": {
-        "ev_angstrom": (1.0, tuple(f"{e}/{a}" for e in _EV for a in _ANGSTROM)),
-        "hartree_bohr": (
-            units.FORCE_UNITS_IN_EV_PER_ANGSTROM["hartree/bohr"],
-            (*(f"{e}/{a}" for e in _HARTREE for a in _BOHR), "au"),
-        ),
-        "kcal_mol_angstrom": (units.KCAL_PER_MOL_IN_EV, tuple(f"{e}/{a}" for e in _KCAL for a in _ANGSTROM)),
-    },
-    "dipole": {
-        "debye": (units.DEBYE_IN_E_ANGSTROM, ("debye", "d")),
-        "e_angstrom": (1.0, tuple(f"e/{a}" for a in _ANGSTROM)),
-        "e_bohr": (units.E_BOHR_IN_E_ANGSTROM, (*(f"e/{a}" for a in _BOHR), "au")),
-    },
+SCALES: dict[Kind, dict[str, float]] = {
+    "position": units.LENGTH_UNITS_IN_ANGSTROM,
+    "grid": units.LENGTH_UNITS_IN_ANGSTROM,
+    "energy": units.ENERGY_UNITS_IN_EV,
+    "force": units.FORCE_UNITS_IN_EV_PER_ANGSTROM,
+    "dipole": units.DIPOLE_UNITS_IN_E_ANGSTROM,
+    "esp": units.ESP_UNITS_IN_HARTREE_PER_E,
 }
-"""Kind: name in a file's record of units -> (factor, other spellings as ``_squash`` leaves them)."""
+"""Of each kind: its units' names, and their size in the project's unit of that kind."""
+
+DOCUMENTED: dict[Kind, str] = {
+    "position": "angstrom",
+    "grid": "angstrom",
+    "energy": "ev",
+    "force": "ev/angstrom",
+    "dipole": "debye",
+    "esp": "hartree/e",
+}
+"""The input format's own unit of each kind."""
+
+_WORDS = {
+    **dict.fromkeys(("a", "å", "ang", "angs", "angstroms", "ångström", "ångstrom"), "angstrom"),
+    **dict.fromkeys(("a0", "bohrs"), "bohr"),
+    **dict.fromkeys(("ha", "eh", "hartrees", "h"), "hartree"),
+    **dict.fromkeys(("electronvolt", "electronvolts"), "ev"),
+    **dict.fromkeys(("v", "volts"), "volt"),
+    **dict.fromkeys(("debyes", "d"), "debye"),
+    **dict.fromkeys(("elementary", "electron"), "e"),
+    "ea": "e angstrom",
+    "eå": "e angstrom",
+    "ea0": "e bohr",
+    "a.u.": "au",
+    "atomic": "au",
+}
+"""Spellings of one word. ``au`` means the atomic unit of its kind."""
+
+_SAME: dict[Kind, dict[str, str]] = {
+    "position": {"au": "bohr"},
+    "grid": {"au": "bohr"},
+    "energy": {"au": "hartree"},
+    "force": {"au": "hartree/bohr"},
+    "dipole": {"e/angstrom": "e-angstrom", "angstrom/e": "e-angstrom", "e/bohr": "au", "bohr/e": "au"},
+    "esp": {"au": "hartree/e", "hartree": "hartree/e", "ev": "ev/e", "volt": "ev/e", "kcal/mol": "kcal/mol/e"},
+}
 
 
-def record_name(kind: Kind, written: str) -> str | None:
-    """The name of a unit in a file's record (``ev_angstrom``), however it is written; None if it is not known."""
-    squashed = _squash(written)
-    return next((name for name, (_, spellings) in _KNOWN[kind].items() if squashed in spellings), None)
+def parse_unit(name: str, kind: Kind, where: str) -> str:
+    """Return the unit's name in :data:`SCALES`, whatever the spelling (``eV/A``, ``ev_angstrom``, ``kcal_per_mol``).
 
-
-def factor(kind: Kind, written: str, where: str) -> float:
-    """The unit in the project's own.
+    Args:
+        name: as a flag or a record has it.
+        kind: what it is a unit of.
+        where: flag, or file and key, for the message.
 
     Raises:
-        UserError: it is not known; begins with ``where`` and lists those that are.
+        UserError: no known unit of this kind; lists those that are.
     """
-    name = record_name(kind, written)
-    if name is None:
-        raise UserError(f"{where}: unknown {kind} unit {written!r}; known are {', '.join(_KNOWN[kind])}")
-    return _KNOWN[kind][name][0]
+    words = [word for word in re.split(r"[\s_/·*\-⋅]+|\^-1", name.strip().lower()) if word and word != "per"]
+    words = " ".join(_WORDS.get(word, word) for word in words).split()
+    if words[-1:] == ["units"] or words[-1:] == ["unit"]:
+        words = words[:-1]
+    joined = "/".join(words)
+    joined = _SAME[kind].get(joined, joined)
+    if joined not in SCALES[kind]:
+        known = ", ".join(SCALES[kind])
+        raise UserError(f"{where}: {name!r} is no unit of {_MEANING[kind]} that is known here; known are {known}")
+    return joined
 
 
-def _squash(written: str) -> str:
-    """Lower case, ``_per_``, ``_``, ``-``, ``*``, ``·`` and spaces as one slash: ``kcal_mol_angstrom``, ``eV / Å``."""
-    text = written.strip().lower().replace("a.u.", "au").replace("_per_", "/").replace(" per ", "/")
-    for sign in "_-*· ":
-        text = text.replace(sign, "/")
-    return "/".join(part for part in text.split("/") if part)
+_MEANING: dict[Kind, str] = {
+    "position": "positions",
+    "grid": "the ESP's grid",
+    "energy": "energies",
+    "force": "forces",
+    "dipole": "dipoles",
+    "esp": "the ESP",
+}

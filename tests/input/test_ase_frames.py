@@ -17,7 +17,7 @@ from ase.constraints import FixAtoms
 
 from shared.errors import UserError
 from shared.input.ase_frames import ASE_UNITS, AseSource
-from shared.input.labelled import UnitFlags, open_source, read_labelled
+from shared.input.labelled import open_source, read_labelled
 from shared.input.labels import FrameKeys, LabelledMolecule
 
 NAMES = ("H2O", "CH3CH2OH", "NH3", "CO2")
@@ -234,21 +234,24 @@ def test_schnetpacks_databases_and_their_units(tmp_path: Path) -> None:
     found, source = read(tmp_path / "a.db")
     assert source.summary.keys == {"energy": "energy", "forces": "forces", "dipole": "dipole_moment"}
     assert [own.name for own in found] == list(NAMES)
-    assert source.summary.units == {**ASE_UNITS, "E": "hartree", "F": "hartree_bohr", "Dxyz": "debye"}
+    assert source.summary.units == {**ASE_UNITS, "E": "Hartree", "F": "Ha/Bohr", "Dxyz": "Debye", "R": "Ang"}
     assert source.summary.units_from == "the database's metadata"
-    (converted,) = read_labelled([open_source(str(tmp_path / "a.db"), FrameKeys())], UnitFlags(), 10)
+    (converted,) = read_labelled([open_source(str(tmp_path / "a.db"), FrameKeys())], {}, 10)
     for place, own in enumerate(converted):
         assert own.energy == pytest.approx((-1.0 - place) * HARTREE, rel=1e-7)
         assert own.forces is not None
         assert own.dipole is not None
         np.testing.assert_allclose(own.forces, HARTREE / BOHR, rtol=1e-7)
         np.testing.assert_allclose(own.dipole, DEBYE, rtol=1e-7)
-    (flagged,) = read_labelled([open_source(str(tmp_path / "a.db"), FrameKeys())], UnitFlags("kcal/mol"), 10)
+    (flagged,) = read_labelled([open_source(str(tmp_path / "a.db"), FrameKeys())], {"energy": "kcal/mol"}, 10)
     assert flagged[0].energy == pytest.approx(-0.04336410, rel=1e-6)
     schnetpack_database(tmp_path / "b.db", {**units, "energy": "furlong"}, "Bohr")
-    with pytest.raises(UserError, match=r"b\.db: unit of E .*: unknown energy unit 'furlong'; known are ev, hartree"):
-        list(read_labelled([open_source(str(tmp_path / "b.db"), FrameKeys())], UnitFlags(), 10))
-    (flagged,) = read_labelled([open_source(str(tmp_path / "b.db"), FrameKeys())], UnitFlags("ev"), 10)
+    with pytest.raises(
+        UserError,
+        match=r"b\.db: E \(the database's metadata\): 'furlong' is no unit of energies .*; known are ev, hartree",
+    ):
+        list(read_labelled([open_source(str(tmp_path / "b.db"), FrameKeys())], {}, 10))
+    (flagged,) = read_labelled([open_source(str(tmp_path / "b.db"), FrameKeys())], {"energy": "ev"}, 10)
     np.testing.assert_allclose(flagged[0].positions, frames()[0].positions * BOHR, rtol=1e-7)
 
 
