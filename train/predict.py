@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from train.predictor import Predictor
 
 _FORMAT_VERSION = 1
-_BATCHES_AT_ONCE = 16
+_BATCHES_AT_ONCE = 32
 """Batches' worth of molecules in memory: of these, those of a size are predicted together."""
 
 
@@ -129,12 +129,15 @@ def _predict(
     from train.inference.predicted_frames import as_atoms, predicted_frame
 
     errors, count = LabelErrors(), 0
+    at_once, streaming = _BATCHES_AT_ONCE * asked.batch_size, False
     with path.open("w", encoding="utf-8") as stream, tqdm(desc="predict", unit="mol", leave=False, disable=None) as bar:
-        for molecules in read_labelled(sources, asked.unit_flags, _BATCHES_AT_ONCE * asked.batch_size):
+        for molecules in read_labelled(sources, asked.unit_flags, at_once):
+            # A compilation takes longer than the padding of the last batches does.
+            streaming |= len(molecules) == at_once
             if asked.charge is not None:
                 molecules = [replace(molecule, charge=asked.charge) for molecule in molecules]
             _require_known_elements(molecules, predictor)
-            predictions = predictor.predict([as_atoms(molecule) for molecule in molecules], asked.batch_size)
+            predictions = predictor.predict([as_atoms(molecule) for molecule in molecules], asked.batch_size, streaming)
             frames = []
             for pair in zip(molecules, predictions, strict=True):
                 errors.add(*pair)

@@ -182,9 +182,7 @@ class AseSource:
             key: _one_line(value) if isinstance(value, str) else value
             for key, value in info.items()
             # Nor empty texts: ASE writes them so that it reads the next value in their place.
-            if key not in known
-            and value != ""
-            and isinstance(value, str | int | float | np.bool_ | np.integer | np.floating)
+            if key not in known and isinstance(value, _PLAIN) and value != ""
         }
 
     def _held(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
-import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,17 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db.row import AtomsRow
 
+from shared.cache import open_cache
 from shared.digests import file_digest
 from shared.errors import UserError
 from shared.input.ase_frames import ASE_UNITS
+from shared.input.canonical import CanonicalFile
 from shared.input.foreign import Conversion, ForeignConfig, convert
+from shared.input.labels import LabelledMolecule
+from shared.schema import FRAME_ARRAYS
+from tests import support
 from tests.input.test_ase_frames import schnetpack_database
 from tests.input.test_cubes import potential, water, write_potential
 
@@ -237,20 +244,55 @@ def test_the_shell_is_checked(tmp_path: Path) -> None:
             quiet([], [], tmp_path, grid_shell=shell)
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its peak is that of a tenth of the frames but for the frames' places in the file, some hundred bytes each."""
-    monkeypatch.setattr("shared.input.canonical._BYTES_AT_ONCE", 1 << 16)
-    rng = np.random.default_rng(0)
-    peaks = []
-    for count in (1000, 3000):
-        with (tmp_path / "a.xyz").open("w") as stream:
-            for row in rng.normal(size=(count, 9, 6)):
-                stream.write(f"9\nProperties=species:S:1:pos:R:3:forces:R:3 energy={row[0, 0]} pbc='F F F'\n")
-                stream.writelines("C " + " ".join(f"{value:.8f}" for value in atom) + "\n" for atom in row)
-        tracemalloc.start()
-        conversion = quiet([str(tmp_path / "a.xyz")], [], tmp_path / str(count))
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert conversion.frames == 3000
-    # Positions and forces alone have 432 bytes for each frame.
-    assert peaks[1] - peaks[0] < 2000 * 250
+@pytest.mark.parametrize("name", ["a.xyz", "a.db"])
+def test_no_more_than_a_few_frames_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("shared.input.ase_files._ROWS_AT_ONCE", 5)
+    ase.io.write(tmp_path / name, [molecule("H2O") for _ in range(60)])
+    alive = []
+    add = CanonicalFile.add
+
+    def count(file: CanonicalFile, own: LabelledMolecule) -> None:
+        add(file, own)
+        if len(file) == 50:
+            gc.collect()
+            kinds = (ase.Atoms, AtomsRow, LabelledMolecule)
+            alive.append(sum(isinstance(held, kinds) for held in gc.get_objects()))
+
+    before = sum(isinstance(held, ase.Atoms) for held in gc.get_objects())
+    monkeypatch.setattr(CanonicalFile, "add", count)
+    assert quiet([str(tmp_path / name)], [], tmp_path / "cache").frames == 60
+    assert alive[0] - before < 20
+
+
+def test_preprocessing_reads_it_like_the_users_own_file(tmp_path: Path) -> None:
+    """The carried sample written as extended XYZ for MACE, converted and preprocessed, gives the sample's shards."""
+    shards = []
+    for kind in ("own", "foreign"):
+        settings: dict[str, object] = {}
+        for split in ("train", "valid"):
+            efd, esp = support.read_sample("mixed", split, slice(0, 12))
+            paths = support.write_pair(tmp_path / kind, split, efd, esp)
+            efd_path = paths[0]
+            if kind == "foreign":
+                ase.io.write(tmp_path / f"{split}.xyz", list(as_frames(efd)))
+                efd_path = quiet([str(tmp_path / f"{split}.xyz")], [], tmp_path / "cache").path
+                settings["dipole_unit"] = "e-angstrom"
+            settings |= {f"{split}_efd": (str(efd_path),), f"{split}_esp": (str(paths[1]),)}
+        support.run_preprocess(settings, tmp_path / kind / "shards", max_buckets=1)
+        (bucket,) = open_cache(tmp_path / kind / "shards", 6.0, 10.0).load_split("train")
+        shards.append({name: bucket.column(name) for name in (*FRAME_ARRAYS, "name")})
+    for name, own in shards[0].items():
+        if own.dtype.kind == "f":
+            # Extended XYZ holds eight decimals.
+            np.testing.assert_allclose(shards[1][name], own, atol=2e-6, err_msg=name)
+        else:
+            np.testing.assert_array_equal(shards[1][name], own, err_msg=name)
+
+
+def as_frames(efd: dict[str, np.ndarray]) -> Iterator[ase.Atoms]:
+    for row, n in enumerate(np.ravel(efd["N"])):
+        atoms = ase.Atoms(efd["Z"][row, :n], efd["R"][row, :n])
+        atoms.arrays["REF_forces"] = efd["F"][row, :n].astype(float)
+        atoms.info |= {"REF_energy": float(np.ravel(efd["E"])[row]), "name": str(efd["name"][row])}
+        atoms.info["REF_dipole"] = efd["Dxyz"][row] * 0.20819434
+        yield atoms
