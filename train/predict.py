@@ -185,8 +185,7 @@ def _describe(source: Source, asked: PredictConfig) -> str:
     read = [f"{quantity} {key!r} in {units[quantity]}" for quantity, key in summary.keys.items()]
     lines = [f"{source.name}: {summary.frames:,} molecules; labels: {', '.join(read) or 'none'}"]
     for quantity, names in summary.also.items():
-        if names:
-            lines.append(f"note: {source.name}: {quantity} is {summary.keys[quantity]!r}, not {', '.join(names)}")
+        lines.append(f"note: {source.name}: {quantity} is {summary.keys[quantity]!r}, not {', '.join(names)}")
     lines += [f"note: {source.name}: {note}" for note in summary.notes]
     return "\n".join(lines)
 

@@ -35,6 +35,9 @@ _PLAIN = (str, int, float, np.bool_, np.integer, np.floating)
 """Types of other information that is kept."""
 
 _INITIAL_CHARGES = "initial charges"
+_CHARGE_DECIMALS = 6
+"""Of their sum: partial charges of a neutral molecule add up to zero only to the digits that were written."""
+
 _LISTED = 30
 """Names that a message lists at most."""
 
@@ -130,8 +133,10 @@ class AseSource:
         found = self._take("charge", where, values, (), "one number")
         if found is not None:
             return float(found)
-        initial = float(atoms.get_initial_charges().sum())
-        if initial and not self._named["charge"]:
+        if self._named["charge"]:
+            return 0.0
+        initial = round(float(atoms.get_initial_charges().sum()), _CHARGE_DECIMALS)
+        if initial:
             self._settle("charge", where, _INITIAL_CHARGES)
             _require_finite(where, f"charge = {initial}", np.array(initial))
         return initial
@@ -150,8 +155,9 @@ class AseSource:
         if not fitting:
             return None
         self._settle(quantity, where, fitting[0])
-        others = self.summary.also.setdefault(quantity, [])
-        others += [name for name in fitting[1:] if name not in others]
+        if fitting[1:]:
+            others = self.summary.also.setdefault(quantity, [])
+            others += [name for name in fitting[1:] if name not in others]
         value = np.asarray(values[fitting[0]])
         if value.dtype.kind not in "iuf":
             raise UserError(f"{where}: {fitting[0]} = {values[fitting[0]]!r} is not {wanted}")

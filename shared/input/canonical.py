@@ -26,7 +26,7 @@ from shared.input.labels import LabelledMolecule
 CONVERTED_KEY = "_converted"
 """0-d text member: JSON, what was understood of the sources. In files that have it, NaN is what a frame lacks."""
 
-_BYTES_AT_ONCE = 16 << 20
+_BYTES_AT_ONCE = 4 << 20
 
 
 class Ragged:

@@ -94,8 +94,7 @@ def read_grid(path: Path, shell: GridShell, digest: str) -> CubeGrid:
     if not np.isfinite(values).all():
         raise UserError(f"{path}: {np.count_nonzero(~np.isfinite(values))} values are not finite")
     _check_potential(path, atoms.numbers, values, cube["spacing"])
-    axes = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), axis=-1).reshape(-1, 3)
-    points = cube["origin"] + axes @ cube["spacing"]
+    points = cube["origin"] + np.indices(values.shape, np.float64).reshape(3, -1).T @ cube["spacing"]
     inside = _in_shell(points, atoms, shell)
     if not len(inside):
         raise UserError(
