@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import ase
-import ase.io
 import numpy as np
 from ase.build import molecule
-from ase.io.formats import UnknownFileTypeError
 
 from shared.errors import UserError
+from shared.input.ase_files import read_frames
 from train.predictor import total_charge_of
-
-_UNREADABLE = (
-    *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, StopIteration, EOFError),
-    *(OSError, ImportError, NotImplementedError, UnknownFileTypeError, ase.io.ParseError),
-)
-"""What ASE's readers raise at a file that is not what its name says."""
 
 
 def read_molecule(name: str, geometry: str) -> ase.Atoms:
@@ -43,18 +34,13 @@ def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:
         except (KeyError, NotImplementedError) as error:
             raise UserError(f"--molecule {name}: ASE does not know it; give a file with --geometry") from error
     try:
-        read = ase.io.read(geometry, index=None if "@" in Path(geometry).name else ":")
-    except FileNotFoundError as error:
-        raise UserError(f"--geometry {geometry}: no such file") from error
-    except _UNREADABLE as error:
-        raise UserError(f"--geometry {geometry}: ASE cannot read it ({error or type(error).__name__})") from error
-    frames = [read] if isinstance(read, ase.Atoms) else read
-    if not frames:
-        raise UserError(f"--geometry {geometry}: no molecules in it")
-    periodic = sum(bool(frame.pbc.any()) for frame in frames)
+        frames = list(read_frames(geometry))
+    except UserError as error:
+        raise UserError(f"--geometry {error}") from error
+    periodic = sum(bool(frame.pbc.any()) for _, frame in frames)
     if periodic:
         print(f"note: {periodic} of {len(frames)} frames are periodic; each is taken for one molecule by itself")
-    return [_plain(frame, f"--geometry {geometry}, frame {index}") for index, frame in enumerate(frames)]
+    return [_plain(frame, f"--geometry {where}") for where, frame in frames]
 
 
 def _plain(frame: ase.Atoms, where: str) -> ase.Atoms:

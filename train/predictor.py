@@ -111,13 +111,17 @@ class Predictor:
         """Atomic numbers that the model was trained on."""
         return sorted(self.trained.reference_energies_ev)
 
-    def predict(self, molecules: Sequence[ase.Atoms], batch_size: int = 64) -> list[MoleculePrediction]:
+    def predict(
+        self, molecules: Sequence[ase.Atoms], batch_size: int = 64, full_batches: bool = False
+    ) -> list[MoleculePrediction]:
         """Predict for many molecules, those of a size class together.
 
         Args:
             molecules: of trained elements, not periodic. The total charge is ``info["charge"]``, else the sum of the
                 initial charges, else 0.
             batch_size: molecules at once.
+            full_batches: pad every batch to ``batch_size``, so that each size class compiles once however many calls
+                a stream of molecules takes; else the last one of a class to the power of two above it.
 
         Raises:
             UserError: a molecule has an element that the model was not trained on, no atoms, periodic boundaries, or
@@ -130,7 +134,7 @@ class Predictor:
             for start in range(0, len(chosen), batch_size):
                 rows = chosen[start : start + batch_size]
                 # Not longer than what there is; a power of two, so that the last batches are few shapes.
-                places = min(batch_size, 1 << (len(rows) - 1).bit_length())
+                places = batch_size if full_batches else min(batch_size, 1 << (len(rows) - 1).bit_length())
                 batch = self._batch([molecules[row] for row in rows], size, places)
                 predicted = self._call("predict", batch)
                 for place, row in enumerate(rows):

@@ -82,6 +82,16 @@ def test_a_trajectory_and_a_mixture_compile_once_for_each_size_class(run_folder:
     assert predictor.compilations == 2
 
 
+def test_full_batches_of_a_stream_compile_once(run_folder: Path) -> None:
+    predictor = Predictor(run_folder, "float64")
+    stream = [bent("H2O", seed) for seed in range(7)]
+    found = predictor.predict(stream[:5], batch_size=4, full_batches=True)
+    found += predictor.predict(stream[5:], batch_size=4, full_batches=True)
+    assert predictor.compilations == 1
+    for prediction, expected in zip(found, predictor.predict(stream, batch_size=1), strict=True):
+        assert_same(prediction, expected)
+
+
 def test_large_molecules_have_size_classes_for_their_edges(predictor: Predictor) -> None:
     """Sixty atoms within 4 Å of few others: far from all pairs; a small motion does not change the shape."""
     rng = np.random.default_rng(1)

@@ -1,0 +1,190 @@
+"""Frames of any file that ASE reads, one after the other: extended XYZ, its databases, SDF, PDB, logs of programs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from io import StringIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.db
+import ase.io
+from ase.db.row import AtomsRow
+from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat, open_with_compression, string2index
+
+from shared.errors import UserError
+
+_UNREADABLE = (
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, EOFError, RuntimeError),
+    *(OSError, ImportError, NotImplementedError, UnknownFileTypeError, ase.io.ParseError, sqlite3.Error),
+)
+"""What ASE's readers raise at a file that is not what its name says (RuntimeError: an iteration that ended early)."""
+
+_ROWS_AT_ONCE = 256
+"""Of an SQLite database: ASE fetches all rows of a query, so that each query is for few."""
+
+
+def split_index(name: str) -> tuple[Path, slice]:
+    """The file and its frames that ``FILE`` or ``FILE@0:10`` means; a file whose name has such an end comes first.
+
+    Raises:
+        UserError: no such file, or a directory.
+    """
+    path, index = Path(name), slice(None)
+    if not path.exists() and "@" in path.name:
+        stem, _, text = name.rpartition("@")
+        try:
+            chosen = string2index(text)
+        except ValueError:
+            chosen = text
+        if isinstance(chosen, int):
+            chosen = slice(chosen, chosen + 1 or None)
+        if isinstance(chosen, slice):
+            path, index = Path(stem), chosen
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory, not a file of molecules")
+    return path, index
+
+
+def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
+    """Every frame of ``FILE`` or ``FILE@0:10``, and where it stands (``FILE, frame 3``, counted from 0).
+
+    ASE's JSON databases and all formats but extended XYZ, SQLite databases and SDF may be held in memory by ASE.
+
+    Raises:
+        UserError: no such file, a format that ASE cannot read, a damaged one, or no frames.
+    """
+    path, index = split_index(name)
+    frames = _open(path, format_of(path), index)
+    start, step = index.start or 0, index.step or 1
+    count = 0
+    while True:
+        # Counted from the end, a frame's number in the file is not known before the file was read.
+        where = f"{path}, frame {start + count * step}" if start >= 0 else f"{path}, frame {count} of those chosen"
+        try:
+            atoms = next(frames, None)
+        except _UNREADABLE as error:
+            raise UserError(f"{where}: ASE cannot read it ({error or type(error).__name__})") from error
+        if atoms is None:
+            break
+        yield where, atoms
+        count += 1
+    if count == 0:
+        raise UserError(f"{name}: no molecules in it")
+
+
+def database_metadata(name: str) -> dict[str, Any]:
+    """What the database says of itself as a whole (schnetpack: units); nothing for other files."""
+    path, _ = split_index(name)
+    if format_of(path) not in ("db", "json"):
+        return {}
+    try:
+        return dict(_connect(path).metadata)
+    except _UNREADABLE as error:
+        raise UserError(f"{path}: ASE cannot read it ({error or type(error).__name__})") from error
+
+
+def format_of(path: Path) -> str:
+    """ASE's name of a file's format.
+
+    Raises:
+        UserError: it is not known, or one that would have to be unpickled.
+    """
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: no molecules in it (an empty file)")
+    try:
+        found: str = filetype(str(path))
+        get_ioformat(found)
+    except _UNREADABLE as error:
+        raise UserError(f"{path}: not a format that ASE knows; extended XYZ (.xyz) is the common one") from error
+    if found == "traj":
+        with path.open("rb") as stream:
+            if stream.read(8) != b"- of Ulm":
+                raise UserError(f"{path}: a trajectory of an old ASE, which is a pickle; these are never loaded")
+    return found
+
+
+def _open(path: Path, found: str, index: slice) -> Iterator[ase.Atoms]:
+    if found == "extxyz":
+        yield from _extended_xyz(path, index)
+    elif found in ("db", "json"):
+        yield from _chosen(_database(path, found), index)
+    elif found in ("sdf", "mol"):
+        yield from _chosen(_sdf(path), index)
+    elif get_ioformat(found).single:
+        yield from _chosen(ase.io.iread(str(path), 0, format=found, do_not_split_by_at_sign=True), index)
+    else:
+        yield from ase.io.iread(str(path), index, format=found, do_not_split_by_at_sign=True)
+
+
+def _chosen(frames: Iterator[ase.Atoms], index: slice) -> Iterator[ase.Atoms]:
+    if min(index.start or 0, index.stop or 0) < 0 or (index.step or 1) < 1:
+        raise ValueError("frames of this format are chosen by numbers from 0 up, as in FILE@0:10")
+    return islice(frames, index.start, index.stop, index.step)
+
+
+def _extended_xyz(path: Path, index: slice) -> Iterator[ase.Atoms]:
+    with open_with_compression(str(path), "r") as stream:
+        yield from ase.io.iread(stream, index, format="extxyz")
+        # ASE ends at the first blank line, and leaves the stream behind the last frame that it read.
+        if index == slice(None) and stream.read(1 << 16).strip():
+            raise ValueError("a blank line stands here, at which ASE stops, and more follows it; remove the line")
+
+
+def _database(path: Path, kind: str) -> Iterator[ase.Atoms]:
+    database = _connect(path)
+    if kind == "json":
+        yield from (_of_row(row) for row in database.select())
+        return
+    last = 0
+    while True:
+        rows = list(database.select(f"id>{last}", sort="id", limit=_ROWS_AT_ONCE))
+        yield from map(_of_row, rows)
+        if len(rows) < _ROWS_AT_ONCE:
+            return
+        last = rows[-1].id
+
+
+def _connect(path: Path) -> Any:
+    if path.suffix == ".db":
+        # ASE would write its tables into a database that is not its own.
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone():
+                raise ValueError("an SQLite database, but not one of ASE's")
+    return ase.db.connect(str(path), serial=True, use_lock_file=False)
+
+
+def _of_row(row: AtomsRow) -> ase.Atoms:
+    atoms = row.toatoms(add_additional_information=True)
+    # Flat, as in the other formats; in which of its tables a database keeps a value does not matter.
+    atoms.info = {**atoms.info.get("data", {}), **atoms.info.get("key_value_pairs", {})}
+    return atoms
+
+
+def _sdf(path: Path) -> Iterator[ase.Atoms]:
+    """Every molecule, with its title and the sum of its formal charges; ASE itself reads the first one's atoms."""
+    lines: list[str] = []
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            if line.startswith("$$$$"):
+                yield _of_mol(lines)
+                lines = []
+            else:
+                lines.append(line)
+    if any(line.strip() for line in lines):
+        yield _of_mol(lines)
+
+
+def _of_mol(lines: list[str]) -> ase.Atoms:
+    atoms = next(ase.io.iread(StringIO("".join(lines)), format="sdf"))
+    charges = [line.split()[4::2] for line in lines if line.startswith("M  CHG")]
+    atoms.info["charge"] = sum(int(charge) for group in charges for charge in group)
+    if lines[0].strip():
+        atoms.info["name"] = lines[0].strip()
+    return atoms

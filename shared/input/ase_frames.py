@@ -1,0 +1,209 @@
+"""Molecules with energies, forces, dipoles and charges from files that ASE reads, under whatever names they go.
+
+One pass, one frame in memory. The units of such files are ASE's (eV, eV/Å, e·Å) unless a database states others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import ase
+import numpy as np
+
+from shared.errors import UserError
+from shared.input.ase_files import database_metadata, read_frames
+from shared.input.labels import RECOGNISED, FrameKeys, LabelledMolecule, Quantity, Summary
+
+ASE_UNITS = {
+    "R": "angstrom",
+    "E": "ev",
+    "F": "ev_angstrom",
+    "Dxyz": "e_angstrom",
+    "esp": "hartree_per_e",
+    "vdw_surface": "angstrom",
+}
+"""Record of units of a file that says nothing of them."""
+
+_ARRAY_OF = {"energy": "E", "forces": "F", "dipole": "Dxyz"}
+"""Quantity -> its array in the record of units."""
+
+_OWN_ARRAYS = ("numbers", "positions", "tags", "masses", "momenta", "initial_charges", "initial_magmoms")
+"""Arrays of ase.Atoms that are no results."""
+
+_PLAIN = (str, int, float, np.bool_, np.integer, np.floating)
+"""Types of other information that is kept."""
+
+_INITIAL_CHARGES = "initial charges"
+_CHARGE_DECIMALS = 6
+"""Of their sum: partial charges of a neutral molecule add up to zero only to the digits that were written."""
+
+_LISTED = 30
+"""Names that a message lists at most."""
+
+
+class AseSource:
+    """The labelled molecules of one file; ``summary`` is complete once they have been iterated over.
+
+    The name of each quantity is the same in all frames: where a later frame would be read under another name than the
+    first ones, the file is refused, since the two may be of different methods. A frame that has it under no name
+    lacks it.
+    """
+
+    def __init__(self, name: str, keys: FrameKeys) -> None:
+        """Find the file.
+
+        Args:
+            name: ``FILE`` or ``FILE@0:10``.
+            keys: names of the quantities.
+
+        Raises:
+            UserError: no such file.
+        """
+        self.name = name
+        self.summary = Summary(units=dict(ASE_UNITS), units_from="ASE's convention")
+        metadata = database_metadata(name)
+        stated = metadata.get("_property_unit_dict", {})
+        self._stated: dict[str, str] = stated if isinstance(stated, dict) else {}
+        if "_distance_unit" in metadata:
+            self._record("R", metadata["_distance_unit"])
+        self._named: dict[Quantity, str] = {
+            "energy": keys.energy,
+            "forces": keys.forces,
+            "dipole": keys.dipole,
+            "charge": keys.charge,
+        }
+        self._seen: set[str] = set()
+        self._periodic = 0
+        self._misshapen: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[LabelledMolecule]:
+        """Every molecule, in the file's units.
+
+        Raises:
+            UserError: a frame cannot be read, holds no atoms or values that are not numbers, or its quantities go by
+                other names than those of the frames before; a name that was asked for is in no frame.
+        """
+        summary = self.summary
+        for where, atoms in read_frames(self.name):
+            molecule = self._molecule(where, atoms)
+            summary.frames += 1
+            for quantity, value in (("forces", molecule.forces), ("dipole", molecule.dipole)):
+                summary.lacking[quantity] = summary.lacking.get(quantity, 0) + (value is None)
+            summary.lacking["energy"] = summary.lacking.get("energy", 0) + bool(np.isnan(molecule.energy))
+            yield molecule
+        for quantity, name in self._named.items():
+            if name and quantity not in summary.keys:
+                raise UserError(f"{self.name}: --{quantity}-key {name}: no frame holds it; {self._held()}")
+        if self._periodic:
+            summary.notes.append(
+                f"{self._periodic} of {summary.frames} frames are periodic; each is taken for one molecule by itself"
+            )
+        summary.notes += [f"{name!r} left alone: {why}" for name, why in sorted(self._misshapen.items())]
+
+    def _molecule(self, where: str, atoms: ase.Atoms) -> LabelledMolecule:
+        if len(atoms) == 0:
+            raise UserError(f"{where}: no atoms")
+        if (atoms.numbers < 1).any():
+            raise UserError(f"{where}: atom {int(np.argmin(atoms.numbers))} has no element (symbol X)")
+        _require_finite(where, "the position", atoms.positions)
+        self._periodic += bool(atoms.pbc.any())
+        # Not through get_forces, which would set those of constrained atoms to zero.
+        results = atoms.calc.results if atoms.calc is not None else {}
+        of_molecule = {**results, **atoms.info}
+        of_atoms = {**of_molecule, **{key: value for key, value in atoms.arrays.items() if key not in _OWN_ARRAYS}}
+        self._seen |= of_atoms.keys()
+        n = len(atoms)
+        energy = self._take("energy", where, of_molecule, (), "one number")
+        forces = self._take("forces", where, of_atoms, (n, 3), "three numbers for each atom")
+        dipole = self._take("dipole", where, of_molecule, (3,), "a vector of three numbers (a length is not enough)")
+        return LabelledMolecule(
+            where=where,
+            numbers=np.asarray(atoms.numbers, np.int64),
+            positions=np.asarray(atoms.positions, np.float64),
+            energy=np.nan if energy is None else float(energy),
+            forces=forces,
+            dipole=dipole,
+            charge=self._charge(where, atoms, of_molecule),
+            name=_one_line(atoms.info.get("name", "")),
+            info=self._others(atoms.info),
+        )
+
+    def _charge(self, where: str, atoms: ase.Atoms, values: dict[str, Any]) -> float:
+        found = self._take("charge", where, values, (), "one number")
+        if found is not None:
+            return float(found)
+        if self._named["charge"]:
+            return 0.0
+        initial = round(float(atoms.get_initial_charges().sum()), _CHARGE_DECIMALS)
+        if initial:
+            self._settle("charge", where, _INITIAL_CHARGES)
+            _require_finite(where, f"charge = {initial}", np.array(initial))
+        return initial
+
+    def _take(
+        self, quantity: Quantity, where: str, values: dict[str, Any], shape: tuple[int, ...], wanted: str
+    ) -> np.ndarray | None:
+        """The quantity in one frame, (…shape) float64; None if the frame lacks it or has NaN in its place."""
+        named = self._named[quantity]
+        found = [name for name in ((named,) if named else RECOGNISED[quantity]) if name in values]
+        fitting = [name for name in found if np.size(values[name]) == np.prod(shape, dtype=int)]
+        for name in set(found) - set(fitting):
+            if named:
+                raise UserError(f"{where}: --{quantity}-key {name}: has shape {np.shape(values[name])}, not {wanted}")
+            self._misshapen[name] = f"it has shape {np.shape(values[name])}, and {quantity} needs {wanted}"
+        if not fitting:
+            return None
+        self._settle(quantity, where, fitting[0])
+        if fitting[1:]:
+            others = self.summary.also.setdefault(quantity, [])
+            others += [name for name in fitting[1:] if name not in others]
+        value = np.asarray(values[fitting[0]])
+        if value.dtype.kind not in "iuf":
+            raise UserError(f"{where}: {fitting[0]} = {values[fitting[0]]!r} is not {wanted}")
+        value = value.astype(np.float64).reshape(shape)
+        if np.isnan(value).all() and quantity != "charge":
+            return None
+        _require_finite(where, f"{fitting[0]} = {value}" if not shape else fitting[0], value)
+        return value
+
+    def _settle(self, quantity: Quantity, where: str, name: str) -> None:
+        taken = self.summary.keys.setdefault(quantity, name)
+        if taken != name:
+            raise UserError(
+                f"{where}: holds {name!r}, but the {quantity} of frames before it was {taken!r}; name the one to read "
+                f"with --{quantity}-key (frames without it then lack the {quantity})"
+            )
+        if quantity in _ARRAY_OF and name in self._stated:
+            self._record(_ARRAY_OF[quantity], self._stated[name])
+
+    def _record(self, array: str, unit: object) -> None:
+        # As it is written: it is read where values are converted, and refused there unless a flag overrides it.
+        self.summary.units[array] = str(unit)
+        self.summary.units_from = "the database's metadata"
+
+    def _others(self, info: dict[str, Any]) -> dict[str, Any]:
+        known = {"name", *self.summary.keys.values(), *(name for names in RECOGNISED.values() for name in names)}
+        return {
+            key: _one_line(value) if isinstance(value, str) else value
+            for key, value in info.items()
+            # Nor empty texts: ASE writes them so that it reads the next value in their place.
+            if key not in known and isinstance(value, _PLAIN) and value != ""
+        }
+
+    def _held(self) -> str:
+        names = sorted(self._seen)
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        return f"the file holds {', '.join(names[:_LISTED])}{more}" if names else "the file holds positions alone"
+
+
+def _one_line(text: Any) -> str:
+    return " ".join(str(text).split())
+
+
+def _require_finite(where: str, what: str, values: np.ndarray) -> None:
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    rows = f" of atom {int(np.argmin(finite.all(axis=1)))}" if values.ndim == 2 else ""
+    raise UserError(f"{where}: {what}{rows} is not finite")

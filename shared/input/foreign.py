@@ -1,0 +1,188 @@
+"""Foreign files (extended XYZ, ASE's databases, cubes) as one NPZ file of the project's kind, made once and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from shared.config_io import PositiveInt
+from shared.digests import file_digest, settings_digest
+from shared.errors import UserError
+from shared.input.ase_files import split_index
+from shared.input.ase_frames import ASE_UNITS
+from shared.input.canonical import CONVERTED_KEY, CanonicalFile
+from shared.input.cubes import GridShell, find_cubes, read_grid
+from shared.input.labelled import Source, open_source, unit_of
+from shared.input.labels import FrameKeys, LabelledMolecule, Summary
+from shared.input.pairing import TOLERANCE, GeometryIndex
+from shared.input.unit_names import SCALES
+
+_VERSION = 1
+"""To be raised when the same files would be converted otherwise."""
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """How files that are not NPZ are read."""
+
+    energy_key: str = ""
+    """Name of the energy in extended XYZ files and databases (default: recognised: REF_energy, energy ...)."""
+
+    forces_key: str = ""
+    """Name of the forces in them (default: recognised)."""
+
+    dipole_key: str = ""
+    """Name of the dipole in them (default: recognised)."""
+
+    charge_key: str = ""
+    """Name of the total charge in them (default: recognised, else the sum of the initial charges, else 0)."""
+
+    cubes: tuple[str, ...] = ()
+    """Gaussian cube files of the ESP, one for each molecule: files, globs or folders, taken in natural order."""
+
+    grid_shell: tuple[float, float] = (1.4, 2.0)
+    """Points of a cube that are used: between these multiples of the atoms' van der Waals radii (Alvarez)."""
+
+    grid_points: PositiveInt = 3000
+    """Most points of a cube that are used; drawn at random, the same ones for the same file."""
+
+    @property
+    def keys(self) -> FrameKeys:
+        """Names of the quantities."""
+        return FrameKeys(self.energy_key, self.forces_key, self.dipole_key, self.charge_key)
+
+    @property
+    def shell(self) -> GridShell:
+        """Points of a cube.
+
+        Raises:
+            UserError: the multiples are not 0 <= inner < outer.
+        """
+        inner, outer = self.grid_shell
+        if not 0.0 <= inner < outer < np.inf:
+            raise UserError(f"--grid-shell {inner:g} {outer:g}: two multiples are needed, the smaller one first")
+        return GridShell(inner, outer, self.grid_points)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A canonical file and what was understood of its sources."""
+
+    path: Path
+    sources: dict[str, Summary]  # by the file's name, as it was given
+    frames: int
+    frames_without_esp: int
+    cubes: int
+    notes: list[str] = field(default_factory=list)  # of the cubes, one line each
+
+
+def convert(
+    files: Sequence[str],
+    cubes: Sequence[str],
+    config: ForeignConfig,
+    folder: Path,
+    digest_of: Callable[[Path], str] = file_digest,
+    quiet: bool = False,
+) -> Conversion:
+    """Turn files of molecules, and cubes of their ESP, into ``folder``/DIGEST.npz, unless it is there already.
+
+    Each cube gives its ESP to the frame with its geometry, and frames without a cube have none. Without any files the
+    cubes' own molecules are the frames. Values keep the units of the files, which the NPZ's record states.
+
+    Args:
+        files: that ASE reads (``FILE@0:10``: those frames), or NPZ files, in order.
+        cubes: files, globs or folders; as those of ``config``.
+        config: names of quantities and choice of points.
+        folder: of such files; made if it is not there.
+        digest_of: digest of a file's content (hex), perhaps remembered.
+        quiet: no progress bar.
+
+    Raises:
+        UserError: a file cannot be read, quantities go by different names or units, or a cube is of no frame.
+    """
+    paths = find_cubes(cubes) if cubes else []
+    cube_digests = [digest_of(path) for path in paths]
+    shell = config.shell
+    inputs: list[Any] = []
+    for name in files:
+        path, index = split_index(name)
+        inputs.append([digest_of(path), str(index), path.suffix])
+    settings = {"version": _VERSION, "files": inputs, "keys": asdict(config.keys), "cubes": cube_digests}
+    digest = settings_digest(settings | ({"shell": asdict(shell)} if paths else {}))
+    target = folder / f"{digest}.npz"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with CanonicalFile(target) as file:
+            sources = _add_frames(file, files, config.keys, quiet)
+            notes = _add_cubes(file, list(zip(paths, cube_digests, strict=True)), shell, bool(files), quiet)
+            record = {"sources": [asdict(source.summary) for source in sources], "notes": notes}
+            file.finish(_one_record(sources), record)
+    return _describe(target, files, len(paths))
+
+
+def _add_frames(file: CanonicalFile, files: Sequence[str], keys: FrameKeys, quiet: bool) -> list[Source]:
+    sources = [open_source(name, keys) for name in files]
+    for name, source in zip(files, sources, strict=True):
+        for molecule in tqdm(source, desc=f"read {Path(name).name}", unit="mol", leave=False, disable=quiet or None):
+            # Cubes are compared with the frames in Å.
+            file.add(replace(molecule, positions=molecule.positions * SCALES["position"][unit_of(source, "R", {})]))
+        source.summary.units["R"] = ASE_UNITS["R"]
+    return sources
+
+
+def _add_cubes(
+    file: CanonicalFile, cubes: list[tuple[Path, str]], shell: GridShell, paired: bool, quiet: bool
+) -> list[str]:
+    index = GeometryIndex(file.numbers, file.positions) if paired and cubes else None
+    moved, cut_off = [], []
+    for place, (path, digest) in enumerate(tqdm(cubes, desc="read cubes", leave=False, disable=quiet or None)):
+        cube = read_grid(path, shell, digest)
+        cut_off.append(cube.cut_off)
+        row, shift = place, np.zeros(3)
+        if index is None:
+            file.add(LabelledMolecule(str(path), cube.numbers, cube.positions))
+        else:
+            row, shift = index.find(cube, place)
+        moved.append(float(np.abs(shift).max()))
+        file.add_grid(row, cube.points + shift, cube.esp)
+    notes = []
+    if any(shift > TOLERANCE for shift in moved):
+        count = sum(shift > TOLERANCE for shift in moved)
+        notes.append(
+            f"{count} of {len(cubes)} cubes lie up to {max(moved):.3g} Å from their frames, and were moved there"
+        )
+    if any(missing > 0.0 for missing in cut_off):
+        count = sum(missing > 0.0 for missing in cut_off)
+        notes.append(
+            f"{count} of {len(cubes)} cubes end inside of --grid-shell, by up to {max(cut_off):.2g} Å: on those sides "
+            "points are missing"
+        )
+    return notes
+
+
+def _one_record(sources: Sequence[Source]) -> dict[str, str]:
+    """The units of all sources, which are the same, and those of the cubes."""
+    units = dict(ASE_UNITS)
+    for array in ("E", "F", "Dxyz"):
+        names = [source.summary.units[array] for source in sources]
+        for source, name in zip(sources, names, strict=True):
+            # Only then is it asked what they mean: a unit that is not known may yet be given by a flag.
+            if name != names[0] and unit_of(source, array, {}) != unit_of(sources[0], array, {}):
+                raise UserError(f"{source.name}: {array} is in {name}, but that of {sources[0].name} in {names[0]}")
+        units |= {array: names[0]} if names else {}
+    return units
+
+
+def _describe(target: Path, files: Sequence[str], cubes: int) -> Conversion:
+    with np.load(target, allow_pickle=False) as file:
+        stored = json.loads(str(file[CONVERTED_KEY]))
+        frames = len(file["N"])
+        without = int((file["n_grid"] == 0).sum()) if "n_grid" in file else frames
+    summaries = [Summary(**summary) for summary in stored["sources"]]
+    return Conversion(target, dict(zip(files, summaries, strict=True)), frames, without, cubes, stored["notes"])

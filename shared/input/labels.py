@@ -1,0 +1,56 @@
+"""One molecule of a user's file with its labels, and the names that these go by in such files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Quantity = Literal["energy", "forces", "dipole", "charge"]
+
+RECOGNISED: dict[Quantity, tuple[str, ...]] = {
+    "energy": ("REF_energy", "energy", "dft_energy", "total_energy", "E"),
+    "forces": ("REF_forces", "forces", "dft_forces", "force"),
+    "dipole": ("REF_dipole", "dipole", "dft_dipole", "dipole_moment", "mu"),
+    "charge": ("REF_charge", "charge", "total_charge", "Q"),
+}
+"""Names in the files of MACE, NequIP, schnetpack and ASE; the first one that a frame holds is taken."""
+
+
+@dataclass(frozen=True)
+class FrameKeys:
+    """Names of the quantities in files that ASE reads; an empty one is recognised (``RECOGNISED``)."""
+
+    energy: str = ""
+    forces: str = ""
+    dipole: str = ""
+    charge: str = ""
+
+
+@dataclass(frozen=True)
+class LabelledMolecule:
+    """N atoms and their labels, in the units of their file until :func:`shared.input.labelled.read_labelled`."""
+
+    where: str  # file and frame, for messages
+    numbers: np.ndarray  # (N,) int64
+    positions: np.ndarray  # (N, 3) float64
+    energy: float = np.nan  # NaN where the file has none
+    forces: np.ndarray | None = None  # (N, 3)
+    dipole: np.ndarray | None = None  # (3,)
+    charge: float = 0.0  # total, e
+    name: str = ""
+    info: dict[str, Any] = field(default_factory=dict)  # other numbers and texts that the file has of this molecule
+
+
+@dataclass
+class Summary:
+    """What was understood of a file, complete once it has been read to its end."""
+
+    keys: dict[str, str] = field(default_factory=dict)  # quantity -> name that was taken
+    also: dict[str, list[str]] = field(default_factory=dict)  # quantity -> other recognised names, not taken
+    units: dict[str, str] = field(default_factory=dict)  # record: array name -> unit
+    units_from: str = ""  # who says so
+    frames: int = 0
+    lacking: dict[str, int] = field(default_factory=dict)  # quantity -> frames without it
+    notes: list[str] = field(default_factory=list)  # one line each, for the user

@@ -1,0 +1,55 @@
+"""Predictions of molecules as frames of extended XYZ, beside the labels that their file had."""
+
+from __future__ import annotations
+
+import ase
+import numpy as np
+
+from shared.input.labels import LabelledMolecule
+from train.predictor import MoleculePrediction
+
+UNITS = (
+    "positions Angstrom, energy eV, forces eV/Angstrom, charges e, dipoles e*Angstrom about the centre of mass "
+    "(dipole: of charges; dipole_dcm: of dcm_charges at dcm_sites)"
+)
+
+OF_MOLECULE = ("energy", "dipole", "dipole_dcm", "charge", "name", "units", "REF_energy", "REF_dipole")
+OF_ATOMS = ("forces", "charges", "dcm_charges", "dcm_sites", "REF_forces")
+"""Names that a frame may have; others of the input's are kept beside them."""
+
+
+def as_atoms(molecule: LabelledMolecule) -> ase.Atoms:
+    """The molecule as the predictor takes it."""
+    atoms = ase.Atoms(molecule.numbers, molecule.positions)
+    atoms.info["charge"] = molecule.charge
+    return atoms
+
+
+def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) -> ase.Atoms:
+    """The N atoms of a molecule with what is predicted, so that ASE reads the frame back as this molecule.
+
+    Per molecule: ``energy``, ``dipole`` (of PhysNet's charges), ``dipole_dcm`` (of the distributed ones), the total
+    ``charge``. Per atom: ``forces``, ``charges`` (PhysNet's), ``dcm_charges`` (n_dcm) and their positions ``dcm_sites``
+    (3 n_dcm: x, y, z of the first, then of the second ...). Labels are ``REF_energy``, ``REF_forces``, ``REF_dipole``.
+    """
+    atoms = as_atoms(molecule)
+    n = len(atoms)
+    known = {*OF_MOLECULE, *OF_ATOMS}
+    atoms.info = {key: value for key, value in molecule.info.items() if key not in known}
+    atoms.info |= {"name": molecule.name} if molecule.name else {}
+    atoms.info |= {"charge": molecule.charge, "energy": prediction.energy, "units": UNITS}
+    atoms.info |= {"dipole": prediction.dipole, "dipole_dcm": prediction.dipole_dcm}
+    arrays = {
+        "forces": prediction.forces,
+        "charges": prediction.charges,
+        "dcm_charges": prediction.dcm_charges,
+        "dcm_sites": prediction.dcm_sites.reshape(n, -1),
+    }
+    if not np.isnan(molecule.energy):
+        atoms.info["REF_energy"] = molecule.energy
+    if molecule.dipole is not None:
+        atoms.info["REF_dipole"] = molecule.dipole
+    if molecule.forces is not None:
+        arrays["REF_forces"] = molecule.forces
+    atoms.arrays |= arrays
+    return atoms

@@ -1,0 +1,194 @@
+"""``python -m train.predict``: energies, forces, dipoles and charges of any file of molecules, and errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shared.config_io import Finite, PositiveInt, parse_flags
+from shared.digests import atomic_path, write_atomically
+from shared.errors import UserError, run_program
+
+if TYPE_CHECKING:
+    from shared.input.labelled import Source
+    from shared.input.labels import LabelledMolecule
+    from shared.input.unit_names import Kind
+    from train.inference.label_errors import LabelErrors
+    from train.predictor import Predictor
+
+_FORMAT_VERSION = 1
+_BATCHES_AT_ONCE = 32
+"""Batches' worth of molecules in memory: of these, those of a size are predicted together."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Predict for every molecule of some files, in any format that ASE reads or NPZ, and compare with their labels."""
+
+    run: str
+    """Folder of the run, runs/NAME (or a copy of its best/)."""
+
+    data: tuple[str, ...]
+    """Files of molecules: extended XYZ, ASE databases, SDF, PDB ..., or NPZ (globs are expanded; FILE@0:10: those)."""
+
+    output: str = ""
+    """Extended XYZ file to write; errors go to a .errors.json beside it (default: RUN/predictions/FILE.xyz)."""
+
+    charge: Finite | None = None
+    """Total charge of each molecule, e (default: the file's, else 0)."""
+
+    energy_key: str = ""
+    """Name of the energies in files that ASE reads (default: recognised: REF_energy, energy ...)."""
+
+    forces_key: str = ""
+    """Name of the forces in them (default: recognised)."""
+
+    dipole_key: str = ""
+    """Name of the dipoles in them (default: recognised)."""
+
+    charge_key: str = ""
+    """Name of the total charges in them (default: recognised)."""
+
+    position_unit: str = "auto"
+    """Unit of the positions: angstrom or bohr (auto: the file's, else angstrom)."""
+
+    energy_unit: str = "auto"
+    """Unit of the energies: ev, hartree, kcal/mol or kj/mol (auto: the file's, else ev)."""
+
+    force_unit: str = "auto"
+    """Unit of the forces: ev/angstrom, hartree/bohr, kcal/mol/angstrom ... (auto: the file's, else ev/angstrom)."""
+
+    dipole_unit: str = "auto"
+    """Unit of the dipoles: debye, e-angstrom or au (auto: the file's, else e-angstrom, in NPZ files debye)."""
+
+    batch_size: PositiveInt = 64
+    """Molecules at once."""
+
+    precision: Literal["float32", "float64"] = "float32"
+    """Of all arithmetic."""
+
+    @property
+    def unit_flags(self) -> dict[Kind, str]:
+        """Unit by kind."""
+        return {
+            "position": self.position_unit,
+            "energy": self.energy_unit,
+            "force": self.force_unit,
+            "dipole": self.dipole_unit,
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict, write and compare.
+
+    Raises:
+        UserError: no such run or file, a file that cannot be read, an element that the model was not trained on.
+        OSError: the output cannot be written.
+    """
+    asked = parse_flags(PredictConfig, "python -m train.predict", argv)
+    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    from shared.input.labelled import expand_files, open_source
+    from shared.input.labels import FrameKeys
+    from train.predictor import Predictor
+
+    files = expand_files(asked.data, "--data")
+    keys = FrameKeys(asked.energy_key, asked.forces_key, asked.dipole_key, asked.charge_key)
+    sources = [open_source(name, keys) for name in files]
+    output = _output(asked, files)
+    predictor = Predictor(asked.run, asked.precision)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(output) as temporary:
+        errors, count = _predict(asked, sources, predictor, temporary)
+    record = {
+        "format_version": _FORMAT_VERSION,
+        "run": asked.run,
+        "files": {source.name: asdict(source.summary) for source in sources},
+        "molecules": count,
+        "molecules_with": errors.molecules(),
+        "metrics": errors.metrics(),
+    }
+    write_atomically(_errors_file(output), json.dumps(record, indent=1).encode())
+    for source in sources:
+        print(_describe(source, asked))
+    print(errors.describe())
+    print(f"predictions of {count:,} molecules in {output}, errors in {_errors_file(output)}")
+
+
+def _predict(
+    asked: PredictConfig, sources: Sequence[Source], predictor: Predictor, path: Path
+) -> tuple[LabelErrors, int]:
+    import ase.io
+    from tqdm import tqdm
+
+    from shared.input.labelled import read_labelled
+    from train.inference.label_errors import LabelErrors
+    from train.inference.predicted_frames import as_atoms, predicted_frame
+
+    errors, count = LabelErrors(), 0
+    at_once, streaming = _BATCHES_AT_ONCE * asked.batch_size, False
+    with path.open("w", encoding="utf-8") as stream, tqdm(desc="predict", unit="mol", leave=False, disable=None) as bar:
+        for molecules in read_labelled(sources, asked.unit_flags, at_once):
+            # A compilation takes longer than the padding of the last batches does.
+            streaming |= len(molecules) == at_once
+            if asked.charge is not None:
+                molecules = [replace(molecule, charge=asked.charge) for molecule in molecules]
+            _require_known_elements(molecules, predictor)
+            predictions = predictor.predict([as_atoms(molecule) for molecule in molecules], asked.batch_size, streaming)
+            frames = []
+            for pair in zip(molecules, predictions, strict=True):
+                errors.add(*pair)
+                frames.append(predicted_frame(*pair))
+            ase.io.write(stream, frames, format="extxyz")
+            count += len(molecules)
+            bar.update(len(molecules))
+    return errors, count
+
+
+def _require_known_elements(molecules: Sequence[LabelledMolecule], predictor: Predictor) -> None:
+    from shared.elements import symbol
+
+    known = set(predictor.elements)
+    for molecule in molecules:
+        unknown = sorted(set(molecule.numbers.tolist()) - known)
+        if unknown:
+            names, trained = (", ".join(map(symbol, numbers)) for numbers in (unknown, predictor.elements))
+            raise UserError(f"{molecule.where}: the model was not trained on {names}, but on {trained}")
+
+
+def _output(asked: PredictConfig, files: Sequence[str]) -> Path:
+    """The file to write, which is none of those that are read."""
+    output = Path(asked.output or Path(asked.run) / "predictions" / f"{Path(files[0]).stem}.xyz")
+    if output.suffix not in (".xyz", ".extxyz"):
+        raise UserError(f"--output {output}: extended XYZ is written; name it .xyz")
+    for path in (output, _errors_file(output)):
+        if path.resolve() in {Path(name).resolve() for name in files}:
+            raise UserError(f"--output {output}: {path} is one of the files of --data; choose another name")
+    return output
+
+
+def _errors_file(output: Path) -> Path:
+    return output.with_suffix(".errors.json")
+
+
+def _describe(source: Source, asked: PredictConfig) -> str:
+    from shared.input.labelled import unit_of
+
+    summary = source.summary
+    units = {"charge": "e"}
+    for quantity, array in (("energy", "E"), ("forces", "F"), ("dipole", "Dxyz")):
+        if quantity in summary.keys:
+            units[quantity] = unit_of(source, array, asked.unit_flags)
+    read = [f"{quantity} {key!r} in {units[quantity]}" for quantity, key in summary.keys.items()]
+    lines = [f"{source.name}: {summary.frames:,} molecules; labels: {', '.join(read) or 'none'}"]
+    for quantity, names in summary.also.items():
+        lines.append(f"note: {source.name}: {quantity} is {summary.keys[quantity]!r}, not {', '.join(names)}")
+    lines += [f"note: {source.name}: {note}" for note in summary.notes]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
