@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from preprocess.config import PreprocessConfig
 from preprocess.decide import Decision, decide
+from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
 from shared import cache, config_io
 from shared.errors import run_program
@@ -63,8 +64,8 @@ def preprocess(config: PreprocessConfig) -> Path | None:
     """
     start = time.perf_counter()
     cache_dir = Path(config.cache_dir)
-    files = [PairFiles(pair) for pair in find_pairs(config)]
     digests = cache.digest_cache(cache_dir)
+    files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
     decision = decide(files, config, digests)
     if config.dry_run:
         from preprocess.input.understood import describe_understood, understand_headers

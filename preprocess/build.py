@@ -150,6 +150,7 @@ def _finish(stage: StageBuild, prepared: Prepared, decision: Decision, basis: Ba
         "inputs": recipe.inputs,
         "files": as_records(understood),
         "surveys": prepared.names,
+        "converted": sorted({path.name for file in prepared.files for path in file.converted}),
         "settings": recipe.settings,
         "basis": None if recipe.basis is None else recipe.basis.as_json(),
         "units": {name: spec.unit for name, spec in FRAME_ARRAYS.items() if spec.unit != "-"},

@@ -16,6 +16,7 @@ import numpy as np
 from preprocess.checks import CheckedFile, CheckInput, Evidence, Finding, conclude, gather, merge, report
 from preprocess.config import PreprocessConfig
 from preprocess.engine import open_engine
+from preprocess.input.conversions import convert_foreign
 from preprocess.input.grid_padding import pad_grids
 from preprocess.input.pairs import Chunk, PairFiles, Reading, find_pairs
 from preprocess.input.prepare import Prepared, prepare
@@ -23,6 +24,7 @@ from preprocess.input.reader import Grids, Molecules, PairReader, open_pair
 from preprocess.input.row_order import find_permutation
 from preprocess.input.validate import PairingError, check_grids, check_molecules
 from shared import config_io
+from shared.cache import digest_cache
 from shared.digests import write_atomically
 from shared.errors import UserError, run_program
 from shared.schema import Split
@@ -62,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: bad settings or input, or the data contradict themselves.
     """
     config = config_io.parse(PreprocessConfig, "preprocess", argv, prog="python -m preprocess.check_data")
-    files = [PairFiles(pair) for pair in find_pairs(config)]
+    digests = digest_cache(Path(config.cache_dir))
+    files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
     with open_engine(config.workers, config.scheduler, config.chunk_mib * 2**20) as engine:
         prepared = prepare(files, config, engine)
         tasks = []

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from preprocess.stage import lock_cache
-from shared.cache import CURRENT, current_stages, read_manifest, stage_folder
+from shared.cache import CONVERTED, CURRENT, current_stages, read_manifest, stage_folder
 from shared.config_io import SharedConfig, parse_flags
 from shared.data_record import describe_data
 from shared.errors import UserError, run_program
@@ -129,6 +129,8 @@ def unneeded(cache_dir: Path) -> Iterator[Path]:
     surveys = manifest.get("surveys", []) if manifest else []
     for pattern in ("frames-*", "edges-*"):
         yield from (path for path in sorted(cache_dir.glob(pattern)) if path not in needed)
+    converted = manifest.get("converted", []) if manifest else []
+    yield from (path for path in sorted(cache_dir.glob(f"{CONVERTED}/*")) if path.name not in converted)
     yield from (path for path in sorted(cache_dir.glob("surveys/*")) if path.stem not in surveys)
 
 

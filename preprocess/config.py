@@ -8,26 +8,27 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.config_io import Positive, PositiveInt, Seed, SharedConfig
+from shared.input.foreign_config import ForeignConfig
 
 
 @dataclass(frozen=True)
-class PreprocessConfig(SharedConfig):
-    """Turn NPZ pairs into padded HDF5 shards with edge lists, for train to stream."""
+class PreprocessConfig(ForeignConfig, SharedConfig):
+    """Turn the users' files into padded HDF5 shards with edge lists, for train to stream."""
 
     train_efd: tuple[str, ...] = ()
-    """Training split: NPZ files with energies, forces, dipoles (several in order; globs are expanded)."""
+    """Training split: files with energies, forces, dipoles: NPZ, extended XYZ, ASE databases (globs are expanded)."""
 
     train_esp: tuple[str, ...] = ()
     """Training split: NPZ files with ESP grids, in the order of --train-efd."""
 
     valid_efd: tuple[str, ...] = ()
-    """Validation split: NPZ files with energies, forces, dipoles."""
+    """Validation split: files with energies, forces, dipoles."""
 
     valid_esp: tuple[str, ...] = ()
     """Validation split: NPZ files with ESP grids."""
 
     test_efd: tuple[str, ...] = ()
-    """Test split (optional): NPZ files with energies, forces, dipoles."""
+    """Test split (optional): files with energies, forces, dipoles."""
 
     test_esp: tuple[str, ...] = ()
     """Test split (optional): NPZ files with ESP grids."""

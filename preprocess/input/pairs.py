@@ -132,13 +132,15 @@ def find_pairs(config: PreprocessConfig) -> list[Pair]:
         UserError: no training or validation files, unequal numbers of files, a glob that matches nothing.
     """
     named = [flag for split in SPLITS for flag in (f"{split}_efd", f"{split}_esp") if getattr(config, flag)]
-    if config.data and named:
+    if (config.data or config.cubes) and named:
         flags = ", ".join("--" + name.replace("_", "-") for name in named)
-        raise UserError(f"--data names files to be divided among the splits, {flags} files of one split: give either")
-    pairs = _divided(config) if config.data else _of_splits(config)
+        divided = "--data" if config.data else "--cubes"
+        raise UserError(f"{divided} names files to be divided among the splits, {flags} files of one: give either")
+    pairs = _divided(config) if config.data or config.cubes else _of_splits(config)
     for pair in pairs:
         for path in (pair.efd, pair.esp):
-            if path is not None and not path.is_file():
+            # Other formats have readers of their own, and may name frames: all.xyz@0:10.
+            if path is not None and not path.is_file() and is_npz(path):
                 what = "is a directory, not an NPZ file" if path.is_dir() else "no such file"
                 raise UserError(f"{path}: {what} ({'--data' if pair.split is None else f'split {pair.split}'})")
     return pairs
@@ -178,6 +180,11 @@ def _expand(flag: str, names: tuple[str, ...]) -> list[str]:
             raise UserError(f"{flag}: {name!r} matches no file")
         found.extend(matches)
     return found
+
+
+def is_npz(path: Path) -> bool:
+    """Return whether a file is NPZ, or claims to be; others are converted."""
+    return path.suffix == ".npz" or (path.suffix == "" and not path.is_dir())
 
 
 class PairFiles:
@@ -233,6 +240,12 @@ class PairFiles:
     def files(self) -> dict[str, NpzFile]:
         """The files by role, each once."""
         return {"efd": self.efd.file} | ({} if self.esp is None or self.is_one_file else {"esp": self.esp.file})
+
+    @property
+    def converted(self) -> list[Path]:
+        """Files in the cache that stand for the user's own."""
+        paths = ((self.pair.efd, self.pair.source), (self.pair.esp, self.pair.esp_source))
+        return [path for path, source in paths if path is not None and source]
 
     @property
     def grid_width(self) -> int:

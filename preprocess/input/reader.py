@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy as np
 from preprocess.input.grid_points import PointCounts, find_real_points, gather_points
 from preprocess.input.pairs import Chunk, Pair, PairFiles, Reading
 from shared import units
-from shared.input.layout import Layout, Quantity
+from shared.input.layout import Quantity
 from shared.input.npz import Checksum, NpzRows
+from shared.input.rows import read_atoms, read_names, read_numbers, read_values
 
 _TARGETS: tuple[Quantity, ...] = ("energy", "forces", "dipole")
 _GRID_QUANTITIES: tuple[Quantity, ...] = ("grid", "esp", "esp_mask")
@@ -85,34 +87,26 @@ class PairReader:
         Raises:
             UserError: a file is damaged.
         """
-        efd, n = self.files.efd, len(chunk)
-        numbers, n_atoms = self._numbers("efd", efd, chunk.start, chunk.stop)
+        efd, start, stop = self.files.efd, chunk.start, chunk.stop
+        read = partial(self._read, "efd")
+        numbers, n_atoms = read_numbers(read, efd, start, stop)
         scale = self.reading.units.scale
-
-        def atoms(quantity: Quantity, unit: float) -> np.ndarray:
-            return self._atoms("efd", efd, quantity, chunk.start, chunk.stop, n_atoms) * unit
-
-        positions = atoms("positions", scale("position"))
+        positions = read_atoms(read, efd, "positions", start, stop, n_atoms) * scale("position")
+        forces = read_atoms(read, efd, "forces", start, stop, n_atoms) if "forces" in efd else positions * np.nan
         esp_row = self._esp_rows(chunk)
         return Molecules(
             pair=chunk.pair,
-            start=chunk.start,
+            start=start,
             atomic_numbers=numbers,
             n_atoms=n_atoms,
             positions=positions,
-            energy=self._read_efd("energy", chunk).reshape(n).astype(np.float64) * scale("energy"),
-            forces=atoms("forces", scale("force")) if "forces" in efd else np.full(positions.shape, np.nan),
-            dipole=(
-                self._read_efd("dipole", chunk).reshape(n, 3).astype(np.float64) * scale("dipole")
-                if "dipole" in efd
-                else np.full((n, 3), np.nan)
-            ),
+            energy=read_values(read, efd, "energy", start, stop) * scale("energy"),
+            forces=forces * scale("force"),
+            dipole=read_values(read, efd, "dipole", start, stop, axes=3) * scale("dipole"),
             total_charge=(
-                self._read_efd("total_charge", chunk).reshape(n).astype(np.float64)
-                if "total_charge" in efd
-                else np.zeros(n)
+                read_values(read, efd, "total_charge", start, stop) if "total_charge" in efd else np.zeros(len(chunk))
             ),
-            name=_encode(self._read_efd("name", chunk).reshape(n) if "name" in efd else np.zeros(n, "S1")),
+            name=read_names(read, efd, start, stop),
             n_grid=self._counted_points(esp_row),
             grid_shift=self._known_shift(chunk, esp_row),
             esp_row=esp_row,
@@ -129,8 +123,9 @@ class PairReader:
         """
         layout = self.files.efd if role == "efd" else self.files.esp
         assert layout is not None
-        numbers, n_atoms = self._numbers(role, layout, 0, layout.rows)
-        positions = self._atoms(role, layout, "positions", 0, layout.rows, n_atoms)
+        read = partial(self._read, role)
+        numbers, n_atoms = read_numbers(read, layout, 0, layout.rows)
+        positions = read_atoms(read, layout, "positions", 0, layout.rows, n_atoms)
         numbers = np.where(np.arange(numbers.shape[1]) < n_atoms[:, None], numbers, 0)[:, : positions.shape[1]]
         return numbers, positions * self.reading.units.scale("position")
 
@@ -169,34 +164,6 @@ class PairReader:
         rows, piece = self._rows[role].read(key, start, stop)
         self.checksums[role].append(piece)
         return rows
-
-    def _read_efd(self, quantity: Quantity, chunk: Chunk) -> np.ndarray:
-        return self._read("efd", self.files.efd.key(quantity), chunk.start, chunk.stop)
-
-    def _numbers(self, role: str, layout: Layout, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n, W) and (n,) int64: atomic numbers, and numbers of atoms (of files without N, those that are not 0).
-
-        Integers are not narrowed: a value that does not fit must reach the check that names it.
-        """
-        n = stop - start
-        if layout.columns["atomic_numbers"].per_file:
-            numbers = np.broadcast_to(layout.constants["atomic_numbers"].astype(np.int64), (n, layout.width))
-        else:
-            numbers = self._read(role, layout.key("atomic_numbers"), start, stop).reshape(n, layout.width)
-        numbers = numbers.astype(np.int64, copy=False)
-        if "n_atoms" not in layout:
-            return numbers, (numbers != 0).sum(axis=1)
-        if layout.columns["n_atoms"].per_file:
-            return numbers, np.full(n, layout.constants["n_atoms"].reshape(-1)[0], np.int64)
-        return numbers, self._read(role, layout.key("n_atoms"), start, stop).reshape(n).astype(np.int64)
-
-    def _atoms(
-        self, role: str, layout: Layout, quantity: Quantity, start: int, stop: int, counts: np.ndarray
-    ) -> np.ndarray:
-        # Files of small molecules padded to sixty atoms are common: only the real part is worth converting.
-        n, real = stop - start, int(np.clip(counts.max(initial=1), 1, layout.width))
-        stored = self._read(role, layout.key(quantity), start, stop)
-        return stored.reshape(n, layout.width, 3)[:, :real].astype(np.float64)
 
     def _esp_rows(self, chunk: Chunk) -> np.ndarray:
         """(n,) rows of the ESP file that belong to a chunk's; -1 where there is none."""
@@ -256,8 +223,9 @@ class PairReader:
             return dict.fromkeys(names)
         if len(present) == len(esp_row) and esp_row[-1] - esp_row[0] + 1 == len(esp_row):
             start, stop = int(esp_row[0]), int(esp_row[-1]) + 1
-            numbers, n_atoms = self._numbers("esp", esp, start, stop)
-            positions = self._atoms("esp", esp, "positions", start, stop, n_atoms)
+            read = partial(self._read, "esp")
+            numbers, n_atoms = read_numbers(read, esp, start, stop)
+            positions = read_atoms(read, esp, "positions", start, stop, n_atoms)
             return dict(zip(names, (numbers, n_atoms, positions * self.reading.units.scale("position")), strict=True))
         return dict.fromkeys(names)  # paired by these very geometries, see preprocess.input.matching
 
@@ -328,8 +296,3 @@ def _centroid_shift(molecules: Molecules, points: np.ndarray, n_grid: np.ndarray
     of_atoms = np.where(atoms[..., None], molecules.positions, 0.0).sum(axis=1)
     shift = of_atoms / molecules.n_atoms[:, None] - of_points / np.maximum(n_grid, 1)[:, None]
     return np.where(n_grid[:, None] > 0, shift, 0.0)
-
-
-def _encode(names: np.ndarray) -> np.ndarray:
-    encoded = np.char.encode(names, "utf-8") if names.dtype.kind == "U" else names
-    return encoded if encoded.dtype.itemsize else encoded.astype("S1")

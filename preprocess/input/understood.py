@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from preprocess.input.conversions import converted_from
 from preprocess.input.grid_points import FAR_ANGSTROM, SENTINEL, PointCounts, total
 from preprocess.input.pairs import PairFiles, Reading
 from preprocess.input.prepare import PairSurvey, Prepared
+from preprocess.input.survey import merged
 from shared.input.layout import Layout, Quantity
 from shared.input.unit_names import Kind
 from shared.schema import SPLITS
@@ -58,6 +60,11 @@ class Understood:
     """See :class:`preprocess.input.grid_points.PointCounts`; None before the grids were read."""
 
     frame: dict[str, Any] = field(default_factory=dict)
+    lacking: dict[str, int] = field(default_factory=dict)
+    """Quantity -> frames without it."""
+
+    remarks: list[str] = field(default_factory=list)
+    """Of the conversion, one line each."""
 
 
 def understand(prepared: Prepared, points: Sequence[PointCounts]) -> list[Understood]:
@@ -82,13 +89,28 @@ def _understand(file: PairFiles, reading: Reading, survey: PairSurvey | None, po
         used = {column.key for layout in (file.efd, esp) for column in layout.columns.values()}
         both = file.efd.left_alone | esp.left_alone
         left_alone[file.efd.file.shown] = {key: why for key, why in both.items() if key not in used}
+    source = converted_from(file.efd)
+    quantities = _quantities(file.efd, _SHOWN, reading)
+    remarks = [str(note) for note in source.get("notes", [])]
+    for summary in source.get("sources", []):
+        if "charge" not in summary["keys"]:
+            quantities["total_charge"] = {"key": "-", "from": _ABSENT["total_charge"]}
+        for name, key in summary["keys"].items():
+            shown = quantities["total_charge" if name == "charge" else name]
+            shown["key"] = key
+            if shown.get("from") == "record":
+                shown["from"] = summary["units_from"]
+        remarks += [f"{name} is {summary['keys'][name]!r}, not {', '.join(o)}" for name, o in summary["also"].items()]
+        remarks += summary["notes"]
     return Understood(
         role=file.pair.role,
         efd=file.efd.file.shown,
         esp=esp.file.shown if esp else "",
         rows=file.rows,
         esp_rows=esp.rows if esp else 0,
-        quantities=_quantities(file.efd, _SHOWN, reading),
+        quantities=quantities,
+        remarks=remarks,
+        lacking=merged(survey.splits.values()).lacking if survey else {},
         esp_quantities=_quantities(esp, _SHOWN_ESP, reading) if esp else {},
         left_alone={name: members for name, members in left_alone.items() if members},
         splits={split: survey.splits[split].samples for split in SPLITS if split in survey.splits} if survey else {},
@@ -199,6 +221,11 @@ def _notes(entries: Sequence[Understood]) -> list[str]:
     elif one.esp and not {"n_grid", "esp_mask"} & set(one.esp_quantities):
         notes.append("padding of the grids is found when they are read")
     notes += _frame_notes(entries)
+    for name in ("energy", "forces", "dipole"):
+        without, rows = sum(entry.lacking.get(name, 0) for entry in entries), sum(entry.rows for entry in entries)
+        if 0 < without < rows:
+            notes.append(f"{without:,} of {rows:,} frames have no {name}")
+    notes += list(dict.fromkeys(remark for entry in entries for remark in entry.remarks))
     left: dict[str, dict[str, None]] = {}
     for entry in entries:
         for members in entry.left_alone.values():

@@ -20,11 +20,9 @@ from typing import Any
 import numpy as np
 
 from shared.digests import atomic_path
-from shared.input.labelled import RECORD_KEY
 from shared.input.labels import LabelledMolecule
-
-CONVERTED_KEY = "_converted"
-"""0-d text member: JSON, what was understood of the sources. In files that have it, NaN is what a frame lacks."""
+from shared.input.layout import CONVERTED_KEY
+from shared.input.records import RECORD_KEY
 
 _BYTES_AT_ONCE = 4 << 20
 

@@ -14,6 +14,7 @@ from ase.io.formats import open_with_compression
 
 from shared.elements import MAX_ATOMIC_NUMBER, VAN_DER_WAALS_RADII
 from shared.errors import UserError
+from shared.input.foreign_config import GridShell
 from shared.input.labelled import expand_files
 from shared.units import BOHR_IN_ANGSTROM
 
@@ -24,19 +25,6 @@ _NEGATIVE = -1e-6
 _ELECTRONS = (0.5, 1.25)
 """What a density sums to on a coarse grid, as a fraction of all electrons. An ESP without negative values sums to more:
 (2π/3) Σ r² is 1.9 times the electrons of neon, 2.3 times those of krypton."""
-
-
-@dataclass(frozen=True)
-class GridShell:
-    """Which points of a cube are kept: those between two multiples of the atoms' van der Waals radii (Alvarez).
-
-    That is farther than ``inner`` radii from every atom, and at most ``outer`` radii from one; of these, ``points`` are
-    drawn.
-    """
-
-    inner: float = 1.4
-    outer: float = 2.0
-    points: int = 3000
 
 
 @dataclass(frozen=True)

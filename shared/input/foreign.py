@@ -11,63 +11,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from shared.config_io import PositiveInt
 from shared.digests import file_digest, settings_digest
 from shared.errors import UserError
 from shared.input.ase_files import split_index
 from shared.input.ase_frames import ASE_UNITS
-from shared.input.canonical import CONVERTED_KEY, CanonicalFile
-from shared.input.cubes import GridShell, find_cubes, read_grid
+from shared.input.canonical import CanonicalFile
+from shared.input.cubes import find_cubes, read_grid
+from shared.input.foreign_config import ForeignConfig, GridShell
 from shared.input.labelled import Source, open_source, unit_of
 from shared.input.labels import FrameKeys, LabelledMolecule, Summary
+from shared.input.layout import CONVERTED_KEY
 from shared.input.pairing import TOLERANCE, GeometryIndex
 from shared.input.unit_names import SCALES
 
 _VERSION = 1
 """To be raised when the same files would be converted otherwise."""
-
-
-@dataclass(frozen=True)
-class ForeignConfig:
-    """How files that are not NPZ are read."""
-
-    energy_key: str = ""
-    """Name of the energy in extended XYZ files and databases (default: recognised: REF_energy, energy ...)."""
-
-    forces_key: str = ""
-    """Name of the forces in them (default: recognised)."""
-
-    dipole_key: str = ""
-    """Name of the dipole in them (default: recognised)."""
-
-    charge_key: str = ""
-    """Name of the total charge in them (default: recognised, else the sum of the initial charges, else 0)."""
-
-    cubes: tuple[str, ...] = ()
-    """Gaussian cube files of the ESP, one for each molecule: files, globs or folders, taken in natural order."""
-
-    grid_shell: tuple[float, float] = (1.4, 2.0)
-    """Points of a cube that are used: between these multiples of the atoms' van der Waals radii (Alvarez)."""
-
-    grid_points: PositiveInt = 3000
-    """Most points of a cube that are used; drawn at random, the same ones for the same file."""
-
-    @property
-    def keys(self) -> FrameKeys:
-        """Names of the quantities."""
-        return FrameKeys(self.energy_key, self.forces_key, self.dipole_key, self.charge_key)
-
-    @property
-    def shell(self) -> GridShell:
-        """Points of a cube.
-
-        Raises:
-            UserError: the multiples are not 0 <= inner < outer.
-        """
-        inner, outer = self.grid_shell
-        if not 0.0 <= inner < outer < np.inf:
-            raise UserError(f"--grid-shell {inner:g} {outer:g}: two multiples are needed, the smaller one first")
-        return GridShell(inner, outer, self.grid_points)
 
 
 @dataclass(frozen=True)

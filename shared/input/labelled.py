@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import glob
-import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from shared.elements import MAX_ATOMIC_NUMBER
 from shared.errors import UserError
 from shared.input.ase_frames import AseSource
-from shared.input.labels import FrameKeys, LabelledMolecule, Summary
-from shared.input.unit_names import DOCUMENTED, SCALES, Kind, parse_unit
-
-RECORD_KEY = "_mmml_units"
-"""0-d text member of an NPZ: JSON, array name -> unit."""
+from shared.input.labels import FrameKeys, LabelledMolecule, Quantity, Summary
+from shared.input.layout import Quantity as Column
+from shared.input.layout import understand_efd
+from shared.input.npz import NpzFile, NpzRows
+from shared.input.rows import Read, read_atoms, read_names, read_numbers, read_values
+from shared.input.unit_choice import choose_units
+from shared.input.unit_names import SCALES, Kind, parse_unit
 
 _KIND_OF: dict[str, Kind] = {"R": "position", "E": "energy", "F": "force", "Dxyz": "dipole"}
 """Array -> the kind of its unit, which is also the flag's name."""
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, KeyError)
+_QUANTITIES: dict[Quantity, Column] = {
+    "energy": "energy",
+    "forces": "forces",
+    "dipole": "dipole",
+    "charge": "total_charge",
+}
+_BYTES_AT_ONCE = 16 << 20
 
 
 class Source(Protocol):
@@ -116,74 +122,78 @@ def _converted(molecule: LabelledMolecule, source: Source, flags: Mapping[Kind, 
 
 
 class NpzSource:
-    """The molecules of an NPZ file as the README documents it; each member is loaded whole."""
+    """The molecules of an NPZ file of any kind that :mod:`shared.input.layout` knows, some rows at a time."""
 
     def __init__(self, name: str) -> None:
-        """Find the file.
+        """Open and understand the file.
 
         Raises:
-            UserError: no such file.
+            UserError: no such file, or one without geometries, or with members of another shape or kind.
         """
-        if not Path(name).is_file():
-            raise UserError(f"{name}: " + ("is a directory" if Path(name).is_dir() else "no such file"))
         self.name = name
-        self.summary = Summary(
-            units={array: DOCUMENTED[kind] for array, kind in _KIND_OF.items()}, units_from="the documented unit"
-        )
+        self._layout = layout = understand_efd(NpzFile(Path(name)), needs_energy=False)
+        self.summary = summary = Summary(frames=layout.rows)
+        for quantity, column in _QUANTITIES.items():
+            if column in layout:
+                summary.keys[quantity] = layout.key(column)
+        chosen = choose_units(layout, None, {})
+        summary.units = {array: asdict(chosen.units)[f"{kind}_unit"] for array, kind in _KIND_OF.items()}
+        summary.units_from = ", ".join(sorted({chosen.reasons[kind] for kind in _KIND_OF.values()}))
+        summary.notes += [f"{key!r} left alone: {why}" for key, why in layout.left_alone.items() if why != "not needed"]
 
     def __iter__(self) -> Iterator[LabelledMolecule]:
-        """Every row.
+        """Every row, in the file's units.
 
         Raises:
-            UserError: a damaged file, a pickled member, or no R, Z.
+            UserError: the file is damaged, or a row holds no molecule.
         """
+        layout, rows = self._layout, NpzRows(self._layout.file)
+        self.summary.lacking = {}
+        step = max(1, _BYTES_AT_ONCE // max(layout.file.row_bytes(layout.row_keys), 1))
         try:
-            with np.load(self.name, allow_pickle=False) as file:
-                keys = [key for key in ("R", "Z", "N", "E", "F", "Dxyz", "D", "Q", "name", RECORD_KEY) if key in file]
-                arrays = {key: np.asarray(file[key]) for key in keys}
-        except _DAMAGED as error:
-            raise UserError(f"{self.name}: not a readable NPZ file ({error})") from error
-        for key in ("R", "Z"):
-            if key not in arrays:
-                raise UserError(f"{self.name}: key {key!r} is missing; the file holds {', '.join(sorted(arrays))}")
-        self._describe(arrays)
-        yield from (self._row(arrays, row) for row in range(len(arrays["Z"])))
+            for start in range(0, layout.rows, step):
+                yield from self._rows(lambda *member: rows.read(*member)[0], start, min(start + step, layout.rows))
+        finally:
+            rows.close()
 
-    def _describe(self, arrays: dict[str, np.ndarray]) -> None:
-        summary, n = self.summary, len(arrays["Z"])
-        if RECORD_KEY in arrays:
-            summary.units |= json.loads(str(arrays[RECORD_KEY]))
-            summary.units_from = f"the file's record {RECORD_KEY!r}"
-        summary.frames = n
-        for quantity, names in (("energy", "E"), ("forces", "F"), ("dipole", ("Dxyz", "D")), ("charge", "Q")):
-            key = next((name for name in names if name in arrays), None)
-            if key:
-                summary.keys[quantity] = key
-            missing = np.isnan(arrays[key].reshape(n, -1)[:, 0]).sum() if key else n
-            summary.lacking[quantity] = int(missing)
-
-    def _row(self, arrays: dict[str, np.ndarray], row: int) -> LabelledMolecule:
-        where = f"{self.name}, row {row}"
-        numbers = arrays["Z"][row]
-        n = int(arrays["N"][row].ravel()[0]) if "N" in arrays else int((numbers > 0).sum())
-
-        def present(quantity: str) -> np.ndarray | None:
-            key = self.summary.keys.get(quantity)
-            values = None if key is None else arrays[key][row].astype(np.float64)
-            return None if values is None or np.isnan(values.ravel()[0]) else values
-
-        energy, forces, charge = present("energy"), present("forces"), present("charge")
-        return LabelledMolecule(
-            where=where,
-            numbers=numbers[:n].astype(np.int64),
-            positions=arrays["R"][row, :n].astype(np.float64),
-            energy=np.nan if energy is None else float(energy.ravel()[0]),
-            forces=None if forces is None else forces[:n],
-            dipole=present("dipole"),
-            charge=0.0 if charge is None else float(charge.ravel()[0]),
-            name=_text(arrays["name"][row].ravel()[0]) if "name" in arrays else "",
-        )
+    def _rows(self, read: Read, start: int, stop: int) -> Iterator[LabelledMolecule]:
+        layout = self._layout
+        numbers, n_atoms = read_numbers(read, layout, start, stop)
+        positions = read_atoms(read, layout, "positions", start, stop, n_atoms)
+        forces = read_atoms(read, layout, "forces", start, stop, n_atoms) if "forces" in layout else positions * np.nan
+        energy = read_values(read, layout, "energy", start, stop)
+        dipole = read_values(read, layout, "dipole", start, stop, axes=3)
+        charge = np.nan_to_num(read_values(read, layout, "total_charge", start, stop))
+        names = read_names(read, layout, start, stop)
+        for i, n in enumerate(n_atoms):
+            where = f"{self.name}, row {start + i}"
+            _require_molecule(where, numbers[i], int(n), positions[i])
+            lacks = {"energy": np.isnan(energy[i]), "forces": np.isnan(forces[i, :n]).any()}
+            lacks["dipole"] = np.isnan(dipole[i]).any()
+            for quantity, lacking in lacks.items():
+                self.summary.lacking[quantity] = self.summary.lacking.get(quantity, 0) + int(lacking)
+            yield LabelledMolecule(
+                where=where,
+                numbers=numbers[i, :n],
+                positions=positions[i, :n],
+                energy=float(energy[i]),
+                forces=None if lacks["forces"] else forces[i, :n],
+                dipole=None if lacks["dipole"] else dipole[i],
+                charge=float(charge[i]),
+                name=bytes(names[i]).decode("utf-8", "replace"),
+            )
 
 
-def _text(name: np.bytes_ | np.str_) -> str:
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+def _require_molecule(where: str, numbers: np.ndarray, n: int, positions: np.ndarray) -> None:
+    """Refuse a row that holds no molecule.
+
+    Raises:
+        UserError: the number of atoms, an element or a position is none.
+    """
+    if not 1 <= n <= len(numbers):
+        raise UserError(f"{where}: 'N' is {n}; the arrays have room for 1 to {len(numbers)} atoms")
+    bad = (numbers[:n] < 1) | (numbers[:n] > MAX_ATOMIC_NUMBER)
+    if bad.any():
+        raise UserError(f"{where}: 'Z' holds {numbers[:n][bad][0]} at atom {int(np.argmax(bad))}, which is no element")
+    if not np.isfinite(positions[:n]).all():
+        raise UserError(f"{where}: 'R' holds a position that is not a number")

@@ -51,7 +51,8 @@ ALIASES: dict[Quantity, tuple[str, ...]] = {
 """Names of each quantity; the first that the file holds in a fitting shape is taken."""
 
 CONVERTED_KEY = "_converted"
-"""Marks what this project wrote from another format: there NaN stands for what a frame lacks."""
+"""Member of what this project wrote from another format (JSON: what was understood of the sources): there NaN stands
+for what a frame lacks."""
 
 _CHARGE_ROWS = 4096
 _WHOLE_CHARGE = 0.01
@@ -124,8 +125,12 @@ def read_member(file: NpzFile, key: str) -> np.ndarray:
     return values.reshape(shape)
 
 
-def understand_efd(file: NpzFile) -> Layout:
+def understand_efd(file: NpzFile, needs_energy: bool = True) -> Layout:
     """Find geometry and targets in a file.
+
+    Args:
+        file: opened.
+        needs_energy: refuse files without one.
 
     Raises:
         UserError: R, Z or E is missing, or what is needed has another shape, kind or meaning.
@@ -135,7 +140,8 @@ def understand_efd(file: NpzFile) -> Layout:
     rows, width = _find_geometry(file, columns)
     if rows == 0:
         raise UserError(f"{file.shown}: the file holds no molecule")
-    file.require(*ALIASES["energy"])
+    if needs_energy:
+        file.require(*ALIASES["energy"])
     targets: dict[Quantity, tuple[int, ...]] = {"energy": (rows,), "forces": (rows, width, 3)}
     for quantity, shape in targets.items():
         for key in _present(file, quantity)[:1]:
