@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from shared.config_io import Positive, PositiveInt, Seed, SharedConfig
 from shared.input.foreign_config import ForeignConfig
+from shared.input.unit_choice import check_unit_flag
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,22 @@ class PreprocessConfig(ForeignConfig, SharedConfig):
     split_file: str = ""
     """NPZ file with the rows of each split (train, valid, test), instead of a division at random."""
 
-    grid_unit: str = "auto"
+    grid_unit: Annotated[str, AfterValidator(partial(check_unit_flag, kind="grid"))] = "auto"
     """Unit of the ESP's grid: angstrom or bohr (auto: the file's record, else angstrom)."""
 
-    energy_unit: str = "auto"
+    energy_unit: Annotated[str, AfterValidator(partial(check_unit_flag, kind="energy"))] = "auto"
     """Unit of E: ev, hartree, kcal/mol or kj/mol (auto: the file's record, else ev)."""
 
-    force_unit: str = "auto"
+    force_unit: Annotated[str, AfterValidator(partial(check_unit_flag, kind="force"))] = "auto"
     """Unit of F: ev/angstrom, hartree/bohr, kcal/mol/angstrom, ... (auto: the file's record, else ev/angstrom)."""
 
-    dipole_unit: str = "auto"
+    dipole_unit: Annotated[str, AfterValidator(partial(check_unit_flag, kind="dipole"))] = "auto"
     """Unit of Dxyz: debye, e-angstrom or au (auto: the file's record, else debye)."""
 
-    position_unit: str = "auto"
+    position_unit: Annotated[str, AfterValidator(partial(check_unit_flag, kind="position"))] = "auto"
     """Unit of R: angstrom or bohr (auto: the file's record, else angstrom)."""
 
-    esp_unit: str = "auto"
+    esp_unit: Annotated[str, AfterValidator(partial(check_unit_flag, kind="esp"))] = "auto"
     """Unit of esp: hartree/e, ev/e, kcal/mol/e or kj/mol/e (auto: the file's record, else hartree/e)."""
 
     grid_frame: Literal["given", "centroid", "cube", "fit"] = "given"

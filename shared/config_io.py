@@ -84,7 +84,10 @@ def _checked(config_class: type[DataclassT], values: dict[str, Any], where: str,
         first = error.errors()[0]
         key = str(first["loc"][0])
         shown = "--" + key.replace("_", "-") if as_flag else key
-        raise UserError(f"{where}{shown} = {first['input']!r}: {first['msg'].lower()}") from error
+        own = first.get("ctx", {}).get("error") if first["type"] == "value_error" else None
+        # Only the first letter: the rest may hold a pattern.
+        why = str(own) if own else first["msg"][:1].lower() + first["msg"][1:]
+        raise UserError(f"{where}{shown} = {first['input']!r}: {why}") from error
 
 
 def parse_flags(config_class: type[DataclassT], prog: str, argv: Sequence[str] | None = None) -> DataclassT:

@@ -6,12 +6,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from shared import units
+from shared.errors import UserError
 from shared.input.layout import ALIASES, Layout, Quantity
 from shared.input.records import MANIFEST_NAME, RECORD_KEY, UnitRecord, read_record
 from shared.input.unit_names import DOCUMENTED, KINDS, SCALES, Kind, parse_unit
 
 AUTO = "auto"
 """As a flag: the file's record, else the documented unit."""
+
+
+def check_unit_flag(name: str, kind: Kind) -> str:
+    """Return a setting as it is, if it names a unit of this kind or :data:`AUTO`.
+
+    Raises:
+        ValueError: it does not; lists the known ones.
+    """
+    if name != AUTO:
+        try:
+            parse_unit(name, kind, "")
+        except UserError as error:
+            raise ValueError(str(error).removeprefix(": ")) from error
+    return name
+
 
 _QUANTITY: dict[Kind, Quantity] = {
     "position": "positions",
