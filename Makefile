@@ -26,7 +26,7 @@ TRAIN_FLAGS = $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
 
 .DEFAULT_GOAL := help
-.PHONY: help install reference-data preprocess check-data train evaluate report test test-slow lint bench clean clean-cache
+.PHONY: help install reference-data preprocess check-data train evaluate predict report test test-slow lint bench clean clean-cache
 
 help:  ## This list
 	@echo "Targets:"
@@ -63,7 +63,7 @@ reference-data: $(VENV)/.installed-reference  ## NPZ pairs of MOLECULES or GEOME
 	@$(BIN)/python -m preprocess.reference_data $(if $(MOLECULES),--molecules $(MOLECULES)) \
 		$(if $(GEOMETRIES),--geometries $(GEOMETRIES)) $(if $(OUTPUT),--output $(OUTPUT)) $(ARGS)
 
-preprocess: $(VENV)/.installed  ## NPZ files to padded HDF5 shards; a no-op when nothing changed
+preprocess: $(VENV)/.installed  ## Your files to padded HDF5 shards; a no-op when nothing changed
 	@$(BIN)/python -m preprocess $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS)
 
 check-data: $(VENV)/.installed  ## Look for mistakes in all molecules (preprocess looks at a sample)
@@ -74,6 +74,9 @@ train: $(VENV)/.installed  ## Preprocess, then train (or continue) runs/NAME on 
 
 evaluate: $(VENV)/.installed  ## Errors and pictures of a trained run on one split
 	@$(BIN)/python -m train.evaluate --run $(or $(RUN),runs/$(or $(NAME),joint)) --split $(or $(SPLIT),test) $(ARGS)
+
+predict: $(VENV)/.installed  ## Energies, forces, dipoles, charges of the molecules in DATA, as extended XYZ
+	@$(BIN)/python -m train.predict --run $(or $(RUN),runs/$(or $(NAME),joint)) --data $(DATA) $(ARGS)
 
 report: $(VENV)/.installed  ## One HTML page on a trained run: data, curves, errors, ESP in 3D; and pictures
 	@$(BIN)/python -m train.report --run $(or $(RUN),runs/$(or $(NAME),joint)) --split $(or $(SPLIT),test) $(ARGS)
