@@ -14,6 +14,7 @@ from shared import units
 from shared.cache import current_stages, read_manifest, stage_folder
 from shared.errors import UserError
 from tests import support
+from tests.input import kinds
 from tests.input.shards import Molecule, assert_same, assert_same_grid, read_clean, read_shards
 
 FORMATS = Path(__file__).parent / "formats"
@@ -368,3 +369,33 @@ def test_points_that_are_counted_but_nowhere_are_a_finding(tmp_path: Path) -> No
     settings = rewritten(tmp_path, "today", ESP, n_grid=lambda f: np.full(len(f["esp"]), f["esp"].shape[1]))
     with pytest.raises(UserError, match=r"grid-padding.*leave n_grid out"):
         preprocess(tmp_path, settings)
+
+
+@pytest.mark.parametrize("kind", kinds.PAIRS)
+def test_carbon_dioxide_of_each_kind(kind: str, tmp_path: Path) -> None:
+    """A molecule without a dipole, so that less can be told: the same molecules, with no flag or the one named."""
+    settings: dict[str, Any] = {}
+    reference = {}
+    for split, count in (("train", 24), ("valid", 8)):
+        efd, esp = support.read_sample("co2", split, np.arange(count))
+        names = kinds.write_kind(kind, tmp_path, split, efd, esp)
+        settings |= {f"{split}_efd": names[:1], f"{split}_esp": names[1:]}
+        reference[split] = read_clean(efd, esp)
+    found, flags = preprocess_as_told(tmp_path, settings)
+    assert flags == ({"grid_frame": "fit"} if kind == "seed-other-frame" else {})
+    for split, molecules in reference.items():
+        own = [molecule for molecule in found if molecule["split"] == split]
+        assert len(own) == len(molecules)
+        assert_same(own, molecules, frame=1e-3 if flags else 1e-5)
+        if not kind.startswith("seed"):
+            assert {m["row"]: len(m["esp"]) for m in own} == {m["row"]: len(m["esp"]) for m in molecules}
+
+
+def test_carbon_dioxide_in_one_file(tmp_path: Path) -> None:
+    """In atomic units, and nothing says so."""
+    efd, esp = support.read_sample("co2", "train", np.arange(30))
+    np.savez_compressed(tmp_path / "evaluated.npz", **kinds.evaluated(efd, esp))
+    found, flags = preprocess_as_told(tmp_path, {"data": (str(tmp_path / "evaluated.npz"),)})
+    assert flags == {"energy_unit": "hartree", "force_unit": "hartree/bohr", "grid_unit": "bohr"}
+    assert len(found) == 30
+    assert_same(found, read_clean(efd, esp))
