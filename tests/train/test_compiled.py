@@ -157,8 +157,11 @@ def take(steps: Steps, state: TrainState, sums: MetricSums, batch: Batch) -> tup
 @pytest.mark.parametrize("cause", ["not a number", "too large"])
 def test_a_step_that_diverges_is_not_taken_and_none_after_it(cause: str) -> None:
     steps, good = new_steps(largest_loss=1e5), make()
-    energy = np.where(np.arange(len(good.energy)) == 2, np.nan if cause == "not a number" else 1e6, good.energy)
-    bad = good._replace(energy=energy.astype(np.float32))
+    third = np.arange(len(good.energy)) == 2
+    # Of energies, forces and dipoles, NaN says that they are not known.
+    charge = np.where(third & (cause == "not a number"), np.nan, good.total_charge)
+    energy = np.where(third & (cause == "too large"), 1e6, good.energy)
+    bad = good._replace(total_charge=charge.astype(np.float32), energy=energy.astype(np.float32))
     state, sums, loss = take(steps, steps.create_state(0), steps.devices.place(zero_sums()), good)
     assert np.isfinite(loss)
     before = jax.device_get(state)
