@@ -95,9 +95,14 @@ def test_kept_programs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_chunks_change_only_the_rounding() -> None:
-    """Seven molecules and an empty place: the last chunk is padded."""
-    whole_state, whole = two_steps(new_steps(), make())
-    state, metrics = two_steps(new_steps(chunk_size=3), make())
+    """Seven molecules and an empty place: the last chunk is padded. No chunk has as many of a target as another."""
+    batch = make()
+    arrays = {name: np.array(getattr(batch, name)) for name in ("energy", "forces", "dipole", "esp_mask")}
+    arrays["energy"][:3], arrays["forces"][4], arrays["dipole"][[1, 2, 6]] = np.nan, np.nan, np.nan
+    arrays["esp_mask"][[0, 3, 4, 5]] = False
+    batch = batch._replace(**arrays)
+    whole_state, whole = two_steps(new_steps(), batch)
+    state, metrics = two_steps(new_steps(chunk_size=3), batch)
     assert metrics == pytest.approx(whole, rel=1e-5)
     moments, whole_moments = (optax.tree.get(s.opt_state, "nu") for s in (state, whole_state))
     np.testing.assert_allclose(moments, whole_moments, rtol=2e-4, atol=1e-7 * whole_moments.max())
