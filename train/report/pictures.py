@@ -35,7 +35,7 @@ def draw_pictures(
     """Draw them into ``plots/``; returns their paths."""
     folder.plots.mkdir(parents=True, exist_ok=True)
     drawn = [save_picture(folder, f"errors-{split}", lambda: draw_errors(samples, split))]
-    if len(evaluation["by_type"]) > 1:
+    if len(evaluation["by_type"]) > 1 and any(evaluation["worst"].values()):
         drawn.append(save_picture(folder, f"types-{split}", lambda: draw_types(evaluation["by_type"], split)))
     closed = [molecule for molecule in molecules if molecule.surface is not None]
     if closed:
