@@ -23,6 +23,7 @@ from train.loader import BatchPlan, Loader
 from train.metrics import named_metrics, zero_sums
 from train.prediction_file import PredictionFile
 from train.run_folder import EVALUATION_FORMAT, RunFolder
+from train.targets import count_missing, shown
 from train.weights import TrainedModel, load_weights
 
 _MOLECULES_DRAWN = 3
@@ -151,6 +152,7 @@ def finish_run(
         "format_version": EVALUATION_FORMAT,
         "split": split,
         "molecules": len(loader),
+        "molecules_without": count_missing(loader),
         "metrics": metrics,
         "limits": asdict(limits),
         "fractions": {name: limits.fraction(name, value) for name, value in metrics.items() if name in limits.spread},
@@ -164,24 +166,28 @@ def finish_run(
 
         draw_all(folder, targets, split)
     if not quiet:
-        tables = (
-            describe_metrics(metrics, split, len(loader), limits),
-            describe_breakdown(record),
-            describe_molecules(record),
-        )
-        print("\n".join(filter(None, tables)))
+        print(describe_evaluation(record, limits))
         if predictions:
             print(f"predictions in {folder.predictions_file(split)}")
         print(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
     return metrics
 
 
-def describe_metrics(metrics: dict[str, float], split: str, molecules: int, limits: Limits) -> str:
+def describe_evaluation(record: dict[str, Any], limits: Limits) -> str:
+    """The tables for people."""
+    molecules = ", ".join([f"{record['molecules']:,} molecules", *shown(record["molecules_without"])])
+    tables = (
+        f"{record['split']} errors of the best weights ({molecules})",
+        describe_metrics(record["metrics"], limits),
+        describe_breakdown(record),
+        describe_molecules(record),
+    )
+    return "\n".join(filter(None, tables))
+
+
+def describe_metrics(metrics: dict[str, float], limits: Limits) -> str:
     """A table of errors for people, between what the representation can reach and what the data spread over."""
-    lines = [
-        f"{split} errors of the best weights ({molecules:,} molecules)",
-        f"  {'':<40}{'error':>10} {'':<11}{'limit':>8}{'spread':>10}  of the way from limit to spread",
-    ]
+    lines = [f"  {'':<40}{'error':>10} {'':<11}{'limit':>8}{'spread':>10}  of the way from limit to spread"]
     for label, name, factor, unit in ERROR_ROWS:
         if name not in metrics:
             lines.append(f"  {label:<40}{'-':>10} not in the data")

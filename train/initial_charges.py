@@ -2,7 +2,8 @@
 
 A Coulomb energy is the same for charges of the other sign, so the forces drive new charges as readily the wrong way as
 the right one, and the dipoles then take most of a training to turn them round: of four seeds on CO2, two ended their
-twelfth epoch with dipoles ten times as wrong.
+twelfth epoch with dipoles ten times as wrong. On CO2 without dipoles, the ESP error of seventeen seeds after twelve
+epochs was 0.34 kcal/mol/e (geometric mean) from charges fitted to the ESP, and 0.56 from none.
 """
 
 from __future__ import annotations

@@ -26,14 +26,18 @@ def count_missing(loader: Loader) -> dict[str, int]:
     return dict(zip(_TARGETS, counts.tolist(), strict=True))
 
 
+def shown(missing: dict[str, int]) -> list[str]:
+    """The counts that are not zero, as ``120 without ESP``."""
+    return [f"{count:,} without {name}" for name, count in missing.items() if count]
+
+
 def describe_missing(train: Loader, valid: Loader) -> list[str]:
     """Notes on the frames that lack a target, and on targets that no training frame has; none if nothing is missing."""
     counts = {"train": count_missing(train), "valid": count_missing(valid)}
     parts = []
     for split, loader in (("train", train), ("valid", valid)):
-        found = [f"{count:,} without {name}" for name, count in counts[split].items() if count]
-        if found:
-            parts.append(f"{split}: of {len(loader):,} frames {', '.join(found)}")
+        if any(counts[split].values()):
+            parts.append(f"{split}: of {len(loader):,} frames {', '.join(shown(counts[split]))}")
     if not parts:
         return []
     notes = [f"note: {'; '.join(parts)}; a frame has no part in the loss and the errors of what it lacks"]

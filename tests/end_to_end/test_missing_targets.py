@@ -159,6 +159,8 @@ def test_data_without_esp_and_dipoles(data: Data, without_esp: Path, capsys: pyt
     evaluation = evaluate(data, without_esp, "valid", plots=True)
     told = capsys.readouterr().out
     assert set(evaluation["metrics"]) == known
+    assert "valid errors of the best weights (8 molecules, 8 without dipole, 8 without ESP)" in told
+    assert evaluation["molecules_without"] == {"energy": 0, "forces": 0, "dipole": 8, "ESP": 8}
     assert set(evaluation["limits"]["spread"]) == {"energy_mae_ev", "forces_mae_ev_per_angstrom"}
     assert evaluation["limits"]["distributed_esp_rmse_kcal_per_mol_e"] is None
     assert evaluation["worst"]["esp_rmse_kcal_per_mol_e"] == []
