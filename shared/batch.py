@@ -16,6 +16,7 @@ class Batch(NamedTuple):
     """B molecules of A atoms and G grid points, padding included. Units and padding: :mod:`shared.schema`.
 
     Rows past the end of the data (the last batch of an epoch) are molecules without atoms: ``molecule_mask`` is False.
+    Energies, forces and dipoles that are not known are NaN, see :func:`known_targets`.
     """
 
     molecule_mask: Array  # (B,) bool
@@ -34,6 +35,32 @@ class Batch(NamedTuple):
     dcmnet_dst: Array  # (B, Ed) int32
     dcmnet_src: Array  # (B, Ed) int32
     dcmnet_n_edges: Array  # (B,) int32
+
+
+class Known(NamedTuple):
+    """Which targets of a batch are known; never those of padding."""
+
+    energy: Array  # (B,) bool
+    forces: Array  # (B, A) bool, of all of a molecule's atoms or of none
+    dipole: Array  # (B,) bool
+    esp: Array  # (B,) bool, whether any grid point counts
+
+
+def known_targets(batch: Batch) -> Known:
+    """The targets that take part in losses and errors: of real molecules, and not NaN.
+
+    Works on the host and on the device, and whatever stands in the padding.
+    """
+    isnan = batch.energy.__array_namespace__().isnan
+    real = batch.molecule_mask
+    atoms = real[:, None] & (batch.atomic_numbers > 0)
+    with_forces = ~(isnan(batch.forces).any(axis=-1) & atoms).any(axis=1)
+    return Known(
+        energy=real & ~isnan(batch.energy),
+        forces=atoms & with_forces[:, None],
+        dipole=real & ~isnan(batch.dipole).any(axis=-1),
+        esp=real & batch.esp_mask.any(axis=1),
+    )
 
 
 def empty_batch(shape: BucketShape, batch_size: int) -> Batch:

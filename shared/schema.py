@@ -13,6 +13,10 @@ three grid points and two edges lies in a bucket of (4 atoms, 5 grid points, 3 e
 
 The pair (dst, src) points from src to dst: dst receives the message. Every directed pair of distinct atoms closer
 than the cutoff is listed once; lists are sorted by dst, then src. Indices count the atoms of one molecule.
+
+A molecule may lack targets, which then take no part in their loss and their errors: an unknown energy, unknown forces
+(of all its real atoms together) and an unknown dipole are NaN, and a molecule without ESP has n_grid = 0. Padding is
+the same whether a target is known or not.
 """
 
 from __future__ import annotations
@@ -41,10 +45,10 @@ FRAME_ARRAYS: dict[str, ArraySpec] = {
     "atomic_numbers": ArraySpec(("atoms",), "int32", "-", "0", "atomic numbers Z"),
     "positions": ArraySpec(("atoms", "xyz"), "float32", "Å", "0", "relative to the centre of mass"),
     "total_charge": ArraySpec((), "float32", "e", "-", "total charge Q of the molecule"),
-    "energy": ArraySpec((), "float32", "eV", "-", "E minus the sum of per-element reference energies"),
-    "forces": ArraySpec(("atoms", "xyz"), "float32", "eV/Å", "0", "F = -dE/dR"),
-    "dipole": ArraySpec(("xyz",), "float32", "e·Å", "-", "about the centre of mass"),
-    "n_grid": ArraySpec((), "int32", "-", "-", "number of real grid points"),
+    "energy": ArraySpec((), "float32", "eV", "-", "E minus the sum of per-element reference energies; NaN: unknown"),
+    "forces": ArraySpec(("atoms", "xyz"), "float32", "eV/Å", "0", "F = -dE/dR; NaN of all real atoms: unknown"),
+    "dipole": ArraySpec(("xyz",), "float32", "e·Å", "-", "about the centre of mass; NaN: unknown"),
+    "n_grid": ArraySpec((), "int32", "-", "-", "number of real grid points; 0: no ESP"),
     "grid": ArraySpec(("grid", "xyz"), "float32", "Å", "0", "relative to the centre of mass"),
     "esp": ArraySpec(("grid",), "float32", "Hartree/e", "0", "electrostatic potential at the grid points"),
     "row": ArraySpec((), "int64", "-", "-", "row in the split's input files, counted through them in order"),

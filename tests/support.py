@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from preprocess.__main__ import preprocess
 from preprocess.config import PreprocessConfig
 from shared.batch import Batch, empty_batch
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.cache import Cache
+from shared.cache import Cache, current_stages, read_manifest, shard_entries, stage_folder, write_manifest
+from shared.shards import describe_shard, map_shard, write_shard
 from train.config import ModelConfig, TrainConfig
 from train.joint import build_model
 from train.run_folder import prepare_run
@@ -80,6 +82,41 @@ def run_preprocess(settings: dict[str, Any], cache_dir: Path, **changes: Any) ->
     )
     preprocess(config)
     return config
+
+
+EVERY_ROW = range(10**9)
+
+
+def remove_targets(cache_dir: Path, split: str, **rows: Container[int]) -> None:
+    """Rewrite shards as if some rows of the input lacked targets. Without any ESP, the buckets' grids have no width.
+
+    Args:
+        cache_dir: a cache that no other test uses.
+        split: its name, or "all".
+        rows: those of its rows without ``energy``, ``forces``, ``dipole`` or ``esp``.
+    """
+    folder = stage_folder(cache_dir, "frames", current_stages(cache_dir)["frames"])
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    shards = []
+    for entry in shard_entries(manifest):
+        path = folder / entry.file
+        arrays = {name: np.array(values) for name, values in map_shard(path).items()}
+        if split in (entry.split, "all"):
+            for name, missing in rows.items():
+                lacks = np.array([row in missing for row in arrays["row"]])
+                real = arrays["atomic_numbers"] > 0
+                if name == "esp":
+                    arrays["n_grid"][lacks], arrays["grid"][lacks], arrays["esp"][lacks] = 0, 0.0, 0.0
+                else:
+                    arrays[name][(lacks[:, None] & real) if name == "forces" else lacks] = np.nan
+            if split == "all" and rows.get("esp") is EVERY_ROW:
+                arrays["grid"], arrays["esp"] = arrays["grid"][:, :0], arrays["esp"][:, :0]
+                manifest["buckets"][entry.bucket]["grid"] = 0
+        path.unlink()
+        write_shard(path, arrays)
+        shards.append(describe_shard(path, entry.split, entry.bucket, entry.samples).as_json())
+    write_manifest(folder, {**manifest, "shards": shards})
 
 
 def random_weights(config: ModelConfig, references: dict[int, float], seed: int = 0) -> TrainedModel:

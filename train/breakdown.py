@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.batch import Batch
+from shared.batch import Batch, known_targets
 from shared.elements import VAN_DER_WAALS_RADII, symbol
 from train.limits import Limits, fraction_of_the_way
 from train.points import SHELLS, PointSquares, locate_points, shell_name
@@ -23,6 +23,7 @@ class Breakdown:
     """Sums by atomic number (0-118) and by shell, added batch by batch."""
 
     atoms: np.ndarray = field(default_factory=_by_element)
+    with_forces: np.ndarray = field(default_factory=_by_element)
     forces: np.ndarray = field(default_factory=_by_element)
     forces_reference: np.ndarray = field(default_factory=_by_element)
     monopole: np.ndarray = field(default_factory=_by_element)
@@ -30,12 +31,15 @@ class Breakdown:
     esp_reference: PointSquares = field(default_factory=PointSquares)
 
     def add(self, batch: Batch, prediction: Prediction) -> None:
-        """Add a batch of the host, cleaned or not; what is padding does not count."""
+        """Add a batch of the host, cleaned or not; padding and forces that are not known do not count."""
         real = batch.molecule_mask[:, None] & (batch.atomic_numbers > 0)
         kinds = np.asarray(batch.atomic_numbers)[real]
         np.add.at(self.atoms, kinds, 1.0)
-        np.add.at(self.forces, kinds, np.abs(prediction.forces - batch.forces).mean(axis=-1)[real])
-        np.add.at(self.forces_reference, kinds, np.abs(batch.forces).mean(axis=-1)[real])
+        known = np.asarray(known_targets(batch).forces)
+        with_forces = np.asarray(batch.atomic_numbers)[known]
+        np.add.at(self.with_forces, with_forces, 1.0)
+        np.add.at(self.forces, with_forces, np.abs(prediction.forces - batch.forces).mean(axis=-1)[known])
+        np.add.at(self.forces_reference, with_forces, np.abs(batch.forces).mean(axis=-1)[known])
         np.add.at(self.monopole, kinds, np.abs(prediction.dcm_charges.sum(axis=-1) - prediction.charges)[real])
         for points in locate_points(batch):
             i = points.molecule
@@ -48,12 +52,9 @@ class Breakdown:
         by_element = {}
         for z in np.flatnonzero(self.atoms):
             name = symbol(int(z))
-            forces, forces_spread = self.forces[z] / self.atoms[z], self.forces_reference[z] / self.atoms[z]
             by_element[name] = {
                 "atoms": int(self.atoms[z]),
-                "forces_mae_ev_per_angstrom": forces,
-                "forces_spread_ev_per_angstrom": forces_spread,
-                "forces_fraction": fraction_of_the_way(forces, 0.0, forces_spread),
+                **self._forces_entry(int(z)),
                 "monopole_mae_e": self.monopole[z] / self.atoms[z],
                 "esp_points": int(self.esp.by_element[0, z]),
                 **_esp_entry(rmse.get(name), limits.esp_by_element.get(name), spread.get(name)),
@@ -71,26 +72,40 @@ class Breakdown:
         ]
         return {"by_element": by_element, "by_distance_shell": by_shell}
 
+    def _forces_entry(self, atomic_number: int) -> dict[str, float | None]:
+        """Null where no molecule with the element has forces."""
+        number = self.with_forces[atomic_number]
+        forces, spread = (
+            sums[atomic_number] / number if number else None for sums in (self.forces, self.forces_reference)
+        )
+        return {
+            "forces_mae_ev_per_angstrom": forces,
+            "forces_spread_ev_per_angstrom": spread,
+            "forces_fraction": fraction_of_the_way(forces, 0.0, spread),
+        }
+
 
 def _esp_entry(rmse: float | None, limit: float | None, spread: float | None) -> dict[str, float | None]:
     """Null where there is no point, or none in the molecules that charges were fitted to."""
-    known = None not in (rmse, limit, spread)
     return {
         "esp_rmse_kcal_per_mol_e": rmse,
         "esp_limit_kcal_per_mol_e": limit,
         "esp_spread_kcal_per_mol_e": spread,
-        "esp_fraction": fraction_of_the_way(rmse, limit, spread) if known else None,  # type: ignore[arg-type]
+        "esp_fraction": fraction_of_the_way(rmse, limit, spread),
     }
 
 
 def describe_breakdown(record: dict[str, Any]) -> str:
-    """Two small tables for people."""
+    """Two small tables for people; empty where there are neither forces nor an ESP."""
+    if not (record["by_distance_shell"] or any(map(_has_forces, record["by_element"].values()))):
+        return ""
     esp = f"{'limit':>10}{'spread':>8}{'%':>8}"
     lines = [f"  {'element':<8}{'atoms':>8}{'forces, meV/Å':>15}{'%':>8}{'ESP nearest to it, kcal/mol/e':>31}{esp}"]
     for name, entry in record["by_element"].items():
-        forces = f"{entry['forces_mae_ev_per_angstrom'] * 1000:>15.4g}{_percent(entry['forces_fraction']):>8}"
+        forces = f"{_milli(entry['forces_mae_ev_per_angstrom']):>15}{_percent(entry['forces_fraction']):>8}"
         lines.append(f"  {name:<8}{entry['atoms']:>8,}{forces}{_esp_cells(entry, 31)}")
-    lines.append(f"  {'radii from the atoms':<20}{'points':>9}{'ESP, kcal/mol/e':>17}{esp}")
+    if record["by_distance_shell"]:
+        lines.append(f"  {'radii from the atoms':<20}{'points':>9}{'ESP, kcal/mol/e':>17}{esp}")
     for shell in record["by_distance_shell"]:
         upper = f" {shell['to_radii']:g}" if shell["to_radii"] else ""
         bounds = f"{shell['from_radii']:g} -{upper}"
@@ -99,10 +114,18 @@ def describe_breakdown(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _has_forces(entry: dict[str, Any]) -> bool:
+    return entry["forces_mae_ev_per_angstrom"] is not None
+
+
 def _esp_cells(entry: dict[str, Any], width: int) -> str:
     names = ("esp_rmse_kcal_per_mol_e", "esp_limit_kcal_per_mol_e", "esp_spread_kcal_per_mol_e")
     rmse, limit, spread = ("-" if entry[name] is None else f"{entry[name]:.3g}" for name in names)
     return f"{rmse:>{width}}{limit:>10}{spread:>8}{_percent(entry['esp_fraction']):>8}"
+
+
+def _milli(value: float | None) -> str:
+    return "-" if value is None else f"{value * 1000:.4g}"
 
 
 def _percent(fraction: float | None) -> str:

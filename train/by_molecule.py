@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ase.formula import Formula
 
-from shared.batch import Batch
+from shared.batch import Batch, known_targets
 from shared.elements import symbol
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.prediction import Prediction
@@ -21,7 +21,7 @@ ERRORS = {
     "esp_rmse_kcal_per_mol_e": "ESP RMSE, kcal/mol/e",
 }
 """Of one molecule: prediction minus reference, the mean over its forces' components, the length of the dipoles'
-difference, the root mean square over its grid points (NaN if none counts)."""
+difference, the root mean square over its grid points; NaN if there is no reference."""
 
 WORST = 10
 _SHOWN = 5
@@ -47,8 +47,10 @@ class MoleculeErrors:
         """
         n = len(rows)
         atoms = (np.asarray(batch.atomic_numbers) > 0)[:n]
+        with_forces = np.asarray(known_targets(batch).forces)[:n].any(axis=1)
         points = np.asarray(batch.esp_mask)[:n]
         forces = np.abs(prediction.forces - batch.forces)[:n].mean(axis=-1)
+        forces = np.where(atoms, forces, 0.0).sum(axis=1) / atoms.sum(axis=1)
         squares = np.square(prediction.esp - batch.esp)[:n]
         count = points.sum(axis=1)
         with np.errstate(invalid="ignore"):
@@ -56,7 +58,7 @@ class MoleculeErrors:
         debye = 1.0 / DEBYE_IN_E_ANGSTROM
         columns = (
             (prediction.energy - batch.energy)[:n],
-            np.where(atoms, forces, 0.0).sum(axis=1) / atoms.sum(axis=1),
+            np.where(with_forces, forces, np.nan),
             np.linalg.norm(prediction.dipole - batch.dipole, axis=-1)[:n] * debye,
             np.linalg.norm(prediction.dipole_dcm - batch.dipole, axis=-1)[:n] * debye,
             esp * HARTREE_IN_KCAL_PER_MOL,
@@ -79,9 +81,8 @@ class MoleculeErrors:
         worst = {}
         for column, name in enumerate(ERRORS):
             if name.startswith(("forces", "esp")):
-                # Molecules without a grid point that counts have no ESP error: they come last.
-                order = np.argsort(-np.nan_to_num(errors[:, column], nan=-1.0), kind="stable")[:WORST]
-                worst[name] = [self._entry(int(i), errors[i]) for i in order]
+                order = np.argsort(-errors[:, column], kind="stable")[:WORST]  # NaN comes last
+                worst[name] = [self._entry(int(i), errors[i]) for i in order if np.isfinite(errors[i, column])]
         return {"by_type": by_type, "worst": worst}
 
     def _entry(self, i: int, errors: np.ndarray) -> dict[str, Any]:
@@ -101,37 +102,50 @@ def molecule_types(names: list[str], formulas: list[str]) -> list[str]:
 
 
 def describe_molecules(record: dict[str, Any]) -> str:
-    """The types and the molecules with the largest errors of the ESP, for people."""
-    types = sorted(record["by_type"].items(), key=lambda item: -(item[1]["esp_rmse_kcal_per_mol_e"] or 0.0))
+    """The types and the molecules with the largest errors of the ESP, or else of forces, for people; perhaps empty."""
+    worst = record["worst"]["esp_rmse_kcal_per_mol_e"] or record["worst"]["forces_mae_ev_per_angstrom"]
+    if not worst:
+        return ""
+    types = worst_first(record["by_type"])
     lines = []
     if len(types) > 1:
         lines.append(
             f"  molecules of type   number   F, meV/Å   ESP, kcal/mol/e  (the {min(_SHOWN, len(types))} worst)"
         )
         for kind, entry in types[:_SHOWN]:
-            forces = entry["forces_mae_ev_per_angstrom"] * 1000
-            lines.append(f"  {kind:<20}{entry['molecules']:>6,}{forces:>11.4g}{_shown(entry):>18}")
+            lines.append(f"  {kind:<20}{entry['molecules']:>6,}{_cells(entry)}")
     lines.append("  worst molecule      row in input   F, meV/Å   ESP, kcal/mol/e")
-    for entry in record["worst"]["esp_rmse_kcal_per_mol_e"][:_SHOWN]:
-        forces = entry["forces_mae_ev_per_angstrom"] * 1000
-        lines.append(f"  {entry['name'] or entry['formula']:<20}{entry['row']:>12,}{forces:>11.4g}{_shown(entry):>18}")
+    lines.extend(
+        f"  {entry['name'] or entry['formula']:<20}{entry['row']:>12,}{_cells(entry)}" for entry in worst[:_SHOWN]
+    )
     return "\n".join(lines)
 
 
-def _shown(entry: dict[str, Any]) -> str:
-    esp = entry["esp_rmse_kcal_per_mol_e"]
-    return "-" if esp is None else f"{esp:.3g}"
+def worst_first(by_type: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Types of molecules in falling order of the error of the ESP; those without ESP follow, by that of forces."""
+    names = ("esp_rmse_kcal_per_mol_e", "forces_mae_ev_per_angstrom")
+    return sorted(by_type.items(), key=lambda item: tuple(-(item[1][name] or 0.0) for name in names))
+
+
+def _cells(entry: dict[str, Any]) -> str:
+    forces, esp = entry["forces_mae_ev_per_angstrom"], entry["esp_rmse_kcal_per_mol_e"]
+    shown = "-" if forces is None else f"{forces * 1000:.4g}"
+    return f"{shown:>11}{'-' if esp is None else f'{esp:.3g}':>18}"
 
 
 def _means(errors: np.ndarray) -> dict[str, float | None]:
-    """Mean absolute errors of some molecules; of the ESP the root mean square."""
-    esp = errors[:, -1][np.isfinite(errors[:, -1])]
-    means = {
-        name.replace("_error_", "_mae_"): _number(np.abs(errors[:, column]).mean())
-        for column, name in enumerate(ERRORS)
-        if not name.startswith("esp")
-    }
-    return {**means, "esp_rmse_kcal_per_mol_e": _number(np.sqrt(np.square(esp).mean())) if esp.size else None}
+    """Mean absolute errors of the molecules that have a reference; of the ESP the root mean square."""
+    means: dict[str, float | None] = {}
+    for column, name in enumerate(ERRORS):
+        known = errors[:, column][np.isfinite(errors[:, column])]
+        if not len(known):
+            mean = None
+        elif name.startswith("esp"):
+            mean = float(np.sqrt(np.square(known).mean()))
+        else:
+            mean = float(np.abs(known).mean())
+        means[name.replace("_error_", "_mae_")] = mean
+    return means
 
 
 def _number(value: float) -> float | None:

@@ -18,12 +18,12 @@ from train.devices import agreed
 from train.metrics import MetricSums, zero_sums
 from train.state import TrainState, as_adam, from_adam
 
-_FORMAT = 4
+_FORMAT = 5
 """1: parameters as a tree of arrays. 2: as one vector, at the ends of epochs, numbered by them. 3: anywhere, numbered
 by steps, with the sums of the epoch so far and a checksum. 4: the best score instead of the best loss, AMSGrad's state
-instead of Adam's."""
+instead of Adam's. 5: with counts of each target in the sums."""
 
-_READ_FORMATS = (2, 3, 4)
+_READ_FORMATS = (2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,27 @@ class Saved(NamedTuple):
     state: TrainState
     sums: MetricSums  # of the epoch so far
     progress: Progress
+
+
+class _EarlierSums(NamedTuple):
+    """What formats 3 and 4 hold of MetricSums."""
+
+    molecules: Any
+    atoms: Any
+    esp_molecules: Any
+    loss: Any
+    energy: Any
+    forces: Any
+    dipole: Any
+    dipole_dcm: Any
+    esp: Any
+    esp_point_charges: Any
+    monopole: Any
+
+    def completed(self) -> MetricSums:
+        """With the counts of each target: the data of that time lacked none."""
+        counts = {"energy_molecules": self.molecules, "force_atoms": self.atoms, "dipole_molecules": self.molecules}
+        return MetricSums(**self._asdict(), **counts)
 
 
 class _DamagedError(Exception):
@@ -125,10 +146,12 @@ class Checkpoints:
             raise _DamagedError(_first_line(error)) from error
         if found not in _READ_FORMATS:
             raise UserError(
-                f"{self._folder}: checkpoints of format {found}, but this program continues formats 2 to 4; train "
+                f"{self._folder}: checkpoints of format {found}, but this program continues formats 2 to 5; train "
                 "under another --name (best/ of this run stays usable)"
             )
-        sums = jax.tree.map(lambda x: jax.device_put(x, like.step.sharding), zero_sums())
+        sums: Any = jax.tree.map(lambda x: jax.device_put(x, like.step.sharding), zero_sums())
+        if 2 < found < 5:
+            sums = _EarlierSums(*(getattr(sums, name) for name in _EarlierSums._fields))
         if found < 4:
             like = like._replace(opt_state=as_adam(like.opt_state))
         arrays: Any = {"state": like, "sums": sums} if found > 2 else like
@@ -144,6 +167,8 @@ class Checkpoints:
         state, sums = (read["state"], read["sums"]) if found > 2 else (read, sums)
         if found < 4:
             state = state._replace(opt_state=from_adam(state.opt_state))
+        if 2 < found < 5:
+            sums = sums.completed()
         return Saved(state, sums, Progress(**progress))
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from shared.batch import Batch
+from shared.batch import Batch, known_targets
 from shared.digests import write_atomically
 from shared.schema import NAME_ARRAY
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
@@ -23,6 +23,7 @@ from train.loader import BatchPlan, Loader
 from train.metrics import named_metrics, zero_sums
 from train.prediction_file import PredictionFile
 from train.run_folder import EVALUATION_FORMAT, RunFolder
+from train.targets import count_missing, shown
 from train.weights import TrainedModel, load_weights
 
 _MOLECULES_DRAWN = 3
@@ -55,7 +56,7 @@ class MoleculeEsp:
 
 @dataclass
 class Targets:
-    """References and predictions of a split's real entries, flat, as lists of arrays under a target's name."""
+    """References and predictions of a split's known entries, flat, as lists of arrays under a target's name."""
 
     reference: dict[str, list[np.ndarray]] = field(default_factory=dict)
     predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Targets:
         self.predicted.setdefault(name, []).append(np.ravel(predicted))
 
     def arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """All references and predictions of a target."""
+        """All references and predictions of a target, perhaps none."""
         return np.concatenate(self.reference[name]), np.concatenate(self.predicted[name])
 
 
@@ -151,6 +152,7 @@ def finish_run(
         "format_version": EVALUATION_FORMAT,
         "split": split,
         "molecules": len(loader),
+        "molecules_without": count_missing(loader),
         "metrics": metrics,
         "limits": asdict(limits),
         "fractions": {name: limits.fraction(name, value) for name, value in metrics.items() if name in limits.spread},
@@ -164,32 +166,43 @@ def finish_run(
 
         draw_all(folder, targets, split)
     if not quiet:
-        print(describe_metrics(metrics, split, len(loader), limits))
-        print(describe_breakdown(record))
-        print(describe_molecules(record))
+        print(describe_evaluation(record, limits))
         if predictions:
             print(f"predictions in {folder.predictions_file(split)}")
         print(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
     return metrics
 
 
-def describe_metrics(metrics: dict[str, float], split: str, molecules: int, limits: Limits) -> str:
+def describe_evaluation(record: dict[str, Any], limits: Limits) -> str:
+    """The tables for people."""
+    molecules = ", ".join([f"{record['molecules']:,} molecules", *shown(record["molecules_without"])])
+    tables = (
+        f"{record['split']} errors of the best weights ({molecules})",
+        describe_metrics(record["metrics"], limits),
+        describe_breakdown(record),
+        describe_molecules(record),
+    )
+    return "\n".join(filter(None, tables))
+
+
+def describe_metrics(metrics: dict[str, float], limits: Limits) -> str:
     """A table of errors for people, between what the representation can reach and what the data spread over."""
-    lines = [
-        f"{split} errors of the best weights ({molecules:,} molecules)",
-        f"  {'':<40}{'error':>10} {'':<11}{'limit':>8}{'spread':>10}  of the way from limit to spread",
-    ]
+    lines = [f"  {'':<40}{'error':>10} {'':<11}{'limit':>8}{'spread':>10}  of the way from limit to spread"]
     for label, name, factor, unit in ERROR_ROWS:
+        if name not in metrics:
+            lines.append(f"  {label:<40}{'-':>10} not in the data")
+            continue
         line = f"  {label:<40}{metrics[name] * factor:>10.4g} {unit:<11}"
         fraction = limits.fraction(name, metrics[name])
         if fraction is not None:
             limit = f"{limits.limit(name):.3g}" if limits.limit(name) else "-"
             line += f"{limit:>8}{limits.spread[name] * factor:>10.4g}{fraction:>9.1%}"
         lines.append(line.rstrip())
-    lines.append(
-        f"  limit: charges fitted to each of {limits.molecules_fitted} molecules by itself, {limits.n_dcm} per atom "
-        "(of PhysNet's: 1, on the atom)"
-    )
+    if limits.molecules_fitted:
+        lines.append(
+            f"  limit: charges fitted to each of {limits.molecules_fitted} molecules by itself, {limits.n_dcm} per "
+            "atom (of PhysNet's: 1, on the atom)"
+        )
     return "\n".join(lines)
 
 
@@ -201,13 +214,14 @@ def _collect(targets: Targets, loader: Loader, plan: BatchPlan, batch: Batch, pr
     targets.by_molecule.add(batch, prediction, rows, names)
     if targets.file:
         targets.file.add(batch, prediction, rows, names)
-    real = batch.molecule_mask
+    known = known_targets(batch)
     atoms = batch.atomic_numbers > 0
-    targets.add("energy", batch.energy[real], prediction.energy[real])
-    targets.add("forces", batch.forces[atoms], prediction.forces[atoms])
+    targets.add("energy", batch.energy[known.energy], prediction.energy[known.energy])
+    targets.add("forces", batch.forces[known.forces], prediction.forces[known.forces])
     debye = 1.0 / DEBYE_IN_E_ANGSTROM
-    targets.add("dipole", batch.dipole[real] * debye, prediction.dipole[real] * debye)
-    targets.add("dipole_dcm", batch.dipole[real] * debye, prediction.dipole_dcm[real] * debye)
+    dipoles = batch.dipole[known.dipole] * debye
+    targets.add("dipole", dipoles, prediction.dipole[known.dipole] * debye)
+    targets.add("dipole_dcm", dipoles, prediction.dipole_dcm[known.dipole] * debye)
     targets.add("monopole", prediction.charges[atoms], prediction.dcm_charges.sum(axis=-1)[atoms])
     for i in range(len(plan.rows)):
         kept = batch.esp_mask[i]

@@ -29,7 +29,10 @@ class _State(NamedTuple):
 
 
 def clean(batch: Batch) -> Batch:
-    """Replace whatever stands in the padding by zeros, selected and not multiplied: it may hold NaN or infinity."""
+    """Replace whatever stands in the padding by zeros, selected and not multiplied: it may hold NaN or infinity.
+
+    Targets of real molecules stay as they are, NaN where they are unknown: the model does not read them.
+    """
     real = batch.molecule_mask
     atomic_numbers = jnp.where(real[:, None], batch.atomic_numbers, 0)
     atoms = atomic_numbers > 0

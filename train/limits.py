@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from shared.batch import Batch
+from shared.batch import Batch, known_targets
 from shared.digests import write_atomically
 from shared.units import BOHR_IN_ANGSTROM, DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.loader import Loader
@@ -40,11 +40,11 @@ _RIDGE = 1e-9
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one split."""
+    """Of one split. Where no molecule has a target, its spread is left out; without ESP, its limits are None."""
 
     spread: dict[str, float]  # by metric: its value for a model that always says the mean
-    atom_centred_esp_rmse_kcal_per_mol_e: float
-    distributed_esp_rmse_kcal_per_mol_e: float
+    atom_centred_esp_rmse_kcal_per_mol_e: float | None
+    distributed_esp_rmse_kcal_per_mol_e: float | None
     n_dcm: int
     molecules_fitted: int
     esp_by_element: dict[str, float]  # kcal/mol/e, of distributed charges on the points nearest to the element
@@ -52,10 +52,9 @@ class Limits:
 
     def fraction(self, metric: str, error: float) -> float | None:
         """Where an error lies between the limit (0) and the spread (1)."""
-        spread = self.spread.get(metric)
-        return None if spread is None else fraction_of_the_way(error, self.limit(metric), spread)
+        return fraction_of_the_way(error, self.limit(metric), self.spread.get(metric))
 
-    def limit(self, metric: str) -> float:
+    def limit(self, metric: str) -> float | None:
         """The least that a metric can be; 0 where only the ESP's representation bounds it."""
         return {
             "esp_rmse_kcal_per_mol_e": self.distributed_esp_rmse_kcal_per_mol_e,
@@ -63,10 +62,12 @@ class Limits:
         }.get(metric, 0.0)
 
 
-def fraction_of_the_way(error: float, limit: float, spread: float) -> float | None:
-    """From the limit (0) to the spread (1); None where they are the other way round."""
+def fraction_of_the_way(error: float | None, limit: float | None, spread: float | None) -> float | None:
+    """From the limit (0) to the spread (1); None where one is not known, or they are the other way round."""
     # The limit is that of a sample: on data that spread as little, there is nothing to compare with.
-    return None if spread <= limit else (error - limit) / (spread - limit)
+    if error is None or limit is None or spread is None or spread <= limit:
+        return None
+    return (error - limit) / (spread - limit)
 
 
 def limits_of(folder: RunFolder, loader: Loader, split: str, n_dcm: int, seed: int) -> Limits:
@@ -87,7 +88,7 @@ def compute_limits(loader: Loader, n_dcm: int, seed: int, sample: int = _SAMPLE)
         loader: of the split.
         n_dcm: charges per atom.
         seed: chooses the sample, and where the displacements begin.
-        sample: how many molecules (fewer if the split has fewer).
+        sample: how many molecules with ESP (fewer if the split has fewer).
     """
     batches = list(_sample(loader, sample, seed))
     centred, distributed, squares = [], [], PointSquares()
@@ -107,18 +108,21 @@ def _mean_squares(errors: np.ndarray, batch: Batch) -> np.ndarray:
     return (errors**2).sum(axis=1) / np.asarray(batch.esp_mask).sum(axis=1)
 
 
-def _rmse(mean_squares: Sequence[np.ndarray]) -> float:
+def _rmse(mean_squares: Sequence[np.ndarray]) -> float | None:
     every = np.concatenate(mean_squares) if mean_squares else np.zeros(0)
-    return float(np.sqrt(every.mean()) * HARTREE_IN_KCAL_PER_MOL) if len(every) else 0.0
+    return float(np.sqrt(every.mean()) * HARTREE_IN_KCAL_PER_MOL) if len(every) else None
 
 
 def _sample(loader: Loader, sample: int, seed: int) -> Iterator[Batch]:
     """One batch of each bucket, of molecules with grid points that count."""
-    chosen = np.random.default_rng(seed).permutation(len(loader))[:sample]
+    with_esp = np.concatenate([bucket.column("n_grid") > 0 for bucket in loader.buckets])
+    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(with_esp))[:sample]
     first = 0
     for index, bucket in enumerate(loader.buckets):
         rows = np.sort(chosen[(chosen >= first) & (chosen < first + len(bucket))]) - first
         first += len(bucket)
+        if not len(rows):
+            continue
         batch = loader.gather(index, rows, len(rows))
         kept = batch.esp_mask.any(axis=1)
         if kept.any():
@@ -129,23 +133,28 @@ def _spread(loader: Loader) -> dict[str, float]:
     """The metrics of a model that says the mean: of energies theirs, of vectors and potentials zero."""
     energies, forces, dipoles, squares = [], [], [], []
     for batch in (batch for _, batch in loader.stream(loader.plan(), loader.read)):
-        real, atoms, points = batch.molecule_mask, batch.atomic_numbers > 0, batch.esp_mask
-        energies.append(batch.energy[real])
-        forces.append(np.abs(batch.forces[atoms]).ravel())
-        dipoles.append(np.abs(batch.dipole[real]).ravel())
+        known, points = known_targets(batch), batch.esp_mask
+        energies.append(batch.energy[known.energy])
+        forces.append(np.abs(batch.forces[known.forces]).ravel())
+        dipoles.append(np.abs(batch.dipole[known.dipole]).ravel())
         counts = points.sum(axis=1)
         squares.append((np.where(points, batch.esp, 0.0) ** 2).sum(axis=1)[counts > 0] / counts[counts > 0])
-    energy = np.concatenate(energies)
-    dipole = float(np.concatenate(dipoles).mean()) / DEBYE_IN_E_ANGSTROM
-    esp = _rmse(squares)
-    return {
-        "energy_mae_ev": float(np.abs(energy - energy.mean()).mean()),
-        "forces_mae_ev_per_angstrom": float(np.concatenate(forces).mean()),
+    energy, esp = np.concatenate(energies), _rmse(squares)
+    dipole = _mean(dipoles, 1.0 / DEBYE_IN_E_ANGSTROM)
+    spread = {
+        "energy_mae_ev": _mean([np.abs(energy - energy.mean())]) if len(energy) else None,
+        "forces_mae_ev_per_angstrom": _mean(forces),
         "dipole_mae_debye": dipole,
         "dipole_dcm_mae_debye": dipole,
         "esp_rmse_kcal_per_mol_e": esp,
         "esp_rmse_point_charges_kcal_per_mol_e": esp,
     }
+    return {name: value for name, value in spread.items() if value is not None}
+
+
+def _mean(parts: Sequence[np.ndarray], factor: float = 1.0) -> float | None:
+    every = np.concatenate(parts)
+    return float(every.mean()) * factor if len(every) else None
 
 
 def fit_charges(batch: Batch, n_dcm: int, displaced: bool = True, seed: int = 0) -> np.ndarray:

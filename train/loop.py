@@ -24,7 +24,7 @@ from train.evaluation import evaluate_split, finish_run
 from train.feed import Dispatched
 from train.interruption import Interruption, stopped
 from train.losses import loss_weights
-from train.metrics import METRIC_NAMES, mean_error, named_metrics, zero_sums
+from train.metrics import mean_error, named_metrics, zero_sums
 from train.session import Session, first_state, open_session, prepare_evaluation, split_loader
 from train.state import TrainState
 from train.tracking import Tracker
@@ -310,10 +310,18 @@ def _finish(session: Session, plots: bool, quiet: bool = False) -> None:
 
 def _epoch_line(record: dict[str, Any], epochs: int, best: bool) -> str:
     valid = record["valid"]
-    _, energy, forces, dipole, dipole_dcm, esp, *_ = (valid.get(name, math.nan) for name in METRIC_NAMES)
-    return (
-        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  {record['samples_per_second']:6.0f} mol/s  "
-        f"loss {record['train']['loss']:.4g} / {valid['loss']:.4g}  "
-        f"E {energy * 1000:.2f} meV  F {forces * 1000:.1f} meV/Å  "
-        f"D {dipole:.4f} / {dipole_dcm:.4f} D  ESP {esp:.3f} kcal/mol/e{'  *' if best else ''}"
-    )
+    parts = [
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}",
+        f"{record['samples_per_second']:6.0f} mol/s",
+        f"loss {record['train']['loss']:.4g} / {valid['loss']:.4g}",
+    ]
+    # What no validation molecule has is left out.
+    if "energy_mae_ev" in valid:
+        parts.append(f"E {valid['energy_mae_ev'] * 1000:.2f} meV")
+    if "forces_mae_ev_per_angstrom" in valid:
+        parts.append(f"F {valid['forces_mae_ev_per_angstrom'] * 1000:.1f} meV/Å")
+    if "dipole_mae_debye" in valid:
+        parts.append(f"D {valid['dipole_mae_debye']:.4f} / {valid['dipole_dcm_mae_debye']:.4f} D")
+    if "esp_rmse_kcal_per_mol_e" in valid:
+        parts.append(f"ESP {valid['esp_rmse_kcal_per_mol_e']:.3f} kcal/mol/e")
+    return "  ".join(parts + ["*"] * best)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shared.batch import Batch
+from shared.batch import Batch, known_targets
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
-from train.losses import Counts, Losses, LossWeights, esp_mean_square
+from train.losses import Counts, Losses, LossWeights, count, esp_mean_square
 from train.prediction import Prediction
 
 Array = jax.Array
 
 
 class MetricSums(NamedTuple):
-    """Sums over real molecules, atoms and grid points, and their counts; scalars."""
+    """Sums over what is real and known, and the counts that :class:`train.losses.Counts` has too; scalars."""
 
     molecules: Array
     atoms: Array
+    energy_molecules: Array
+    force_atoms: Array
+    dipole_molecules: Array
     esp_molecules: Array
     loss: Array
     energy: Array
@@ -63,34 +67,31 @@ def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Cou
         counts: of the whole batch.
         point_charges: also evaluate the ESP of PhysNet's own charges (a third more work on the grid).
     """
-    molecules = batch.molecule_mask
+    known = known_targets(batch)
     atoms = batch.atomic_numbers > 0
 
-    def over_molecules(error: Array) -> Array:
+    def over_molecules(error: Array, mask: Array) -> Array:
         error = jnp.abs(error).reshape(error.shape[0], -1).mean(axis=1)
-        return jnp.where(molecules, error, 0.0).sum()
+        return jnp.where(mask, error, 0.0).sum()
 
-    mean_square, has_points = esp_mean_square(prediction.esp - batch.esp, batch)
     if point_charges:
         from train.electrostatics import (
             electrostatic_potential,  # slow: imports e3x, and the rest here does not need it
         )
 
         esp = electrostatic_potential(prediction.charges, batch.positions, batch.grid)
-        point_square = esp_mean_square(esp - batch.esp, batch)[0].sum()
+        point_square = esp_mean_square(esp - batch.esp, batch).sum()
     else:
         point_square = jnp.full((), jnp.nan)
     monopole = jnp.abs(prediction.dcm_charges.sum(axis=-1) - prediction.charges)
     return MetricSums(
-        molecules=molecules.sum().astype(jnp.float32),
-        atoms=atoms.sum().astype(jnp.float32),
-        esp_molecules=has_points.sum().astype(jnp.float32),
+        **count(batch)._asdict(),
         loss=losses.total * counts.molecules,
-        energy=over_molecules(prediction.energy - batch.energy),
-        forces=jnp.where(atoms[..., None], jnp.abs(prediction.forces - batch.forces), 0.0).sum() / 3.0,
-        dipole=over_molecules(prediction.dipole - batch.dipole),
-        dipole_dcm=over_molecules(prediction.dipole_dcm - batch.dipole),
-        esp=jnp.where(has_points, mean_square, 0.0).sum(),
+        energy=over_molecules(prediction.energy - batch.energy, known.energy),
+        forces=jnp.where(known.forces[..., None], jnp.abs(prediction.forces - batch.forces), 0.0).sum() / 3.0,
+        dipole=over_molecules(prediction.dipole - batch.dipole, known.dipole),
+        dipole_dcm=over_molecules(prediction.dipole_dcm - batch.dipole, known.dipole),
+        esp=esp_mean_square(prediction.esp - batch.esp, batch).sum(),
         esp_point_charges=point_square,
         monopole=jnp.where(atoms, monopole, 0.0).sum(),
     )
@@ -110,7 +111,7 @@ def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
 
     Args:
         metrics: of the validation split, as :func:`named_metrics` gives them.
-        weights: of the loss; targets of weight 0 do not count.
+        weights: of the loss; targets of weight 0 do not count, nor do those that no molecule of the split has.
     """
     dipole = "dipole_mae_debye" if weights.dipole_source == "physnet" else "dipole_dcm_mae_debye"
     names = {
@@ -119,28 +120,32 @@ def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
         dipole: weights.dipole,
         "esp_rmse_kcal_per_mol_e": weights.esp,
     }
-    errors = [max(metrics[name], _SMALLEST_ERROR) for name, weight in names.items() if weight > 0]
+    known = [metrics[name] for name, weight in names.items() if weight > 0 and name in metrics]
+    errors = [max(error, _SMALLEST_ERROR) for error in known]
     return float(np.exp(np.mean(np.log(errors)))) if errors else metrics["loss"]
 
 
 def named_metrics(sums: MetricSums) -> dict[str, float]:
     """Mean errors under the names of METRIC_NAMES; this is where the device is waited for.
 
-    Metrics that were not summed (NaN) are left out.
+    Left out are errors that were not summed (NaN), and those of targets that no molecule has.
     """
     s = {name: float(value) for name, value in jax.device_get(sums)._asdict().items()}
-    molecules, atoms, with_points = max(s["molecules"], 1.0), max(s["atoms"], 1.0), max(s["esp_molecules"], 1.0)
-    values = (
-        s["loss"] / molecules,
-        s["energy"] / molecules,
-        s["forces"] / atoms,
-        s["dipole"] / molecules / DEBYE_IN_E_ANGSTROM,
-        s["dipole_dcm"] / molecules / DEBYE_IN_E_ANGSTROM,
-        np.sqrt(s["esp"] / with_points) * HARTREE_IN_KCAL_PER_MOL,
-        np.sqrt(s["esp_point_charges"] / with_points) * HARTREE_IN_KCAL_PER_MOL,
-        s["monopole"] / atoms,
-    )
-    named = dict(zip(METRIC_NAMES, map(float, values), strict=True))
-    if np.isnan(s["esp_point_charges"]) and not np.isnan(s["loss"]):
-        del named["esp_rmse_point_charges_kcal_per_mol_e"]
+    debye = 1.0 / DEBYE_IN_E_ANGSTROM
+    means = {
+        "loss": (s["loss"], max(s["molecules"], 1.0)),
+        "energy_mae_ev": (s["energy"], s["energy_molecules"]),
+        "forces_mae_ev_per_angstrom": (s["forces"], s["force_atoms"]),
+        "dipole_mae_debye": (s["dipole"] * debye, s["dipole_molecules"]),
+        "dipole_dcm_mae_debye": (s["dipole_dcm"] * debye, s["dipole_molecules"]),
+        "esp_rmse_kcal_per_mol_e": (s["esp"], s["esp_molecules"]),
+        "esp_rmse_point_charges_kcal_per_mol_e": (s["esp_point_charges"], s["esp_molecules"]),
+        "monopole_mae_e": (s["monopole"], s["atoms"]),
+    }
+    if math.isnan(s["esp_point_charges"]) and not math.isnan(s["loss"]):
+        del means["esp_rmse_point_charges_kcal_per_mol_e"]
+    named = {name: total / number for name, (total, number) in means.items() if number > 0}
+    for name in named:
+        if name.startswith("esp"):
+            named[name] = math.sqrt(named[name]) * HARTREE_IN_KCAL_PER_MOL
     return named

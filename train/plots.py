@@ -46,13 +46,16 @@ def draw_all(folder: RunFolder, targets: Targets, split: str) -> list[Path]:
 
 
 def draw_scatter(targets: Targets, split: str) -> Figure:
-    """Prediction against reference for every target, and the charges' two sums against each other."""
+    """Prediction against reference for every target in the data, and the charges' two sums against each other."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     for axis, (name, title, unit) in zip(axes, _SCATTER, strict=False):
         reference, predicted = targets.arrays(name)
-        _scatter(axis, reference, predicted, unit)
-        axis.set(title=title, xlabel=f"reference, {unit}", ylabel=f"prediction, {unit}")
+        if len(reference):
+            _scatter(axis, reference, predicted, unit)
+            axis.set(title=title, xlabel=f"reference, {unit}", ylabel=f"prediction, {unit}")
+        else:
+            _say_missing(axis, title)
     charges, sums = targets.arrays("monopole")
     _scatter(axes[5], charges, sums, "e")
     axes[5].set(title="monopoles", xlabel="PhysNet's charge, e", ylabel="sum of the atom's distributed charges, e")
@@ -78,6 +81,12 @@ def _scatter(axis: Axes, x: np.ndarray, y: np.ndarray, unit: str) -> None:
         va="top",
     )
     axis.set(xlim=limits, ylim=limits, aspect="equal")
+
+
+def _say_missing(axis: Axes, title: str) -> None:
+    axis.set_axis_off()
+    axis.set(title=title)
+    axis.text(0.5, 0.5, "not in the data", transform=axis.transAxes, ha="center", va="center", color="0.4")
 
 
 def draw_esp(molecules: list[MoleculeEsp]) -> Figure:
@@ -145,6 +154,9 @@ def draw_curves(records: list[dict]) -> Figure:
     figure = Figure(figsize=(12, 7), layout="constrained")
     epochs = [record["epoch"] for record in records]
     for axis, (name, label) in zip(figure.subplots(2, 3).ravel(), _CURVES, strict=True):
+        if not any(name in record[split] for record in records for split in ("train", "valid")):
+            _say_missing(axis, label)
+            continue
         for split in ("train", "valid"):
             axis.plot(epochs, [record[split].get(name, np.nan) for record in records], label=split)
         axis.set(xlabel="epoch", ylabel=label, yscale="log")

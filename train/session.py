@@ -29,6 +29,7 @@ from train.prediction import Params
 from train.run_data import open_data
 from train.run_folder import RunFolder
 from train.state import TrainState
+from train.targets import check_esp, describe_missing
 from train.tracking import require_trackers
 from train.weights import TrainedModel, load_weights
 
@@ -76,7 +77,7 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
     devices = all_devices()
     loader, valid = (split_loader(cache, split, config, devices) for split in _TRAINED_SPLITS)
     _check_before(config)
-    _check_esp_points(valid)
+    check_esp(loader, valid, config)
     run_folder.prepare_run(config, cache, write=False)
     lock = run_folder.lock(folder, devices.is_first)
     try:
@@ -96,6 +97,8 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
         f"train: {len(loader):,} molecules, {len(loader.buckets)} bucket(s), {where}; "
         f"{devices.count} {devices.platform} device(s); run {folder.path}"
     )
+    for note in describe_missing(loader, valid):
+        session.tell(note)
     for difference in run_folder.other_versions(config.from_run) if config.from_run else []:
         session.tell(f"note: not as in {config.from_run}: {difference}; results may differ")
     return session
@@ -110,21 +113,6 @@ def _check_before(config: TrainConfig) -> None:
     require_trackers(config)
     if config.init_from and not RunFolder(Path(config.runs_dir) / config.name).config_file.exists():
         check_same_model(config, load_weights(RunFolder(Path(config.init_from)).best).config, config.init_from)
-
-
-def _check_esp_points(loader: Loader) -> None:
-    """Whether the ESP is compared anywhere: seen at the first molecules of each bucket.
-
-    Raises:
-        UserError: no grid point of theirs counts.
-    """
-    for index, bucket in enumerate(loader.buckets):
-        if loader.gather(index, np.arange(min(len(bucket), loader.batch_size)), loader.batch_size).esp_mask.any():
-            return
-    raise UserError(
-        "no ESP point of the first validation molecules counts: lower --esp-radius-factor or --esp-min-distance, or "
-        "raise --esp-max-value"
-    )
 
 
 def split_loader(cache: Cache, split: Split, config: TrainConfig, devices: Devices) -> Loader:
@@ -165,11 +153,11 @@ def first_state(session: Session) -> TrainState:
 
 
 def _fitted_to_data(session: Session, params: Params) -> Params:
-    """Charges that the dipoles tell, and displacements of one length."""
+    """Charges that the dipoles or ESPs tell, and displacements of one length."""
     from train.initial_displacements import scale_displacements  # slow: imports the model
 
     loader = session.feed.loader
-    charges = element_charges(loader.buckets)
+    charges = element_charges(loader)
     shift = np.array(params["physnet"]["params"]["shift"])
     shift[:, 1] = charges
     network = {**params["physnet"]["params"], "shift": shift}

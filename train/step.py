@@ -105,7 +105,7 @@ def build_functions(
 
     def evaluate(vector: Array, sums: MetricSums, batch: Batch) -> tuple[MetricSums, Prediction]:
         batch = clean(batch)
-        counts = jax.lax.psum(count(batch), AXIS)
+        counts = _whole_counts(batch)
         prediction = model.apply(parameters.split(vector), batch)
         losses = joint_loss(prediction, batch, weights, counts)
         own = batch_sums(prediction, batch, losses, counts, point_charges=True)
@@ -179,7 +179,7 @@ class _Gradient:
     def __call__(self, vector: Array, batch: Batch) -> tuple[Array, Array, MetricSums]:
         batch = clean(batch)
         # Means are over the whole batch, so that its division changes nothing.
-        counts = jax.lax.psum(count(batch), AXIS)
+        counts = _whole_counts(batch)
         molecules = batch.molecule_mask.shape[0]
         chunks = -(-molecules // self.chunk_size(batch))
         if chunks == 1:
@@ -212,6 +212,11 @@ class _Gradient:
         return jnp.concatenate([gradient, losses.total[None], jnp.stack(sums)])
 
 
+def _whole_counts(batch: Batch) -> Counts:
+    """Counts of a cleaned batch over all devices, in one exchange."""
+    return Counts(*jax.lax.psum(jnp.stack(count(batch)), AXIS))
+
+
 def _in_chunks(array: Array, chunks: int, size: int) -> Array:
     missing = chunks * size - array.shape[0]
     padded = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
@@ -225,4 +230,4 @@ def chunk_size(config: TrainConfig, devices: Devices, batch: Batch) -> int:
     if devices.platform != "cpu":
         return max(1, int(batch.molecule_mask.shape[0]))
     potentials = batch.esp.shape[1] * batch.positions.shape[1] * config.n_dcm
-    return max(1, min(_POTENTIALS_IN_CACHE // potentials, _EDGES_IN_CACHE // max(batch.dcmnet_dst.shape[1], 1)))
+    return max(1, min(_POTENTIALS_IN_CACHE // max(potentials, 1), _EDGES_IN_CACHE // max(batch.dcmnet_dst.shape[1], 1)))

@@ -15,9 +15,13 @@ from tests.end_to_end.processes import Run
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One bucket: each process compiles for itself."""
+    """One bucket: each process compiles for itself. Some molecules lack some targets."""
     folder = tmp_path_factory.mktemp("data")
     support.run_preprocess(support.write_splits(folder / "input", train=8, valid=3), folder / "cache", max_buckets=1)
+    support.remove_targets(
+        folder / "cache", "train", energy=range(3), forces=range(2, 6), dipole=range(5, 9), esp=range(8, 14)
+    )
+    support.remove_targets(folder / "cache", "valid", energy=[0], forces=[3, 4], dipole=[2], esp=[1, 5])
     return folder / "cache"
 
 

@@ -14,7 +14,7 @@ from shared.batch import Batch
 from tests import support
 from tests.properties.helpers import build
 from train.joint import JointModel, clean
-from train.losses import count, loss_weights
+from train.losses import LossWeights, count
 from train.metrics import METRIC_NAMES, batch_sums, named_metrics
 from train.prediction import Params
 from train.step import loss_and_prediction
@@ -38,6 +38,10 @@ def make(molecules: list[list[int]] = MOLECULES, **padding: Any) -> Batch:
     return support.random_batch(rng, molecules, cutoffs=CUTOFFS, total_charge=CHARGES[: len(molecules)], **padding)
 
 
+TARGETS = ("energy", "forces", "dipole", "esp", "mono")
+WEIGHTS = {name: getattr(support.small_config(), f"{name}_weight") for name in TARGETS}
+
+
 class Evaluated:
     """A model with weights, and its jitted loss, gradient and metric sums."""
 
@@ -46,15 +50,14 @@ class Evaluated:
         self.model: JointModel
         self.params: Params
         self.model, self.params, self.predict = build(batch, **CONFIG)
-        weights = loss_weights(support.small_config(**CONFIG))
 
-        def evaluate(params: Params, batch: Batch) -> Any:
-            batch = clean(batch)
+        def evaluate(params: Params, batch: Batch, weights: dict[str, Any] = WEIGHTS) -> Any:
+            batch, weights = clean(batch), LossWeights(**weights, dipole_source="physnet")
             gradient_of = jax.value_and_grad(loss_and_prediction, has_aux=True)
             (loss, (losses, prediction)), gradient = gradient_of(params, batch, self.model, weights)
             return loss, losses, gradient, batch_sums(prediction, batch, losses, count(batch), point_charges=True)
 
-        self.evaluate: Callable[[Params, Batch], Any] = jax.jit(evaluate)
+        self.evaluate: Callable[..., Any] = jax.jit(evaluate)
         self.plain = jax.device_get(self.evaluate(self.params, batch))
 
 
@@ -99,6 +102,50 @@ def test_padding_changes_neither_loss_nor_gradients_nor_metrics(evaluated: Evalu
     for name, value in metrics.items():
         assert value > 0, name
         assert other_metrics[name] == pytest.approx(value, rel=1e-6), name
+
+
+def without(batch: Batch, **molecules: int) -> Batch:
+    """The batch, of whose molecules these lack a target."""
+    arrays = {name: np.array(array) for name, array in batch._asdict().items()}
+    for name, i in molecules.items():
+        if name == "esp":
+            arrays["esp_mask"][i], arrays["grid"][i], arrays["esp"][i] = False, 0.0, 0.0
+        else:
+            arrays[name][i] = np.nan
+    return Batch(**arrays)
+
+
+LACKING = {"energy": 0, "forces": 1, "dipole": 0, "esp": 1}
+
+
+def test_missing_targets_are_terms_left_out(evaluated: Evaluated) -> None:
+    """Loss and gradient are sums over the targets, each of a batch that holds only the molecules that have it."""
+    batch = make()
+    loss, losses, gradient, _ = evaluated.evaluate(evaluated.params, without(batch, **LACKING))
+    total, slope = 0.0, jax.tree.map(np.zeros_like, gradient)
+    for name in TARGETS:
+        mask = batch.molecule_mask.copy()
+        if name in LACKING:
+            mask[LACKING[name]] = False
+        only = {other: WEIGHTS[name] * (other == name) for other in TARGETS}
+        part, parts, own, _ = evaluated.evaluate(evaluated.params, batch._replace(molecule_mask=mask), only)
+        assert getattr(losses, name) == pytest.approx(float(getattr(parts, name)), rel=1e-12), name
+        total, slope = total + part, jax.tree.map(np.add, slope, own)
+    assert loss == pytest.approx(float(total), rel=1e-12)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(slope))
+    for (path, leaf), expected in zip(jax.tree.leaves_with_path(gradient), jax.tree.leaves(slope), strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-8, atol=1e-10 * largest, err_msg=str(path))
+
+
+def test_padding_changes_nothing_where_targets_are_missing(evaluated: Evaluated) -> None:
+    loss, _, gradient, sums = evaluated.evaluate(evaluated.params, without(make(), **LACKING))
+    padded = without(poisoned(np.nan), **LACKING)
+    other_loss, _, other_gradient, other_sums = evaluated.evaluate(evaluated.params, padded)
+    np.testing.assert_allclose(other_loss, loss, rtol=1e-10)
+    np.testing.assert_allclose(other_sums, sums, rtol=1e-6)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    for leaf, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(other_gradient), strict=True):
+        np.testing.assert_allclose(other, leaf, rtol=1e-8, atol=1e-10 * largest)
 
 
 def test_a_molecule_in_a_batch_is_predicted_as_alone(evaluated: Evaluated) -> None:

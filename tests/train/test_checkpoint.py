@@ -124,7 +124,7 @@ def test_other_format(tiny: Steps, written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(written, folder)
     (folder / "7" / "progress" / "metadata").write_text(json.dumps({"format": 99}))
-    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues formats 2 to 4"):
+    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues formats 2 to 5"):
         restore(folder, tiny)
 
 
@@ -152,3 +152,6 @@ def test_checkpoints_of_every_format_are_read(number: int, tmp_path: Path) -> No
         # An epoch later, in a run that hardly changes any more.
         np.testing.assert_allclose(saved.state.ema_params, best, atol=0.1)
         assert float(saved.sums.molecules) == 8.0
+        # The data of that time lacked no target.
+        assert float(saved.sums.energy_molecules) == float(saved.sums.dipole_molecules) == 8.0
+        assert float(saved.sums.force_atoms) == float(saved.sums.atoms) > 8.0

@@ -95,9 +95,14 @@ def test_kept_programs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_chunks_change_only_the_rounding() -> None:
-    """Seven molecules and an empty place: the last chunk is padded."""
-    whole_state, whole = two_steps(new_steps(), make())
-    state, metrics = two_steps(new_steps(chunk_size=3), make())
+    """Seven molecules and an empty place: the last chunk is padded. No chunk has as many of a target as another."""
+    batch = make()
+    arrays = {name: np.array(getattr(batch, name)) for name in ("energy", "forces", "dipole", "esp_mask")}
+    arrays["energy"][:3], arrays["forces"][4], arrays["dipole"][[1, 2, 6]] = np.nan, np.nan, np.nan
+    arrays["esp_mask"][[0, 3, 4, 5]] = False
+    batch = batch._replace(**arrays)
+    whole_state, whole = two_steps(new_steps(), batch)
+    state, metrics = two_steps(new_steps(chunk_size=3), batch)
     assert metrics == pytest.approx(whole, rel=1e-5)
     moments, whole_moments = (optax.tree.get(s.opt_state, "nu") for s in (state, whole_state))
     np.testing.assert_allclose(moments, whole_moments, rtol=2e-4, atol=1e-7 * whole_moments.max())
@@ -157,8 +162,11 @@ def take(steps: Steps, state: TrainState, sums: MetricSums, batch: Batch) -> tup
 @pytest.mark.parametrize("cause", ["not a number", "too large"])
 def test_a_step_that_diverges_is_not_taken_and_none_after_it(cause: str) -> None:
     steps, good = new_steps(largest_loss=1e5), make()
-    energy = np.where(np.arange(len(good.energy)) == 2, np.nan if cause == "not a number" else 1e6, good.energy)
-    bad = good._replace(energy=energy.astype(np.float32))
+    third = np.arange(len(good.energy)) == 2
+    # Of energies, forces and dipoles, NaN says that they are not known.
+    charge = np.where(third & (cause == "not a number"), np.nan, good.total_charge)
+    energy = np.where(third & (cause == "too large"), 1e6, good.energy)
+    bad = good._replace(total_charge=charge.astype(np.float32), energy=energy.astype(np.float32))
     state, sums, loss = take(steps, steps.create_state(0), steps.devices.place(zero_sums()), good)
     assert np.isfinite(loss)
     before = jax.device_get(state)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -140,6 +142,52 @@ def test_limits_by_element_and_shell(loader: Loader) -> None:
         assert limits.esp_by_shell[name] == pytest.approx(np.sqrt(np.mean(shells[k])), rel=0.2)
 
 
+class Lacking(Loader):
+    """Some molecules of the split have no energy, no forces, no dipole or no ESP; by their rows in the input."""
+
+    lacking: Mapping[str, Sequence[int]] = MappingProxyType(
+        {"energy": (0, 7), "forces": (1, 2, 8), "dipole": (0, 1, 2, 3), "esp": (2, 6, 9)}
+    )
+
+    def _gather(self, index: int, rows: np.ndarray, to: np.ndarray, places: int) -> Batch:
+        batch = super()._gather(index, rows, to, places)
+        own = self.buckets[index].take("row", rows)
+        for name, lacking in self.lacking.items():
+            if name == "esp":
+                batch.esp_mask[to[np.isin(own, lacking)]] = False
+            else:
+                getattr(batch, name)[to[np.isin(own, lacking)]] = np.nan
+        return batch
+
+
+def test_limits_where_targets_are_missing(loader: Loader) -> None:
+    """The spreads are those of the rest; what nothing has, has none."""
+    lacking = Lacking(loader.buckets, 4, EspSelection(1.0))
+    limits = compute_limits(lacking, 1, seed=1, sample=100)
+    assert limits.molecules_fitted == 7
+    energies, forces, dipoles = [], [], []
+    for bucket in loader.buckets:
+        for i, row in enumerate(bucket.column("row").tolist()):
+            real = bucket.column("atomic_numbers")[i] > 0
+            energies += [] if row in (0, 7) else [bucket.column("energy")[i]]
+            forces += [] if row in (1, 2, 8) else np.abs(bucket.column("forces")[i][real]).ravel().tolist()
+            dipoles += [] if row < 4 else np.abs(bucket.column("dipole")[i]).tolist()
+    assert limits.spread["energy_mae_ev"] == pytest.approx(np.abs(energies - np.mean(energies)).mean(), rel=1e-5)
+    assert limits.spread["forces_mae_ev_per_angstrom"] == pytest.approx(np.mean(forces), rel=1e-5)
+    assert limits.spread["dipole_mae_debye"] == pytest.approx(np.mean(dipoles) / 0.20819434, rel=1e-5)
+
+    lacking.lacking = {"energy": range(10), "esp": range(10)}
+    limits = compute_limits(lacking, 1, seed=1)
+    assert set(limits.spread) == {"forces_mae_ev_per_angstrom", "dipole_mae_debye", "dipole_dcm_mae_debye"}
+    assert (limits.molecules_fitted, limits.distributed_esp_rmse_kcal_per_mol_e) == (0, None)
+    assert limits.fraction("esp_rmse_kcal_per_mol_e", 1.0) is None
+    assert limits.fraction("energy_mae_ev", 1.0) is None
+
+
+def test_a_sample_may_leave_out_a_bucket(loader: Loader) -> None:
+    assert compute_limits(loader, 1, seed=1, sample=1).molecules_fitted == 1
+
+
 def prediction_with(batch: Batch, rng: np.random.Generator) -> Prediction:
     shape = batch.atomic_numbers.shape
     return Prediction(
@@ -154,7 +202,9 @@ def prediction_with(batch: Batch, rng: np.random.Generator) -> Prediction:
     )  # type: ignore[arg-type]
 
 
-def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader) -> None:
+@pytest.mark.parametrize("kind", [Loader, Lacking])
+def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader, kind: type[Loader]) -> None:
+    loader = kind(loader.buckets, 4, EspSelection(1.0))
     rng, breakdown = np.random.default_rng(0), Breakdown()
     forces: dict[int, list[float]] = {}
     around: dict[int, list[float]] = {}
@@ -165,7 +215,7 @@ def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader) -> None:
         breakdown.add(batch, prediction)
         for i in np.flatnonzero(batch.molecule_mask):
             own = np.flatnonzero(batch.atomic_numbers[i])
-            for a in own:
+            for a in own[~np.isnan(batch.forces[i, own]).any(axis=1)]:
                 error = np.abs(prediction.forces[i, a] - batch.forces[i, a]).mean()
                 forces.setdefault(int(batch.atomic_numbers[i, a]), []).append(error)
             for g in np.flatnonzero(batch.esp_mask[i]):
@@ -178,7 +228,7 @@ def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader) -> None:
     record = breakdown.as_record(limits)
     assert len(record["by_element"]) == len(forces) > 3
     for (z, errors), entry in zip(sorted(forces.items()), record["by_element"].values(), strict=True):
-        assert entry["atoms"] == len(errors)
+        assert entry["atoms"] == len(errors) if kind is Loader else entry["atoms"] >= len(errors)
         assert entry["forces_mae_ev_per_angstrom"] == pytest.approx(np.mean(errors), rel=1e-5)
         assert entry["esp_rmse_kcal_per_mol_e"] == pytest.approx(np.sqrt(np.mean(around[z])), rel=1e-5)
     assert [entry["from_radii"] for entry in record["by_distance_shell"]] == [SHELLS[k] for k in sorted(shells)]

@@ -25,8 +25,9 @@ KCAL_PER_MOL = 627.5095  # in one Hartree
 BOHR = 0.529177210
 
 
-@pytest.fixture(scope="module")
-def batch() -> Batch:
+@pytest.fixture(scope="module", params=["whole", "lacking"])
+def batch(request: pytest.FixtureRequest) -> Batch:
+    """Three molecules and padding full of NaN; one of them, or each, lacks targets."""
     rng = np.random.default_rng(0)
     made = support.random_batch(
         rng, MOLECULES, atoms=5, grid=9, padded_grid=12, extra_molecules=2, dtype="float32", poison=np.nan
@@ -34,7 +35,15 @@ def batch() -> Batch:
     mask = made.esp_mask.copy()
     mask[0, 2:5] = False  # different numbers of points, and a molecule without any
     mask[2] = False
-    return made._replace(esp_mask=mask)
+    made = made._replace(esp_mask=mask)
+    return made if request.param == "whole" else lacking(made)
+
+
+def lacking(batch: Batch) -> Batch:
+    """Without the energy of the first molecule, the forces of the second, the dipoles of the second and third."""
+    energy, forces, dipole = (array.copy() for array in (batch.energy, batch.forces, batch.dipole))
+    energy[0], forces[1], dipole[1:3] = np.nan, np.nan, np.nan
+    return batch._replace(energy=energy, forces=forces, dipole=dipole)
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +67,27 @@ def prediction(batch: Batch) -> Prediction:
     return Prediction(**values)
 
 
-def expected_terms(prediction: Prediction, batch: Batch, source: str) -> dict[str, float]:
+def differences(prediction: Prediction, batch: Batch, source: str) -> dict[str, list[float]]:
+    """Every difference from a reference that there is, and every molecule's mean square on its grid."""
     energy, forces, dipole, esp, mono = [], [], [], [], []
     for b, numbers in enumerate(MOLECULES):
-        energy.append(float(prediction.energy[b] - batch.energy[b]) ** 2)
+        energy.append(float(prediction.energy[b] - batch.energy[b]))
         fitted = prediction.dipole if source == "physnet" else prediction.dipole_dcm
-        dipole += [float(fitted[b, x] - batch.dipole[b, x]) ** 2 for x in range(3)]
+        dipole += [float(fitted[b, x] - batch.dipole[b, x]) for x in range(3)]
         for i in range(len(numbers)):
-            forces += [float(prediction.forces[b, i, x] - batch.forces[b, i, x]) ** 2 for x in range(3)]
-            mono.append(float(prediction.dcm_charges[b, i].sum() - prediction.charges[b, i]) ** 2)
+            forces += [float(prediction.forces[b, i, x] - batch.forces[b, i, x]) for x in range(3)]
+            mono.append(float(prediction.dcm_charges[b, i].sum() - prediction.charges[b, i]))
         points = [float(prediction.esp[b, g] - batch.esp[b, g]) ** 2 for g in range(9) if batch.esp_mask[b, g]]
         if points:
-            esp.append(np.mean(points))
-    terms = {"energy": energy, "forces": forces, "dipole": dipole, "esp": esp, "mono": mono}
-    return {name: 0.5 * float(np.mean(values)) for name, values in terms.items()}
+            esp.append(float(np.mean(points)))
+    lists = {"energy": energy, "forces": forces, "dipole": dipole, "esp": esp, "mono": mono}
+    return {name: [value for value in values if not np.isnan(value)] for name, values in lists.items()}
+
+
+def expected_terms(prediction: Prediction, batch: Batch, source: str) -> dict[str, float]:
+    found = differences(prediction, batch, source)
+    squares = {name: values if name == "esp" else np.square(values) for name, values in found.items()}
+    return {name: 0.5 * float(np.mean(values)) for name, values in squares.items()}
 
 
 @pytest.mark.parametrize("source", ["physnet", "dcmnet"])
@@ -86,8 +102,42 @@ def test_joint_loss(batch: Batch, prediction: Prediction, source: Literal["physn
     np.testing.assert_allclose(losses.total, total + 11 * expected["mono"], rtol=1e-5)
 
 
+def test_gradients_are_those_of_the_known_targets(batch: Batch, prediction: Prediction) -> None:
+    """The derivative of ½ Σ Δ²/n is Δ/n, and nothing where a target is not known."""
+    gradient = jax.grad(lambda prediction: joint_loss(prediction, clean(batch), WEIGHTS).total)(prediction)
+    found = differences(prediction, batch, "physnet")
+    for name, weight in (("energy", WEIGHTS.energy), ("forces", WEIGHTS.forces), ("dipole", WEIGHTS.dipole)):
+        slopes = np.asarray(getattr(gradient, name))
+        assert np.isfinite(slopes).all(), name
+        known = ~np.isnan(getattr(batch, name))
+        assert not slopes[~known].any(), name
+        expected = weight * np.array(found[name]) / len(found[name])
+        np.testing.assert_allclose(slopes[known], expected, rtol=1e-5, err_msg=name)
+    assert np.isfinite(gradient.esp).all()
+    assert not np.asarray(gradient.esp)[~batch.esp_mask].any()
+    assert np.asarray(gradient.esp)[batch.esp_mask].all()
+
+
+@pytest.mark.parametrize("target", ["energy", "forces", "dipole", "esp"])
+def test_a_target_that_nothing_has_is_not_reported(batch: Batch, prediction: Prediction, target: str) -> None:
+    if target == "esp":
+        empty = clean(batch._replace(esp_mask=np.zeros_like(batch.esp_mask)))
+    else:
+        empty = clean(batch._replace(**{target: np.full_like(getattr(batch, target), np.nan)}))
+    losses, others = (joint_loss(prediction, made, WEIGHTS) for made in (empty, clean(batch)))
+    assert float(getattr(losses, target)) == 0.0
+    for name in {"energy", "forces", "dipole", "esp", "mono"} - {target}:
+        assert float(getattr(losses, name)) == pytest.approx(float(getattr(others, name)), rel=1e-6), name
+    named = named_metrics(batch_sums(prediction, empty, losses, count(empty), point_charges=True))
+    assert set(METRIC_NAMES) - set(named) == {name for name in METRIC_NAMES if name.startswith(target)}
+    assert np.isfinite(list(named.values())).all()
+    trained = [v for k, v in named.items() if not k.startswith(("loss", "mono", "dipole_dcm", "esp_rmse_point"))]
+    assert mean_error(named, WEIGHTS) == pytest.approx(gmean(trained))
+
+
 def test_perfect_prediction_has_no_loss(batch: Batch, prediction: Prediction) -> None:
     cleaned = clean(batch)
+    # Where there is no reference, anything is right.
     perfect = prediction._replace(
         energy=cleaned.energy,
         forces=cleaned.forces,
@@ -148,7 +198,7 @@ def test_metrics_in_their_units(batch: Batch, prediction: Prediction) -> None:
         if squares:
             lists["esp_rmse_kcal_per_mol_e"].append(np.mean(squares))
             lists["esp_rmse_point_charges_kcal_per_mol_e"].append(np.mean(point_squares))
-    expected = {name: float(np.mean(values)) for name, values in lists.items() if values}
+    expected = {name: float(np.nanmean(values)) for name, values in lists.items() if values}
     for name in ("esp_rmse_kcal_per_mol_e", "esp_rmse_point_charges_kcal_per_mol_e"):
         expected[name] = KCAL_PER_MOL * np.sqrt(expected[name])
     expected["loss"] = float(losses.total)
@@ -159,7 +209,7 @@ def test_metrics_in_their_units(batch: Batch, prediction: Prediction) -> None:
 
 
 def test_metrics_average_over_molecules_not_batches(batch: Batch, prediction: Prediction) -> None:
-    """A batch of three and a batch of one weigh three to one."""
+    """A batch of three and a batch of one weigh three to one, or as the numbers of their known energies."""
     cleaned = clean(batch)
     one = clean(batch._replace(molecule_mask=np.arange(5) == 1))
     sums = [
@@ -167,8 +217,8 @@ def test_metrics_average_over_molecules_not_batches(batch: Batch, prediction: Pr
         for b in (cleaned, one)
     ]
     named = named_metrics(add_sums(*sums))
-    errors = np.abs(prediction.energy - batch.energy)
-    assert named["energy_mae_ev"] == pytest.approx((errors[:3].sum() + errors[1]) / 4, rel=1e-5)
+    errors = np.abs(prediction.energy - batch.energy)[[0, 1, 2, 1]]
+    assert named["energy_mae_ev"] == pytest.approx(np.nanmean(errors), rel=1e-5)
     assert "esp_rmse_point_charges_kcal_per_mol_e" not in named
 
 

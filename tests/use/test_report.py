@@ -241,6 +241,35 @@ def test_a_sample_is_drawn_and_errors_are_over_everything(reported: Path, monkey
     assert read["energy"].labels == [names.label(i) for i in range(10)]
 
 
+def test_references_that_are_missing_are_not_drawn(
+    reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every entry that is drawn is one of the molecule that its label names, across blocks."""
+    monkeypatch.setattr(samples, "SAMPLED", 30)
+    monkeypatch.setattr(predictions, "_BLOCK_ROWS", 7)
+    path = Path(shutil.copy(reported / "predictions-test.h5", tmp_path))
+    with h5py.File(path, "r+") as file:
+        owner = np.repeat(np.arange(10), file["n_atoms"][:])
+        for i in (0, 4):
+            file["forces_reference"][owner == i] = np.nan
+        file["energy_reference"][2:5] = np.nan
+        file["dipole_reference"][:] = np.nan
+        forces, energies = file["forces_reference"][:].astype(float), file["energy_reference"][:]
+        errors = np.abs(file["forces"][:] - forces)
+    with Predictions(path) as opened:
+        read = {sample.target.predicted: sample for sample in samples.read_samples(opened, {}, False)}
+        labels = [opened.molecules.label(i) for i in range(10)]
+    assert not {"dipole", "dipole_dcm"} & set(read)
+    assert read["forces"].entries == int((~np.isnan(forces)).sum())
+    assert read["forces"].mae == pytest.approx(np.nanmean(errors), rel=1e-6)
+    assert len(read["forces"].reference) == 30
+    for value, label in zip(read["forces"].reference, read["forces"].labels, strict=True):
+        assert value in forces[owner == labels.index(label)]
+    known = [i for i in range(10) if i not in (2, 3, 4)]
+    assert read["energy"].labels == [labels[i] for i in known]
+    np.testing.assert_allclose(read["energy"].reference, energies[known])
+
+
 def test_the_worst_molecule_and_typical_ones_are_chosen() -> None:
     errors = np.array([3.0, 1.0, np.nan, 2.0, 9.0, 5.0, 4.0])
     assert list(molecules._choose(errors, ["CO2"] * 7))[:3] == [4, 6, 1]

@@ -31,7 +31,7 @@ _BLUE, _GREY, _DARK, _RED = "#2166ac", "#9aa3ad", "#1f2933", "#b2182b"
 
 
 def learning_curves(epochs: list[dict[str, Any]]) -> list[go.Figure]:
-    """Training and validation errors over the epochs; none with fewer than two epochs."""
+    """Training and validation errors over the epochs, of what is in the data; none with fewer than two epochs."""
     if len(epochs) < 2:
         return []
     numbers = [epoch["epoch"] for epoch in epochs]
@@ -43,6 +43,8 @@ def learning_curves(epochs: list[dict[str, Any]]) -> list[go.Figure]:
             if any(value is not None for value in values):
                 line = {"color": colour, "width": 1.8}
                 figure.add_scatter(x=numbers, y=values, mode="lines", name=split, line=line, showlegend=True)
+        if not figure.data:
+            continue
         ticks = _ticks([value for trace in figure.data for value in trace.y if value])
         figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
         figure.update_layout(hovermode="x unified", showlegend=True)
@@ -108,13 +110,13 @@ def error_histogram(sample: Sample) -> go.Figure:
 
 
 def worst_types(by_type: dict[str, Any], metric: str) -> list[tuple[str, float, int]]:
-    """Name, error and number of molecules of the types with the largest errors, the largest first."""
+    """Name, error and number of molecules of the types with the largest errors, the largest first; none without one."""
     rows = [(kind, entry[metric], entry["molecules"]) for kind, entry in by_type.items() if entry[metric] is not None]
     return sorted(rows, key=lambda row: -row[1])[:TYPES_DRAWN]
 
 
 def type_bars(by_type: dict[str, Any]) -> list[go.Figure]:
-    """Errors by type of molecule, of the ESP and of forces; none if there is only one type."""
+    """Errors by type of molecule, of the ESP and of forces, if in the data; none if there is only one type."""
     if len(by_type) < 2:
         return []
     figures = []
@@ -123,6 +125,8 @@ def type_bars(by_type: dict[str, Any]) -> list[go.Figure]:
         ("forces_mae_ev_per_angstrom", "Forces MAE by type of molecule", "meV/Å", 1000.0, _RED),
     ):
         rows = worst_types(by_type, metric)
+        if not rows:
+            continue
         figure = _figure(title, f"{title.split(' by')[0]}, {unit}", "", 110 + 19 * len(rows))
         figure.add_bar(
             x=rounded(np.array([row[1] * factor for row in rows])),

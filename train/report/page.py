@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from train.by_molecule import worst_first
 from train.evaluation import ERROR_ROWS
 from train.report import figures
 from train.report.facts import Facts
@@ -50,8 +51,8 @@ def render(
         split=split,
         evaluation=evaluation,
         rows=rows,
-        tiles=[row for name in _TILES for row in rows if row["name"] == name],
-        types=_types(evaluation["by_type"]),
+        tiles=[row for name in _TILES for row in rows if row["name"] == name and row["error"] is not None],
+        types=worst_first(evaluation["by_type"]),
         types_in_table=_TYPES_IN_TABLE,
         ids={name: [f"{name}-{i}" for i in range(len(group))] for name, group in groups.items()},
         molecules=molecules,
@@ -83,7 +84,7 @@ def _json(value: Any) -> Markup:
 
 
 def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every metric in the unit that is shown, with its limit and spread."""
+    """Every metric in the unit that is shown, with its limit and spread; None where the data lack the target."""
     limits = evaluation["limits"]
     least = {
         "esp_rmse_kcal_per_mol_e": limits["distributed_esp_rmse_kcal_per_mol_e"],
@@ -94,18 +95,13 @@ def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "name": name,
             "label": label,
             "unit": unit,
-            "error": evaluation["metrics"][name] * factor,
+            "error": evaluation["metrics"][name] * factor if name in evaluation["metrics"] else None,
             "limit": least.get(name),
             "spread": limits["spread"][name] * factor if name in limits["spread"] else None,
             "fraction": evaluation["fractions"].get(name),
         }
         for label, name, factor, unit in ERROR_ROWS
     ]
-
-
-def _types(by_type: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Types of molecules, the largest error of the ESP first."""
-    return sorted(by_type.items(), key=lambda item: -(item[1]["esp_rmse_kcal_per_mol_e"] or 0.0))
 
 
 def _digits(value: float | None, factor: float = 1.0) -> str:

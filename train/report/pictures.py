@@ -35,7 +35,7 @@ def draw_pictures(
     """Draw them into ``plots/``; returns their paths."""
     folder.plots.mkdir(parents=True, exist_ok=True)
     drawn = [save_picture(folder, f"errors-{split}", lambda: draw_errors(samples, split))]
-    if len(evaluation["by_type"]) > 1:
+    if len(evaluation["by_type"]) > 1 and any(evaluation["worst"].values()):
         drawn.append(save_picture(folder, f"types-{split}", lambda: draw_types(evaluation["by_type"], split)))
     closed = [molecule for molecule in molecules if molecule.surface is not None]
     if closed:
@@ -64,7 +64,7 @@ def draw_errors(samples: list[Sample], split: str) -> Figure:
 
 
 def draw_types(by_type: dict[str, Any], split: str) -> Figure:
-    """Errors by type of molecule, the worst types first, of the ESP and of forces."""
+    """Errors by type of molecule, the worst types first, of the ESP and of forces, if they are in the data."""
     esp = worst_types(by_type, "esp_rmse_kcal_per_mol_e")
     forces = worst_types(by_type, "forces_mae_ev_per_angstrom")
     figure = Figure(figsize=(11, 1.5 + 0.24 * max(len(esp), len(forces))), layout="constrained")
@@ -73,6 +73,9 @@ def draw_types(by_type: dict[str, Any], split: str) -> Figure:
         (left, esp, 1.0, "ESP RMSE, kcal/mol/e", _BLUE),
         (right, forces, 1000.0, "forces MAE, meV/Å", _RED),
     ):
+        if not rows:
+            axis.set_axis_off()
+            continue
         bars = axis.barh(
             [literal(row[0]) for row in rows], [row[1] * factor for row in rows], color=colour, height=0.72
         )

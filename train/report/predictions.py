@@ -32,6 +32,11 @@ class MoleculeNames:
         return f"{self.names[i] or self.formulas[i]}, row {self.rows[i]}"
 
 
+def is_missing(rows: np.ndarray) -> np.ndarray:
+    """(n,) whether rows (n, ...) of a dataset are NaN: references that the data do not have."""
+    return np.isnan(rows).reshape(len(rows), -1).any(axis=1)
+
+
 class Predictions:
     """An open file of predictions; a context manager."""
 
@@ -83,6 +88,12 @@ class Predictions:
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a dataset."""
         return tuple(self._file[name].shape)
+
+    def count_known(self, name: str) -> int:
+        """How many rows of a dataset are not missing in the data."""
+        if DATASETS[name][0] == "grid point":
+            return self.shape(name)[0]  # without ESP there are no rows, and reading all of them takes long
+        return sum(int((~is_missing(rows)).sum()) for _, (rows,) in self.blocks(name))
 
     def whole(self, name: str) -> np.ndarray:
         """All of a dataset: for those with one row for each molecule or atom."""

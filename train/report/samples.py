@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
-from train.report.predictions import Predictions
+from train.report.predictions import Predictions, is_missing
 
 SAMPLED = 20_000
 _SEED = 0
@@ -41,7 +41,7 @@ class Sample:
     """Of one target."""
 
     target: Target
-    entries: int  # in the split
+    entries: int  # in the split that have a reference
     mae: float  # over all of them
     rmse: float
     reference: np.ndarray  # (k,) of the entries that were drawn, k = all or SAMPLED
@@ -58,7 +58,7 @@ class Sample:
 def read_samples(
     predictions: Predictions, reference_energies_ev: dict[int, float], exact_monopoles: bool
 ) -> list[Sample]:
-    """Every target of a split that has entries.
+    """Every target of a split that has references.
 
     Args:
         predictions: of the split.
@@ -83,7 +83,7 @@ def _constants(predictions: Predictions, reference_energies_ev: dict[int, float]
 
 
 def _read(predictions: Predictions, target: Target, constants: np.ndarray | None) -> Sample:
-    """Errors of all entries, in float64, and those that are drawn.
+    """Errors of all entries that have a reference, in float64, and those that are drawn.
 
     Args:
         predictions: of the split.
@@ -91,28 +91,32 @@ def _read(predictions: Predictions, target: Target, constants: np.ndarray | None
         constants: (n,) subtracted from both, or None.
     """
     width = int(np.prod(predictions.shape(target.reference)[1:], dtype=int))
-    entries = predictions.shape(target.reference)[0] * width
+    entries = predictions.count_known(target.reference) * width
     drawn = np.sort(np.random.default_rng(_SEED).choice(entries, min(entries, SAMPLED), replace=False, shuffle=False))
     absolute = squares = 0.0
-    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    seen = 0
+    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(np.zeros(0), np.zeros(0), np.zeros(0, int))]
     for start, (predicted, reference) in predictions.blocks(target.predicted, target.reference):
         if target.predicted == "dcm_charges":
             predicted = predicted.sum(axis=1)
-        offset = 0.0 if constants is None else constants[start : start + len(reference)]
-        x = np.ravel(reference.astype(np.float64) - offset) * target.factor
-        y = np.ravel(predicted.astype(np.float64) - offset) * target.factor
+        rows = start + np.flatnonzero(~is_missing(reference))
+        offset = 0.0 if constants is None else constants[rows]
+        x = np.ravel(reference[rows - start].astype(np.float64) - offset) * target.factor
+        y = np.ravel(predicted[rows - start].astype(np.float64) - offset) * target.factor
         absolute += np.abs(y - x).sum()
         squares += np.square(y - x).sum()
-        first, last = np.searchsorted(drawn, (start * width, start * width + len(x)))
-        own = drawn[first:last] - start * width
-        kept.append((x[own], y[own]))
-    owners = predictions.owner(target.reference, drawn // max(width, 1))
+        first, last = np.searchsorted(drawn, (seen, seen + len(x)))
+        own = drawn[first:last] - seen
+        kept.append((x[own], y[own], rows[own // max(width, 1)]))
+        seen += len(x)
+    references, predicted, rows = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    owners = predictions.owner(target.reference, rows)
     return Sample(
         target,
         entries,
         absolute / max(entries, 1),
         float(np.sqrt(squares / max(entries, 1))),
-        np.concatenate([x for x, _ in kept] or [np.zeros(0)]),
-        np.concatenate([y for _, y in kept] or [np.zeros(0)]),
+        references,
+        predicted,
         [predictions.molecules.label(int(i)) for i in owners],
     )
