@@ -58,10 +58,10 @@ class Moments:
         """Of the series with ``shift`` added."""
         return Moments(self.count, self.mean + shift, self.squares, self.least + shift, self.greatest + shift)
 
-    def summary(self) -> dict[str, float]:
-        """Mean, standard deviation, least and greatest value; nothing of an empty series."""
+    def summary(self) -> dict[str, float | None]:
+        """Mean, standard deviation, least and greatest value; None of an empty series."""
         if not self.count:
-            return {}
+            return dict.fromkeys(("mean", "std", "min", "max"))
         std = math.sqrt(self.squares / self.count)
         return {"mean": self.mean, "std": std, "min": self.least, "max": self.greatest}
 

@@ -81,6 +81,19 @@ class Facts:
             for entry, digests in zip(data.get("files", []), data.get("inputs", []), strict=True)
         ]
 
+    def understood(self) -> list[dict[str, Any]]:
+        """What preprocessing took for each quantity of each kind of files; empty for data of earlier versions."""
+        found: dict[str, dict[str, Any]] = {}
+        for entry in self.record["data"].get("files", []):
+            quantities = {**entry.get("quantities", {}), **entry.get("esp_quantities", {})}
+            if not quantities:
+                continue
+            left = {key: why for members in entry["left_alone"].values() for key, why in members.items()}
+            own = found.setdefault(json.dumps(quantities), {"files": [], "quantities": quantities, "left_alone": {}})
+            own["files"] += [Path(entry[kind]).name for kind in ("efd", "esp") if entry[kind]]
+            own["left_alone"] |= left
+        return [{**one, "files": list(dict.fromkeys(one["files"]))} for one in found.values()]
+
     def splits(self) -> list[dict[str, Any]]:
         """Numbers of molecules, atoms and grid points, and spreads, of each split."""
         return [{"split": name, **values} for name, values in (self.manifest or {}).get("splits", {}).items()]
