@@ -13,7 +13,7 @@ import numpy as np
 
 from preprocess.input.grid_points import PointCounts, find_real_points, gather_points
 from preprocess.input.pairs import Chunk, Pair, PairFiles, Reading
-from shared import units
+from shared.input.frame_fit import origin_shift
 from shared.input.layout import Quantity
 from shared.input.npz import Checksum, NpzRows
 from shared.input.rows import read_atoms, read_names, read_numbers, read_values
@@ -213,7 +213,7 @@ class PairReader:
         if chunk.facts.grid_shift is not None:
             return chunk.facts.grid_shift
         if self.reading.grid_frame == "cube" and self.files.esp is not None:
-            return self._read_esp("grid_origin", esp_row).astype(np.float64) * units.BOHR_IN_ANGSTROM
+            return origin_shift(self._read_esp("grid_origin", esp_row))
         return np.zeros((len(chunk), 3))
 
     def _esp_geometry(self, esp_row: np.ndarray) -> dict[str, Any]:
