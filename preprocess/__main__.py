@@ -16,7 +16,7 @@ from preprocess.decide import Decision, decide
 from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
 from shared import cache, config_io
-from shared.errors import run_program
+from shared.errors import UserError, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,20 +86,25 @@ def preprocess(config: PreprocessConfig) -> Path | None:
             if decision.why_frames or decision.why_edges:
                 decision = build(files, config, decision, digests, start)
             else:
-                _say_up_to_date(decision, cache_dir)
+                _say_up_to_date(decision, cache_dir, config.checks)
             cache.write_current(cache_dir, decision.frames_digest, decision.edges_digest)
     else:
+        _say_up_to_date(decision, cache_dir, config.checks)
         cache.write_current(cache_dir, decision.frames_digest, decision.edges_digest)
-        _say_up_to_date(decision, cache_dir)
     digests.save()
     return decision.frames_folder(cache_dir)
 
 
-def _say_up_to_date(decision: Decision, cache_dir: Path) -> None:
+def _say_up_to_date(decision: Decision, cache_dir: Path, checks: str) -> None:
     folder = decision.frames_folder(cache_dir)
     manifest = cache.read_manifest(folder)
     assert manifest is not None
     samples = sum(split["samples"] for split in manifest["splits"].values())
+    if manifest.get("contradictions") and checks == "stop":
+        raise UserError(
+            f"{folder}: these data contradict themselves ({', '.join(manifest['contradictions'])}) and were built with "
+            "--checks warn; `make check-data` names the flags that mend them (or go on all the same: --checks warn)"
+        )
     print(f"preprocess: up to date, {samples:,} samples in {folder} and {decision.edges_folder(cache_dir)}")
 
 

@@ -23,7 +23,8 @@ from preprocess.stage import Piece, StageBuild, build_stage
 from preprocess.statistics import fit_reference_energies, shift_energies
 from shared.cache import SPLIT_TABLE, read_manifest
 from shared.digests import DigestCache
-from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS
+from shared.errors import UserError
+from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS, Split
 
 if TYPE_CHECKING:
     from preprocess.checks import Finding
@@ -86,6 +87,7 @@ def _build_frames(
     for file, survey in zip(files, prepared.surveys, strict=True):
         for split, found in survey.splits.items():
             check_elements_known(file.pair, split, found.first_row_with, basis.reference)
+    _require_some_esp(prepared)
     findings: list[Finding] = []
     if config.checks != "off":
         from preprocess.check_data import check_sample  # a change of cutoff does without it
@@ -96,9 +98,19 @@ def _build_frames(
         if stage.resumed:
             print(f"preprocess: goes on from {stage.resumed} finished pieces of an interrupted run")
         pieces = write_frames(stage, engine, prepared, basis.plan, basis.reference)
-        _finish(stage, prepared, decision, basis, pieces)
+        _finish(stage, prepared, decision, basis, pieces, findings)
     remember_inputs(files, digests)
     return decision, findings
+
+
+def _require_some_esp(prepared: Prepared) -> None:
+    for file, survey in zip(prepared.files, prepared.surveys, strict=True):
+        has_points = any(grid > 0 for found in survey.splits.values() for _, grid in found.sizes)
+        if file.esp is not None and not has_points:
+            raise UserError(
+                f"{file.pair.esp_shown}: no frame has an ESP that can be used (n_grid is 0, or all points are padding "
+                "or 0, or no frame of the grid is certain); leave the file out to train without"
+            )
 
 
 def _fit(prepared: Prepared, config: PreprocessConfig) -> Basis:
@@ -126,8 +138,17 @@ def _misfit(prepared: Prepared, basis: Basis) -> str:
     return ""
 
 
-def _finish(stage: StageBuild, prepared: Prepared, decision: Decision, basis: Basis, pieces: list[Piece]) -> None:
+def _finish(
+    stage: StageBuild,
+    prepared: Prepared,
+    decision: Decision,
+    basis: Basis,
+    pieces: list[Piece],
+    findings: list[Finding],
+) -> None:
     splits = {}
+    counts = iter(pieces)
+    points = [total(PointCounts(*next(counts).counts) for _ in chunks) for chunks in prepared.chunks]
     for split in SPLITS:
         found = prepared.merged(split)
         if found.samples:
@@ -137,11 +158,9 @@ def _finish(stage: StageBuild, prepared: Prepared, decision: Decision, basis: Ba
                 "grid_points": found.grid_points,
                 "energy_ev": shift_energies(found.energies, basis.reference).summary(),
                 "forces_ev_per_angstrom": found.forces.summary(),
-                "lacking": {**found.lacking, "esp": sum(n for (_, grid), n in found.sizes.items() if grid == 0)},
+                "lacking": {**found.lacking, "esp": _without_esp(prepared, points, split)},
             }
     recipe = decision.recipe
-    counts = iter(pieces)
-    points = [total(PointCounts(*next(counts).counts) for _ in chunks) for chunks in prepared.chunks]
     understood = understand(prepared, points)
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -157,7 +176,19 @@ def _finish(stage: StageBuild, prepared: Prepared, decision: Decision, basis: Ba
         **basis.as_json(),
         "bucket_totals": bucket_totals(prepared.merged().sizes, basis.plan),
         "splits": splits,
+        "contradictions": sorted({finding.check for finding in findings if finding.severity == "error"}),
     }
     divided = [survey.facts.split for survey in prepared.surveys if survey.facts.split is not None]
     stage.finish(manifest, pieces, {SPLIT_TABLE: split_table(divided)} if divided else None)
     print(describe_understood(understood))
+
+
+def _without_esp(prepared: Prepared, points: list[PointCounts], split: Split) -> int:
+    """Count a split's frames without ESP: as written, or of divided files as surveyed."""
+    number = 0
+    for file, survey, counts in zip(prepared.files, prepared.surveys, points, strict=True):
+        if file.pair.split == split:
+            number += counts.without_esp
+        elif split in survey.splits and file.pair.split is None:
+            number += sum(n for (_, grid), n in survey.splits[split].sizes.items() if grid == 0)
+    return number

@@ -10,7 +10,6 @@ import numpy as np
 from preprocess.checks.evidence import TOO_FEW_POINTS, CheckInput
 from preprocess.checks.multipoles import USUAL, Fit, Sites, charges_only, choose_sites, fit, number_of_unknowns
 from preprocess.checks.tables import ELECTRONEGATIVITY, INSIDE_RADII
-from preprocess.input.grid_points import FAR_ANGSTROM, SENTINEL
 from shared.units import BOHR_IN_ANGSTROM
 
 _POINTS = 512
@@ -88,7 +87,7 @@ def examine_esp(
     """
     for name in ("origin_gain", "fitted_dipole", "dipole_product", "fitted_charge", "charge_error", "largest_charge"):
         found[name] = np.nan
-    for name in ("polarity", "residual", "tried", "gain", "cosine", "cosine_tried", "inside", "nowhere", "esp"):
+    for name in ("polarity", "residual", "tried", "gain", "cosine", "cosine_tried", "inside", "esp"):
         found[name] = np.nan
     found["axes_residual"] = found["axes_better"] = np.nan
     found["axes"] = -1
@@ -171,21 +170,12 @@ def _rows_to_fit(sizes: np.ndarray, has_esp: np.ndarray) -> np.ndarray:
 def _describe(batch: _Batch, found: np.ndarray) -> None:
     rows, real = batch.rows, batch.real
     count = np.maximum(real.sum(axis=1), 1)
-    offset = batch.grid[:, :, None] - batch.sites.positions[:, None]
     found["inside"][rows] = batch.inside_share(batch.grid)
-    far = (np.einsum("npak,npak->npa", offset, offset) > FAR_ANGSTROM**2).all(axis=2) & real
-    # Where most points are far, the frame or the unit is wrong, and not the points.
-    found["nowhere"][rows] = np.where(2 * far.sum(axis=1) > count, _far_out(batch), far.sum(axis=1)) / count
     found["esp"][rows] = np.sqrt((batch.esp**2).sum(axis=1) / count)
     whole = [
         np.abs(grid - np.rint(grid)).max(axis=(1, 2)) < _WHOLE for grid in (batch.grid, batch.grid / BOHR_IN_ANGSTROM)
     ]
     found["integer_grid"][rows] = (whole[0] | whole[1]) & (count > 8)
-
-
-def _far_out(batch: _Batch) -> np.ndarray:
-    """(n,) points with a coordinate that no frame or unit explains."""
-    return np.asarray(((np.abs(batch.grid) >= SENTINEL * BOHR_IN_ANGSTROM).any(axis=2) & batch.real).sum(axis=1))
 
 
 def _fit_as_given(batch: _Batch, given: CheckInput, found: np.ndarray) -> None:

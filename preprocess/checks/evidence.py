@@ -100,6 +100,7 @@ class CheckInput:
     grid: np.ndarray  # (n, G, 3) Å
     esp_values: np.ndarray  # (n, G) Hartree/e
     split: np.ndarray | None = None  # (n,) index into SPLITS, where the rows of the file are divided
+    nowhere: np.ndarray | None = None  # (n,) share of the points that the file counts, but that no grid holds
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ def _gather(molecules: CheckInput) -> Evidence:
     mass = MASSES[numbers]
     center = np.einsum("na,nak->nk", mass, positions) / np.maximum(mass.sum(axis=1), 1e-12)[:, None]
     examine_esp(molecules, numbers, positions, center, found)
+    found["nowhere"] = 0.0 if molecules.nowhere is None else molecules.nowhere
     return Evidence(
         files=files,
         compositions=compositions,

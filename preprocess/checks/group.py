@@ -56,7 +56,9 @@ class Group:
         m = self.molecules
         # Relative to the charges, for an ESP in another unit makes errors of its sum as large as its unit is small.
         right_charge = np.abs(m["fitted_charge"] - m["charge"]) < 0.4 * np.maximum(m["largest_charge"], 1.0)
-        return np.asarray((m["fitted_dipole"] > POLAR) & (m["dipole"] > POLAR_AS_GIVEN) & right_charge)
+        # An ESP in a unit that is too large makes the fitted dipole small: then the given one tells.
+        large = (m["fitted_dipole"] > POLAR) | (np.isfinite(m["fitted_dipole"]) & (m["dipole"] > POLAR))
+        return np.asarray(large & (m["dipole"] > POLAR_AS_GIVEN) & right_charge)
 
     @property
     def file(self) -> CheckedFile:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess.checks.esp import POLAR
-from preprocess.checks.evidence import Finding
+from preprocess.checks.evidence import Finding, Severity
 from preprocess.checks.group import FEWEST, FEWEST_ALL_AGREE, Group, median
 from preprocess.checks.rules_grid import (
     GOOD_FIT,
+    esp_of_nothing,
     grid_unit_and_frame,
     points_inside_atoms,
-    strangers_by_row,
 )
 from preprocess.checks.tables import DIPOLE_UNITS, ESP_UNITS
 from shared.units import ESP_UNITS_IN_HARTREE_PER_E
@@ -23,9 +23,9 @@ def judge_esp(group: Group) -> list[Finding]:
     grid = grid_unit_and_frame(group)
     if grid:
         return zero + grid
-    strangers = strangers_by_row(group)
-    if strangers:
-        return zero + strangers
+    unfit = esp_of_nothing(group)
+    if unfit:
+        return zero + unfit
     unit = dipole_and_esp_unit(group)
     rest = points_inside_atoms(group) + zero + zero_dipoles(group)
     if any(one.check.startswith("esp") for one in unit):
@@ -67,7 +67,8 @@ def dipole_and_esp_unit(group: Group) -> list[Finding]:
         if few:
             return findings
         remedy = "look at the units of Dxyz (--dipole-unit), esp (--esp-unit) and at the atoms' order"
-        return [*findings, group.find("dipole-unit", "warning", agree, what, remedy, polar)]
+        severity: Severity = "error" if abs(np.log(size)) > np.log(2.0) else "warning"
+        return [*findings, group.find("dipole-unit", severity, agree, what, remedy, polar)]
     if kind == "dipole":
         what = f"Dxyz is given as {group.units.dipole_unit}, but fits as {unit}: {numbers}"
         return [*findings, group.find("dipole-unit", "error", agree, what, f"--dipole-unit {unit}", polar)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding
-from preprocess.checks.group import FEWEST, Group, examples
+from preprocess.checks.group import FEWEST, FEWEST_ALL_AGREE, Group, examples
 
 _SHORTEST_BOND = 0.4
 _IN_BOHR = (1.32, 2.4)
@@ -21,16 +21,18 @@ def positions_unit(group: Group) -> list[Finding]:
     """R in Bohr, or divided by 0.529 once too often: 80 % of the molecules have bonds of such lengths."""
     bond = group.molecules["bond"]
     known = np.isfinite(bond)
-    if known.sum() < FEWEST:
+    few = known.sum() < FEWEST
+    if known.sum() < FEWEST_ALL_AGREE:
         return []
     for (low, high), name, remedy in (
         (_IN_BOHR, "Bohr taken for Å", "--position-unit bohr"),
         (_SHRUNK, "Å divided by 1.89", "give R of both files in Å: they were converted from Bohr once too often"),
     ):
-        fits = known & (bond > low) & (bond < high)
-        if fits.sum() >= 0.8 * known.sum():
-            if group.units.position_unit != "angstrom" and remedy.startswith("--"):
-                remedy = "look at the unit of R"
+        # Of few molecules all have to be clearly so: one may be a stretched geometry.
+        fits = known & (bond > low * (1.1 if few else 1.0)) & (bond < high * (0.9 if few else 1.0))
+        if fits.sum() >= (1.0 if few else 0.8) * known.sum():
+            if group.units.position_unit != "angstrom":
+                remedy = "--position-unit angstrom" if name.startswith("Å") else "look at the unit of R"
             what = f"bonds are {np.median(bond[known]):.2f} times as long as the elements' usual ones: R is {name}"
             return [group.find("positions-unit", "error", fits, what, remedy, known)]
     return []

@@ -187,25 +187,30 @@ def points_nowhere(group: Group) -> list[Finding]:
     if not bad.any():
         return []
     what = (
-        f"{np.nanmean(nowhere):.1%} of the points that n_grid or espMask count, in {bad.sum()} of "
-        f"{np.isfinite(nowhere).sum()} molecules, lie farther than {FAR_ANGSTROM:g} Å from every atom"
+        f"{nowhere.mean():.1%} of the points that n_grid or espMask count, in {bad.sum()} of "
+        f"{len(nowhere)} molecules, are no points of a grid (the same one again and again, or farther than "
+        f"{FAR_ANGSTROM:g} Å from every atom)"
     )
     remedy = "they are padding: count the real points in n_grid, or leave n_grid out of the file: then it is recognised"
     return [group.find("grid-padding", "error", bad, what, remedy, of_esp=True)]
 
 
-def strangers_by_row(group: Group) -> list[Finding]:
-    """An ESP file without geometries whose ESP is not that of the molecules in its rows."""
-    if not group.file.paired_by_row:
-        return []
+def esp_of_nothing(group: Group) -> list[Finding]:
+    """An ESP that no multipoles on the atoms explain: of other molecules, of other points, or of none.
+
+    Of an ESP file without geometries, whose rows are paired by number alone, a tenth of such molecules is enough.
+    """
     residual = group.molecules["residual"]
-    known = np.isfinite(residual) & (group.molecules["esp"] > _NOTABLE_ESP)
-    bad = known & ~(residual < GOOD_FIT)
-    if bad.sum() <= _SHARE_MENDED * known.sum():
+    known = (residual < TOO_FEW_POINTS) & (group.molecules["esp"] > _NOTABLE_ESP) & (group.molecules["n_atoms"] > 1)
+    bad = known & (residual > GOOD_FIT)
+    share = _SHARE_MENDED if group.file.paired_by_row else 0.5
+    if known.sum() < FEWEST_ALL_AGREE or bad.sum() <= share * known.sum():
         return []
     what = (
-        f"the ESP of {bad.sum()} of {known.sum()} molecules does not fit the geometry in the same row (residual "
-        f"{median(residual[bad]):.0%}); the file has no R and Z of its own, so rows are paired by their number alone"
+        f"the ESP of {bad.sum()} of {known.sum()} molecules is not that of the atoms in the same row (multipoles leave "
+        f"{median(residual[bad]):.0%} of it unexplained)"
     )
-    remedy = "give both files the same molecules in the same order, best with R, Z and N in both"
-    return [group.find("esp-pairing", "error", bad, what, remedy, known, of_esp=True)]
+    if group.file.paired_by_row:
+        what += "; the file has no R and Z of its own, so rows are paired by their number alone"
+    remedy = "give esp in the order of its points, and both files with the same molecules in the same order"
+    return [group.find("esp-fit", "error", bad, what, remedy, known, of_esp=True)]

@@ -13,6 +13,12 @@ from shared import units
 
 _NEAR_ANGSTROM = 0.1
 _BEYOND_DOUBT = 1.0
+_FORCE_BESIDE = {
+    "ev": "ev/angstrom",
+    "hartree": "hartree/bohr",
+    "kcal/mol": "kcal/mol/angstrom",
+    "kj/mol": "kj/mol/angstrom",
+}
 _NEAREST_UNIT = 0.25
 """Logarithms, of factors told by few pairs: the trapezoid rule errs by a tenth between frames 0.2 Å apart."""
 _COARSE_EV = 0.5e-3
@@ -61,7 +67,7 @@ def energy_and_force_units(group: Group, turned: bool) -> list[Finding]:
         findings.append(group.find("energy-unit", "error", agree, what, _remedy("energy", unit), everyone))
     slope = None if turned else measure_slope(group.pairs, FEWEST_ALL_AGREE)
     if slope is None:
-        return findings
+        return findings + _unchecked_forces(group, unit)
     if slope.count < FEWEST:
         return findings + _explain_few(group, slope, unit)
     if slope.agree < 0.5:
@@ -91,6 +97,18 @@ def energy_unit(group: Group) -> tuple[str | None, np.ndarray, float]:
         if agree.sum() >= (1.0 if few else 0.9) * known.sum():
             return name, agree, median
     return None, known, median
+
+
+def _unchecked_forces(group: Group, unit: str | None) -> list[Finding]:
+    """E and F in units of different systems, which is rare, where no near frames tell whether that is so."""
+    force = group.units.force_unit
+    energy = unit or group.units.energy_unit
+    if force.split("/")[0] == energy.split("/")[0] or not (group.molecules["force"] > 0).any():
+        return []
+    everyone = np.ones(len(group.molecules), dtype=bool)
+    what = f"E is in {energy} and F is taken for {force}; no two near frames of one molecule tell whether it is"
+    remedy = f"name the unit of F with --force-unit (in the units of E: {_FORCE_BESIDE.get(energy, force)})"
+    return [group.find("force-unit", "warning", everyone, what, remedy)]
 
 
 def measure_slope(pairs: np.ndarray, fewest: int = FEWEST) -> Slope | None:
@@ -155,6 +173,9 @@ def _explain(group: Group, slope: Slope, factor: float, energy_known: bool) -> l
     elif name.startswith("times"):
         check, what = "force-unit", f"F is {names[name]:g} times what E says: {numbers}"
         remedy = f"divide F by {names[name]:g} (or see whether E is twice or half of what it should be)"
+        near = [unit for unit, one in names.items() if unit.startswith("force") and abs(np.log(size / one)) < 0.12]
+        if near:
+            remedy += f"; or F is in {near[0].split(' ', 1)[1]}, which would look nearly alike"
     else:
         kind, unit = name.split(" ", 1)
         check, given = f"{kind}-unit", getattr(group.units, f"{kind}_unit")

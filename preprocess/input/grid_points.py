@@ -4,8 +4,8 @@ Padding, of grids without ``n_grid`` or ``espMask``:
 
 - *sentinel*: a coordinate of 1e5 or more (the predecessor's own test; it fills with 1e6);
 - *nan*: NaN coordinates whose ESP is NaN or 0;
-- *repeated*: identical points with one value at the end of a row. Where that value is not 0, the first of them is real:
-  the last point was repeated;
+- *repeated*: identical points with one value at the end of a row. The first of them is real where the last point was
+  repeated: its value is not 0, and its three coordinates are not one number;
 - *far*: farther than 50 Å from every atom, unless most of the row is: then units or frames are wrong, not the points.
 """
 
@@ -95,10 +95,11 @@ def _classify(
         while start > 0 and kinds[row, start - 1] == 0 and _same(points, esp, row, start - 1, end):
             start -= 1
         v = esp[row, end]
-        at_zero = points[row, end, 0] == 0.0 and points[row, end, 1] == 0.0 and points[row, end, 2] == 0.0
-        if start < end or (at_zero and v == 0.0):
-            # A real point has a value; where there is none (0 or NaN), the whole run is padding.
-            first = start if v == 0.0 or v != v else start + 1
+        x, y, z = points[row, end, 0], points[row, end, 1], points[row, end, 2]
+        no_value = v == 0.0 or v != v
+        if start < end or (x == y and y == z and no_value):
+            # A real point has a value, and three coordinates: where it has not (0 or NaN; 0, 0, 0), all are padding.
+            first = start if no_value or (x == y and y == z) else start + 1
             for g in range(first, end + 1):
                 kinds[row, g] = 3
             end = first - 1

@@ -38,11 +38,11 @@ def match_rows(files: PairFiles, reading: Reading) -> np.ndarray:
     verify_file(files.esp.file.path)
     reader = PairReader(files, reading)
     try:
-        efd = reader.geometry("efd")
-        esp = reader.geometry("esp")
+        charges = reader.charges()
+        rows = find_rows(*reader.geometry("efd"), *reader.geometry("esp"))
     finally:
         reader.close()
-    rows = find_rows(*efd, *esp)
+    _require_one_charge(files, rows, charges)
     found = int((rows >= 0).sum())
     if not found:
         raise UserError(
@@ -52,11 +52,24 @@ def match_rows(files: PairFiles, reading: Reading) -> np.ndarray:
     return rows
 
 
+def _require_one_charge(files: PairFiles, rows: np.ndarray, charges: np.ndarray) -> None:
+    """Refuse geometries that occur with several total charges: which of them an ESP belongs to cannot be told."""
+    order = np.flatnonzero(rows >= 0)[np.argsort(rows[rows >= 0], kind="stable")]
+    same = (np.diff(rows[order]) == 0) & (np.diff(charges[order]) != 0)
+    if same.any():
+        a, b = order[int(np.argmax(same))], order[int(np.argmax(same)) + 1]
+        raise UserError(
+            f"{files.pair.efd_shown}: rows {a} and {b} have one geometry and the total charges {charges[a]:g} and "
+            f"{charges[b]:g}; {files.pair.esp_shown} holds fewer molecules and cannot tell them apart: give both files "
+            "the same molecules in the same order"
+        )
+
+
 def needs_random_access(files: PairFiles, esp_row: np.ndarray | None) -> bool:
     """Return whether rows of the ESP file are wanted in another order than a compressed file is read in."""
     if esp_row is None or files.esp is None or not files.esp.file.is_sequential(files.esp.row_keys):
         return False
-    return bool((np.diff(esp_row[esp_row >= 0]) < 0).any())
+    return bool((np.diff(esp_row[esp_row >= 0]) <= 0).any())
 
 
 def with_stored_esp(files: PairFiles, folder: Path) -> PairFiles:
@@ -71,7 +84,7 @@ def with_stored_esp(files: PairFiles, folder: Path) -> PairFiles:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{files.esp.file.content_digest}.npz"
     if not path.exists():
-        write_stored(files.esp.file, files.esp.row_keys, path)
+        write_stored(files.esp.file, [column.key for column in files.esp.columns.values()], path)
     pair = files.pair
     return PairFiles(replace(pair, esp=path, esp_source=pair.esp_shown))
 

@@ -184,7 +184,7 @@ def _expand(flag: str, names: tuple[str, ...]) -> list[str]:
 
 def is_npz(path: Path) -> bool:
     """Return whether a file is NPZ, or claims to be; others are converted."""
-    return path.suffix == ".npz" or (path.suffix == "" and not path.is_dir())
+    return path.suffix.lower() == ".npz" or (path.suffix == "" and not path.is_dir())
 
 
 class PairFiles:
@@ -208,6 +208,11 @@ class PairFiles:
         self.rows = self.efd.rows
 
     def _check_rows(self, esp: Layout) -> None:
+        if esp.file is self.efd.file and esp.rows != self.efd.rows:
+            raise UserError(
+                f"{esp.file.shown}: {esp.key('esp')!r} has {esp.rows} rows and {self.efd.key('positions')!r} "
+                f"{self.efd.rows}; in one file they are of the same molecules"
+            )
         if esp.rows == self.efd.rows or "positions" in esp:
             return
         raise UserError(

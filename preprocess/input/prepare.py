@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -213,13 +213,3 @@ def _remembered(path: Path) -> PairSurvey | None:
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
-
-
-def fitted_rows(surveys: Iterable[PairSurvey]) -> np.ndarray:
-    """Return (n, 4) of all fitted rows: shift, Å (NaN: not certain), and its uncertainty."""
-    parts = [
-        np.concatenate([survey.facts.grid_shift, survey.uncertainty[:, None]], axis=1)
-        for survey in surveys
-        if survey.facts.grid_shift is not None and survey.uncertainty is not None
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, 4))

@@ -115,6 +115,12 @@ class PairReader:
             may_lack=frozenset(name for name in _TARGETS if efd.is_converted or name not in efd),
         )
 
+    def charges(self) -> np.ndarray:
+        """Read (n,) total charges of a whole file."""
+        efd = self.files.efd
+        values = read_values(partial(self._read, "efd"), efd, "total_charge", 0, efd.rows)
+        return np.nan_to_num(values)
+
     def geometry(self, role: str) -> tuple[np.ndarray, np.ndarray]:
         """Read (n, W) atomic numbers, padding 0, and (n, W, 3) positions in Å of a whole file, ``efd`` or ``esp``.
 
@@ -221,7 +227,7 @@ class PairReader:
         esp, present = self.files.esp, np.flatnonzero(esp_row >= 0)
         if esp is None or self.files.is_one_file or "positions" not in esp or not len(present):
             return dict.fromkeys(names)
-        if len(present) == len(esp_row) and esp_row[-1] - esp_row[0] + 1 == len(esp_row):
+        if np.array_equal(esp_row, np.arange(esp_row[0], esp_row[0] + len(esp_row))):
             start, stop = int(esp_row[0]), int(esp_row[-1]) + 1
             read = partial(self._read, "esp")
             numbers, n_atoms = read_numbers(read, esp, start, stop)

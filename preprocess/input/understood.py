@@ -59,6 +59,9 @@ class Understood:
     points: dict[str, int] | None = None
     """See :class:`preprocess.input.grid_points.PointCounts`; None before the grids were read."""
 
+    unmatched: int = 0
+    """Rows of the ESP file that belong to no frame."""
+
     frame: dict[str, Any] = field(default_factory=dict)
     lacking: dict[str, int] = field(default_factory=dict)
     """Quantity -> frames without it."""
@@ -110,6 +113,7 @@ def _understand(file: PairFiles, reading: Reading, survey: PairSurvey | None, po
         esp_rows=esp.rows if esp else 0,
         quantities=quantities,
         remarks=remarks,
+        unmatched=_unmatched(esp, survey),
         lacking=merged(survey.splits.values()).lacking if survey else {},
         esp_quantities=_quantities(esp, _SHOWN_ESP, reading) if esp else {},
         left_alone={name: members for name, members in left_alone.items() if members},
@@ -118,6 +122,12 @@ def _understand(file: PairFiles, reading: Reading, survey: PairSurvey | None, po
         points=points._asdict() if points and esp else None,
         frame=_frame(reading, survey) if esp else {},
     )
+
+
+def _unmatched(esp: Layout | None, survey: PairSurvey | None) -> int:
+    if esp is None or survey is None or survey.facts.esp_row is None:
+        return 0
+    return esp.rows - len(np.unique(survey.facts.esp_row[survey.facts.esp_row >= 0]))
 
 
 def _quantities(layout: Layout, names: Sequence[Quantity], reading: Reading) -> dict[str, dict[str, str]]:
@@ -221,6 +231,9 @@ def _notes(entries: Sequence[Understood]) -> list[str]:
     elif one.esp and not {"n_grid", "esp_mask"} & set(one.esp_quantities):
         notes.append("padding of the grids is found when they are read")
     notes += _frame_notes(entries)
+    unmatched = sum(entry.unmatched for entry in entries)
+    if unmatched:
+        notes.append(f"warning: {unmatched:,} rows of the ESP belong to no frame, and are left out")
     for name in ("energy", "forces", "dipole"):
         without, rows = sum(entry.lacking.get(name, 0) for entry in entries), sum(entry.rows for entry in entries)
         if 0 < without < rows:

@@ -167,8 +167,9 @@ def understand_esp(file: NpzFile) -> Layout:
     columns: dict[Quantity, Column] = {}
     left_alone: dict[str, str] = {}
     width = 0
+    geometries = None
     if any(_present(file, quantity) for quantity in ("positions", "atomic_numbers")):
-        _, width = _find_geometry(file, columns)
+        geometries, width = _find_geometry(file, columns)
     esp, grid = file.require(*ALIASES["esp"]), file.require(*ALIASES["grid"])
     file.refuse_objects(esp, "float")
     file.refuse_objects(grid, "float")
@@ -176,14 +177,15 @@ def understand_esp(file: NpzFile) -> Layout:
     if len(shape) != 2 or points != (*shape, 3):
         raise UserError(f"{file.shown}: {esp!r} has shape {shape} and {grid!r} {points}, expected (n, G) and (n, G, 3)")
     rows, grid_width = shape
+    if geometries not in (None, rows):
+        raise UserError(f"{file.shown}: {esp!r} has {rows} rows and 'R' {geometries}; give both of the same molecules")
     file.check(esp, (rows, grid_width), "float")
     file.check(grid, (rows, grid_width, 3), "float")
     columns |= {"esp": Column(esp, False), "grid": Column(grid, False)}
     left_alone |= {key: f"another grid, {grid} is taken" for key in _present(file, "grid") if key != grid}
     for key in _present(file, "n_grid"):
         per_file = _is_scalar(file.shape(key), rows)
-        if not per_file:
-            file.check(key, (rows,), "int")
+        file.check(key, file.shape(key) if per_file else (rows,), "int")
         columns["n_grid"] = Column(key, per_file)
     for key in _present(file, "esp_mask")[:1]:
         if file.shape(key) != (rows, grid_width) or file.dtype(key).kind not in "biu":
@@ -193,7 +195,7 @@ def understand_esp(file: NpzFile) -> Layout:
             )
         columns["esp_mask"] = Column(key, False)
     for key in _present(file, "grid_origin"):
-        if file.is_plain(key) and file.shape(key) == (rows, 3):
+        if file.is_plain(key) and file.shape(key) == (rows, 3) and file.dtype(key).kind in "fiu":
             columns["grid_origin"] = Column(key, False)
         else:
             left_alone[key] = "not the (n, 3) origins of cubes"
@@ -201,8 +203,8 @@ def understand_esp(file: NpzFile) -> Layout:
 
 
 def holds_esp(file: NpzFile) -> bool:
-    """Return whether a file of energies holds the ESP too."""
-    return bool(_present(file, "esp")) and bool(_present(file, "grid"))
+    """Return whether a file of energies holds the ESP too, or a part of it."""
+    return bool(_present(file, "esp") or _present(file, "grid"))
 
 
 def _present(file: NpzFile, quantity: Quantity) -> list[str]:
@@ -222,10 +224,7 @@ def _find_geometry(file: NpzFile, columns: dict[Quantity, Column]) -> tuple[int,
     columns["positions"], columns["atomic_numbers"] = Column(positions, False), Column(numbers, per_file)
     for key in _present(file, "n_atoms"):
         one = _is_scalar(file.shape(key), rows)
-        if one:
-            file.refuse_objects(key, "int")
-        else:
-            file.check(key, (rows,), "int")
+        file.check(key, file.shape(key) if one else (rows,), "int")
         columns["n_atoms"] = Column(key, one)
     return rows, width
 

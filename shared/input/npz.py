@@ -304,10 +304,11 @@ def write_stored(file: NpzFile, keys: Iterable[str], path: Path) -> None:
                 member = file._member(key)
                 step = max(1, _VERIFIED_AT_ONCE // max(member.row_bytes, 1))
                 checksums = []
+                count = member.shape[0] if member.shape else 1
                 with archive.open(f"{key}.npy", "w", force_zip64=True) as stream:
                     stream.write(member.header)
-                    for start in range(0, member.shape[0], step):
-                        part, checksum = rows.read(key, start, min(start + step, member.shape[0]))
+                    for start in range(0, count, step):
+                        part, checksum = rows.read(key, start, min(start + step, count))
                         stream.write(_bytes_of(part))
                         checksums.append(checksum)
                 file.check_sums(checksums)

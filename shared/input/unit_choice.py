@@ -77,24 +77,44 @@ def choose_units(efd: Layout, esp: Layout | None, flags: Mapping[Kind, str]) -> 
         flags: unit by kind, :data:`AUTO` where none was given.
 
     Raises:
-        UserError: an unknown unit in a flag or in the record of a member that is read; two records that contradict.
+        UserError: an unknown unit in a flag, or in the record of a member whose unit no flag gives.
     """
-    records = {"efd": read_record(efd.file), "esp": read_record(esp.file) if esp else UnitRecord({}, "")}
     names: dict[str, str] = {}
     reasons: dict[Kind, str] = {}
+    records: dict[str, UnitRecord] = {}
     for kind in KINDS:
-        layout, record = (esp, records["esp"]) if kind in ("grid", "esp") else (efd, records["efd"])
-        recorded = _recorded(kind, layout, record)
+        role, layout = ("esp", esp) if kind in ("grid", "esp") else ("efd", efd)
         flag = flags.get(kind, AUTO)
         if flag != AUTO:
-            name = parse_unit(flag, kind, f"--{kind}-unit {flag}")
-            reason = "settings" if recorded in (None, name) else f"settings (the record says {recorded})"
-        elif recorded is not None:
-            name, reason = recorded, "record" if RECORD_KEY in record.where else MANIFEST_NAME
+            names[f"{kind}_unit"], reasons[kind] = parse_unit(flag, kind, f"--{kind}-unit {flag}"), "settings"
+            continue
+        if role not in records:
+            records[role] = read_record(layout.file) if layout else UnitRecord({}, "")
+        recorded = _recorded(kind, layout, records[role])
+        if recorded is None:
+            names[f"{kind}_unit"], reasons[kind] = DOCUMENTED[kind], "default"
         else:
-            name, reason = DOCUMENTED[kind], "default"
-        names[f"{kind}_unit"], reasons[kind] = name, reason
+            where = "record" if RECORD_KEY in records[role].where else MANIFEST_NAME
+            names[f"{kind}_unit"], reasons[kind] = recorded, where
+    _say_overridden(efd, esp, flags, names, reasons)
     return ChosenUnits(InputUnits(**names), reasons)
+
+
+def _say_overridden(
+    efd: Layout, esp: Layout | None, flags: Mapping[Kind, str], names: Mapping[str, str], reasons: dict[Kind, str]
+) -> None:
+    """Add to the reasons where a setting differs from a record; one that cannot be read has been overridden, too."""
+    for kind in KINDS:
+        layout = esp if kind in ("grid", "esp") else efd
+        if flags.get(kind, AUTO) == AUTO or layout is None:
+            continue
+        try:
+            recorded = _recorded(kind, layout, read_record(layout.file))
+        except UserError:
+            reasons[kind] = "settings (the record cannot be read)"
+            continue
+        if recorded not in (None, names[f"{kind}_unit"]):
+            reasons[kind] = f"settings (the record says {recorded})"
 
 
 def _recorded(kind: Kind, layout: Layout | None, record: UnitRecord) -> str | None:

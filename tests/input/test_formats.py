@@ -179,6 +179,12 @@ CONTRADICTIONS = {
         {"grid_unit": "bohr"},
     ),
     "no record of e·Å": ("today", EFD, {"_mmml_units": None}, {"dipole_unit": "e-angstrom"}),
+    "potentials taken for kcal/mol": (
+        "clean",
+        ESP,
+        {"_mmml_units": np.str_(json.dumps({"esp": "kcal_mol_e", "vdw_surface": "angstrom", "R": "angstrom"}))},
+        {"esp_unit": "hartree/e"},
+    ),
     "potentials in volt": (
         "clean",
         ESP,
@@ -204,6 +210,9 @@ def test_contradictions_can_be_gone_over(tmp_path: Path, capsys: pytest.CaptureF
     support.run_preprocess(settings, tmp_path / "cache", checks="warn")
     assert "--dipole-unit e-angstrom" in capsys.readouterr().out
     assert len(read_shards(tmp_path / "cache")) == 14
+    # What was gone over is not forgotten.
+    with pytest.raises(UserError, match=r"contradict themselves \(dipole-unit\)"):
+        support.run_preprocess(settings, tmp_path / "cache", checks="stop")
 
 
 def test_a_record_beside_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,6 +351,18 @@ def test_rows_without_an_esp_keep_the_rest(tmp_path: Path, capsys: pytest.Captur
     assert "2 of 10 frames have no ESP, 1 of them with 0 at all points" in capsys.readouterr().out
 
 
+def test_one_geometry_with_two_charges_is_no_match(tmp_path: Path) -> None:
+    """A shorter ESP file cannot say which of both it is of."""
+    settings = files_of("clean")
+    efd, esp = (dict(np.load(settings[f"train_{kind}"][0])) for kind in ("efd", "esp"))
+    efd = {key: np.concatenate([values, values[:1]]) for key, values in efd.items()}
+    np.savez(tmp_path / "efd.npz", **efd, Q=np.arange(len(efd["E"])) // 10.0)
+    np.savez(tmp_path / "esp.npz", **{key: values[:8] for key, values in esp.items()})
+    changed = {"train_efd": (str(tmp_path / "efd.npz"),), "train_esp": (str(tmp_path / "esp.npz"),)}
+    with pytest.raises(UserError, match=r"rows 0 and 10 have one geometry and the total charges 0 and 1"):
+        preprocess(tmp_path, {**settings, **changed})
+
+
 @pytest.mark.parametrize("order", [[0, 2, 3, 6], [6, 3, 0, 2]])
 def test_more_energies_than_potentials(order: list[int], tmp_path: Path) -> None:
     """The ESP's molecules are found by their geometry, the rest have none."""
@@ -364,9 +385,10 @@ def test_an_esp_file_without_geometries_has_to_belong(tmp_path: Path) -> None:
         preprocess(tmp_path, settings)
 
 
-def test_points_that_are_counted_but_nowhere_are_a_finding(tmp_path: Path) -> None:
-    """``n_grid`` that counts the fill value 1e6."""
-    settings = rewritten(tmp_path, "today", ESP, n_grid=lambda f: np.full(len(f["esp"]), f["esp"].shape[1]))
+@pytest.mark.parametrize("case", ["today", "molpro-bare"])
+def test_points_that_are_counted_but_nowhere_are_a_finding(case: str, tmp_path: Path) -> None:
+    """``n_grid`` that counts the fill value 1e6, or zeros."""
+    settings = rewritten(tmp_path, case, ESP, n_grid=lambda f: np.full(len(f["esp"]), f["esp"].shape[1]))
     with pytest.raises(UserError, match=r"grid-padding.*leave n_grid out"):
         preprocess(tmp_path, settings)
 

@@ -38,6 +38,8 @@ FILLINGS = {
     "-1 and 0": (-1.0, 0.0),
     "999 and -999": (999.0, -999.0),
     "different far points": (None, 0.0),
+    "zeros and 1e6": (0.0, 1e6),
+    "-1 and -1": (-1.0, -1.0),
     "the last point again": ("last", "last"),
 }
 
@@ -79,6 +81,17 @@ def test_a_wrong_unit_or_frame_is_not_padding(factor: float, grids: dict[str, np
         points = np.where(np.arange(WIDTH)[:, None] < grids["n_grid"][:, None, None], moved, 1e6)
         found = find_real_points(points, grids["esp"], grids["positions"], grids["n_atoms"], 1.0)
         np.testing.assert_array_equal(found.mask.sum(axis=1), grids["n_grid"])
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_single_point_of_padding(value: float, grids: dict[str, np.ndarray]) -> None:
+    """The longest grid of a file but one."""
+    counts = grids["n_grid"]
+    width = int(counts[2]) + 1
+    points, esp = grids["points"][2:3, :width].copy(), grids["esp"][2:3, :width].copy()
+    esp[0, -1] = value
+    found = find_real_points(points, esp, grids["positions"][2:3], grids["n_atoms"][2:3], 1.0)
+    assert found.mask.sum() == counts[2]
 
 
 def test_padding_among_real_points_is_found_and_told(grids: dict[str, np.ndarray]) -> None:
