@@ -11,6 +11,8 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_STOPPED = 75
 """After a queue's signal (EX_TEMPFAIL in sysexits.h: try again), with everything saved."""
+EXIT_STUCK = 70
+"""Ended by the watchdog (EX_SOFTWARE in sysexits.h): something waits that would wait for ever."""
 
 
 class UserError(Exception):

@@ -8,9 +8,8 @@ depend on: this project's sources, the versions of the libraries, the settings a
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
@@ -29,6 +28,7 @@ from shared.digests import settings_digest
 from train.compilation import kept_programs
 from train.config import TrainConfig
 from train.devices import Devices
+from train.dispatches import Dispatches
 from train.metrics import MetricSums, zero_sums
 from train.parameters import ParameterVector
 from train.prediction import Prediction
@@ -55,6 +55,13 @@ class Steps:
 
     Each is compiled when it is used, or in the background when it is prepared, so that the first batch of a further
     bucket does not have to wait, and a signal can be answered meanwhile.
+
+    Nothing is traced while a step is under way, whatever the caller does: a step waits for all tracing to end, and new
+    shapes wait for all steps. For tracing runs operations of its own (e.g. for e3x's coefficients), in XLA's few
+    threads, in which the devices of a step wait for each other; each may wait for the other for ever, see
+    :func:`train.devices.start_devices`. Compiling runs no operations, and goes on beside steps.
+
+    To be used by one thread.
     """
 
     def __init__(self, config: TrainConfig, steps_per_epoch: int, devices: Devices) -> None:
@@ -64,9 +71,11 @@ class Steps:
         self._schedule = devices.place(schedule(config, steps_per_epoch))
         # Several processes have to trace alike, and need not share a disk.
         self._kept = kept_programs(self._digest()) if jax.process_count() == 1 else None
+        self.dispatches = Dispatches()
+        self._traced: dict[tuple[Any, ...], Future[Any]] = {}
         self._executables: dict[tuple[Any, ...], Future[Any]] = {}
+        self._tracer = ThreadPoolExecutor(1, thread_name_prefix="trace")
         self._compiler = ThreadPoolExecutor(_COMPILED_AT_ONCE, thread_name_prefix="compile")
-        self._tracing = threading.Lock()
 
     def create_state(self, seed: int) -> TrainState:
         """A new state: the same for any devices, and placed where it stays, for it not to compile the step twice.
@@ -107,7 +116,7 @@ class Steps:
         bounds = np.asarray(first, np.int32), np.asarray(last, np.int32)
         results = tuple(map(jax.tree.structure, (state, sums, 0)))
         arguments = (state, sums, batches, *bounds, self._schedule)
-        return self._run("train_block", arguments, results, donated=(state, sums))
+        return self._run("train_block", arguments, results, donated=(state, sums), steps=last - first)
 
     def train_resident(
         self, state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: int, last: int
@@ -125,7 +134,7 @@ class Steps:
         bounds = np.asarray(first, np.int32), np.asarray(last, np.int32)
         results = tuple(map(jax.tree.structure, (state, sums, 0)))
         arguments = (state, sums, data, rows, *bounds, self._schedule)
-        return self._run("train_resident", arguments, results, donated=(state, sums))
+        return self._run("train_resident", arguments, results, donated=(state, sums), steps=last - first)
 
     def prepare_create(self) -> Future[Any]:
         """Begin to compile :meth:`create_state`."""
@@ -146,9 +155,22 @@ class Steps:
         """Begin to compile :meth:`evaluate` for these shapes."""
         return self._executable("evaluate", (self.abstract_state().params, self.devices.place(zero_sums()), batch), ())
 
+    def traced(self) -> Future[None]:
+        """Done when everything that was prepared is traced. The first step waits for it, without answering signals."""
+        return self._tracer.submit(lambda: None)
+
+    @property
+    def compiling(self) -> bool:
+        """Whether anything that was prepared is still being compiled. May be asked by any thread."""
+        return any(not future.done() for future in list(self._executables.values()))
+
     def close(self) -> None:
         """Do not begin what was prepared and is not needed any more."""
-        self._executables = {key: future for key, future in self._executables.items() if not future.cancel()}
+        for key, future in list(self._executables.items()):
+            if future.cancel():
+                del self._executables[key]
+                if key in self._traced:
+                    self._traced.pop(key).cancel()
 
     def gradient(self, params: Array, batch: Batch) -> tuple[Array, Array, MetricSums]:
         """Gradient of the loss (P,), the loss, and the metric sums of a batch; for a diagnosis."""
@@ -188,29 +210,40 @@ class Steps:
 
         return build_functions(self._config, self.devices, self.parameters)
 
-    def _run(self, name: str, arguments: tuple[Any, ...], results: tuple[Any, ...], donated: Any = ()) -> Any:
+    def _run(
+        self, name: str, arguments: tuple[Any, ...], results: tuple[Any, ...], donated: Any = (), steps: int = 1
+    ) -> Any:
         """Call a function, compiled for these shapes; ``donated`` are its first arguments, ``results`` their trees."""
         executable = self._executable(name, arguments, donated).result()
-        return jax.tree.unflatten(jax.tree_util.treedef_tuple(results), executable(*jax.tree.leaves(arguments)))
+        wait(self._traced.values())
+        self._traced.clear()
+        with self.dispatches.one(_key(name, arguments), steps) as dispatch:
+            outputs = executable(*jax.tree.leaves(arguments))
+            # The last one, a loss or a prediction, is never donated.
+            dispatch.output = outputs[-1]
+        return jax.tree.unflatten(jax.tree_util.treedef_tuple(results), outputs)
 
     def _executable(self, name: str, arguments: tuple[Any, ...], donated: Any) -> Future[Any]:
-        leaves, tree = jax.tree.flatten(arguments)
-        key = (name, *(leaf.shape for leaf in leaves))
+        key = _key(name, arguments)
         if key not in self._executables:
+            self.dispatches.wait()
+            leaves, tree = jax.tree.flatten(arguments)
             shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves]
             count = len(jax.tree.leaves(donated))
-            self._executables[key] = self._compiler.submit(self._compile, key, shapes, tree, count)
+            self._traced[key] = self._tracer.submit(self._trace, key, shapes, tree, count)
+            self._executables[key] = self._compiler.submit(self._compile, name, self._traced[key])
         return self._executables[key]
 
-    def _compile(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
-        """From the kept program if there is one, else traced; flat lists of arrays go in and come out."""
-        name = key[0]
-        where = jax.default_device(jax.local_devices(backend="cpu")[0]) if name == "create" else nullcontext()
-        with self._tracing, where:
-            lowered = self._lower(key, shapes, tree, donated)
+    def _trace(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
+        """From the kept program if there is one; flat lists of arrays go in and come out."""
+        where = jax.default_device(jax.local_devices(backend="cpu")[0]) if key[0] == "create" else nullcontext()
+        with where:
+            return self._lower(key, shapes, tree, donated)
+
+    def _compile(self, name: str, traced: Future[Any]) -> Any:
         # A new state is drawn once: optimizing that would take longer.
         options = {"xla_backend_optimization_level": 0} if name == "create" else compiler_options(self.devices)
-        return lowered.compile(compiler_options=options)
+        return traced.result().compile(compiler_options=options)
 
     def _lower(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
         name = key[0]
@@ -247,6 +280,10 @@ class Steps:
 def compiler_options(devices: Devices) -> dict[str, Any]:
     """Measured on a processor: a third less to compile, and steps of the same speed."""
     return {"xla_backend_optimization_level": 1} if devices.platform == "cpu" else {}
+
+
+def _key(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (name, *(leaf.shape for leaf in jax.tree.leaves(arguments)))
 
 
 def _key_data(seed: int) -> tuple[Any]:

@@ -166,6 +166,12 @@ def start_devices(config: TrainConfig) -> None:
         # Where JAX is in use already (a notebook), its devices stay as they are.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", host_devices(config))
+    # Single operations run in the thread that calls them, instead of in a queue. The queue is that of the devices, has
+    # as many threads as the processor has cores, and lets 32 operations wait on each device. If they do when a step
+    # begins, its part on their device waits for their end in one thread, its part on another device waits for that part
+    # in the second thread, and the operations wait for a thread: for ever, on two cores. Steps on several devices are
+    # queued all the same.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     _join(config)
     if jax.process_count() > 1 and len({d.process_index for d in jax.devices()}) != jax.process_count():
         raise UserError("a process has no device; give every process at least one")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -13,33 +15,52 @@ from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, Interrupted
 
 Result = TypeVar("Result")
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; what a queue sends before it kills; what Slurm's --signal=USR1@60 sends earlier."""
+
+HEARD = b"\0"
+"""No signal has this number."""
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Interruption:
-    """While this context is open, signals are remembered instead of ending the process; a second Ctrl-C still does."""
+    """While this context is open, signals are remembered instead of ending the process; a second Ctrl-C still does.
+
+    The main thread does so, as soon as it runs Python. Another thread sees whether it does in ``log``, a file
+    descriptor: the number of each signal that came, as one byte, and HEARD when those before it are remembered.
+    """
 
     def __init__(self) -> None:
         self.asked = 0
         """Number of the signal that asked to stop; 0 for none."""
         self.at_once = False
         """Whether a signal ends the program where it is, nothing being left to save."""
+        self.log = self._written = -1
         self._before: dict[int, Any] = {}
+        self._log_before = -1
 
     def __enter__(self) -> Interruption:
+        self.log, self._written = os.pipe()
+        for end in (self.log, self._written):
+            os.set_blocking(end, False)
         # Python lets only the main thread handle signals; elsewhere (a notebook's worker) they stay as they are.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+            self._log_before = signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
+            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._log_before)
+        for end in (self.log, self._written):
+            os.close(end)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._written, HEARD)
         if self.asked == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = number
@@ -69,7 +90,11 @@ class Interruption:
                 continue
 
 
+def exit_code(number: int) -> int:
+    """That of a program which the signal of this number ended."""
+    return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED
+
+
 def stopped(number: int, where: str) -> Interrupted:
     """The error that ends a program after the signal of this number."""
-    code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED
-    return Interrupted(f"{signal.Signals(number).name}: stopped {where}", code)
+    return Interrupted(f"{signal.Signals(number).name}: stopped {where}", exit_code(number))

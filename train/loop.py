@@ -28,6 +28,7 @@ from train.metrics import mean_error, named_metrics, zero_sums
 from train.session import Session, first_state, open_session, prepare_evaluation, split_loader
 from train.state import TrainState
 from train.tracking import Tracker
+from train.watchdog import Watchdog
 from train.weights import TrainedModel, save_weights
 
 _SAVE, _DIVERGED = 1, 1000
@@ -44,8 +45,9 @@ def train(config: TrainConfig) -> Path:
         UserError: no such preprocessed data, a folder that holds another run, or a diverged training.
         Interrupted: a signal asked to stop; everything is saved.
     """
-    with Interruption() as interruption:
+    with Interruption() as interruption, Watchdog(interruption) as watchdog:
         session = open_session(config, interruption)
+        watchdog.watch(session.steps, session.folder)
         try:
             with _Training(session) as training:
                 training.run()
@@ -111,6 +113,8 @@ class _Training:
         creating = steps.prepare_create() if new else None
         session.feed.prepare(session.plans(0))
         self._evaluations = prepare_evaluation(session)
+        # All tracing ends before the first step begins, see Steps; what is traced is compiled meanwhile and afterwards.
+        session.interruption.wait_for(steps.traced())
         if creating is not None:
             session.interruption.wait_for(creating)
             self._state, self._progress = first_state(session), Progress()
