@@ -108,8 +108,8 @@ class Watchdog:
         if self._signal_seconds > max(_SECONDS_TO_ANSWER, _STEPS_TO_ANSWER * usual):
             name = signal.Signals(self._signal).name
             self._end(
-                f"{name}: ended without being answered: for {self._signal_seconds:.0f} s the main thread was inside XLA, "
-                "or another library.",
+                f"{name}: ended without being answered: for {self._signal_seconds:.0f} s the main thread was inside "
+                "XLA, or another library.",
                 exit_code(self._signal),
             )
 
