@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 
 from preprocess.config import PreprocessConfig
 from shared.errors import UserError
+from shared.input.file_names import expand, is_npz
 from shared.input.layout import Layout, holds_esp, understand_efd, understand_esp
 from shared.input.npz import NpzFile
 from shared.input.unit_choice import InputUnits, choose_units
@@ -147,7 +147,7 @@ def find_pairs(config: PreprocessConfig) -> list[Pair]:
 
 
 def _divided(config: PreprocessConfig) -> list[Pair]:
-    files, grids = _expand("--data", config.data), _expand("--grids", config.grids)
+    files, grids = expand(config.data, "--data"), expand(config.grids, "--grids")
     if grids and len(grids) != len(files):
         raise UserError(f"--data names {len(files)} files and --grids {len(grids)}; they are paired in order")
     return [Pair(None, Path(a), Path(b) if b else None) for a, b in zip(files, grids or [""] * len(files), strict=True)]
@@ -156,7 +156,7 @@ def _divided(config: PreprocessConfig) -> list[Pair]:
 def _of_splits(config: PreprocessConfig) -> list[Pair]:
     pairs: list[Pair] = []
     for split in SPLITS:
-        efd, esp = (_expand(f"--{split}-{kind}", getattr(config, f"{split}_{kind}")) for kind in ("efd", "esp"))
+        efd, esp = (expand(getattr(config, f"{split}_{kind}"), f"--{split}-{kind}") for kind in ("efd", "esp"))
         if esp and len(efd) != len(esp):
             raise UserError(
                 f"--{split}-efd names {len(efd)} files and --{split}-esp {len(esp)}; they are paired in order"
@@ -170,21 +170,6 @@ def _of_splits(config: PreprocessConfig) -> list[Pair]:
             Pair(split, Path(a), Path(b) if b else None) for a, b in zip(efd, esp or [""] * len(efd), strict=True)
         )
     return pairs
-
-
-def _expand(flag: str, names: tuple[str, ...]) -> list[str]:
-    found: list[str] = []
-    for name in names:
-        matches = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
-        if not matches:
-            raise UserError(f"{flag}: {name!r} matches no file")
-        found.extend(matches)
-    return found
-
-
-def is_npz(path: Path) -> bool:
-    """Return whether a file is NPZ, or claims to be; others are converted."""
-    return path.suffix.lower() == ".npz" or (path.suffix == "" and not path.is_dir())
 
 
 class PairFiles:

@@ -10,8 +10,7 @@ from preprocess.input.pairs import Pair
 from preprocess.input.reader import Grids, Molecules
 from shared.elements import MAX_ATOMIC_NUMBER, symbol
 from shared.errors import UserError
-
-_WHOLE_CHARGE = 0.01
+from shared.input.layout import WHOLE_CHARGE
 
 PAIRING_TOLERANCE_ANGSTROM = 1e-3
 """Largest difference between the two files' positions of one atom: float32 text and unit round trips pass."""
@@ -60,7 +59,7 @@ def _lacking(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 
 def _check_whole(path: str, charges: np.ndarray, start: int) -> None:
-    off = np.abs(charges - np.rint(charges)) > _WHOLE_CHARGE
+    off = np.abs(charges - np.rint(charges)) > WHOLE_CHARGE
     if off.any():
         row = int(np.argmax(off))
         raise UserError(

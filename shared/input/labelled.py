@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from shared.elements import MAX_ATOMIC_NUMBER
 from shared.errors import UserError
 from shared.input.ase_frames import AseSource
+from shared.input.file_names import expand, is_npz
 from shared.input.labels import FrameKeys, LabelledMolecule, Quantity, Summary
 from shared.input.layout import Quantity as Column
 from shared.input.layout import understand_efd
@@ -42,11 +42,6 @@ class Source(Protocol):
         """Every molecule in order."""
 
 
-def is_npz(name: str) -> bool:
-    """Whether a file is of the project's own kind, by its name."""
-    return Path(name).suffix == ".npz"
-
-
 def open_source(name: str, keys: FrameKeys) -> Source:
     """The labelled molecules of an NPZ file, or of any file that ASE reads (``FILE@0:10``: those frames).
 
@@ -62,12 +57,7 @@ def expand_files(names: Sequence[str], flag: str) -> list[str]:
     Raises:
         UserError: none, or a glob that matches nothing.
     """
-    found: list[str] = []
-    for name in names:
-        matches = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
-        if not matches:
-            raise UserError(f"{flag}: {name!r} matches no file")
-        found.extend(matches)
+    found = expand(names, flag)
     if not found:
         raise UserError(f"{flag}: no file is named")
     return found

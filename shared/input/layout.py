@@ -55,7 +55,8 @@ CONVERTED_KEY = "_converted"
 for what a frame lacks."""
 
 _CHARGE_ROWS = 4096
-_WHOLE_CHARGE = 0.01
+WHOLE_CHARGE = 0.01
+"""e, by which a total charge may lie off a whole number."""
 _MOST_NAMED = 4
 
 
@@ -265,7 +266,7 @@ def _find_charge(
             left_alone[key] = "pickled objects, never loaded; the total charges are taken as 0"
         elif found == (rows,) and file.dtype(key).kind in "fiu":
             values = _first_rows(file, key, min(rows, _CHARGE_ROWS)).reshape(-1).astype(np.float64)
-            off = np.abs(values - np.rint(values)) > _WHOLE_CHARGE
+            off = np.abs(values - np.rint(values)) > WHOLE_CHARGE
             if off.any():
                 row = int(np.argmax(off))
                 left_alone[key] = f"{values[row]:.4g} in row {row} is no total charge; the total charges are taken as 0"
