@@ -1,0 +1,258 @@
+"""The shift of grid points that lie on spheres round the atoms, from the spheres alone.
+
+Four points of one sphere give its centre, and the centre less its atom is the shift. Quadruples of neighbouring points
+vote for a shift; the best candidates are refined until the distances of the points to their atoms pile up.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from shared.input.frame_multipoles import thinned
+from shared.input.frame_votes import vote
+
+MOST_POINTS = 600
+"""Points that the search looks at; the last refinement takes all of them."""
+
+SURE = 25.0
+"""Log-likelihood by which spheres have to beat none at all, or a shift the next best: wrong shifts reach 10."""
+
+_SMALLEST_SHARE = 0.6
+"""Of the points, that have to lie on spheres."""
+
+_LARGEST_SPREAD = 0.0035
+"""Å, standard deviation of the distances from a sphere: float16 makes 0.0008, and smooth surfaces that are almost
+spherical more than 0.0044."""
+
+_FARTHEST = 1.9
+"""A point's own atom is at most so many times as far away as its nearest one: the ratio of two elements' radii."""
+_LARGEST_RADIUS = 8.0
+"""Å."""
+_MOST_SPHERES = 40
+"""Different radii, of all elements together."""
+_WIDTHS = np.array([0.02, 0.01, 0.004])
+"""Å, a third of the thickness of the spheres to which points belong, while the shift is refined."""
+_AROUND = 12
+"""Widths on either side of a sphere in which points are counted that lie there by chance."""
+_LOOK_ELSEWHERE = 7.0
+"""Log-likelihood that chance gains where it is sought at a thousand places."""
+_ROUNDING = 2e-6
+"""Å; coordinates of float32 are no better."""
+_OTHER = 0.03
+"""Å between shifts that are not the same."""
+
+
+class ShellFit(NamedTuple):
+    """A shift and how well the distances pile up there."""
+
+    shift: np.ndarray  # (3,) Å
+    uncertainty: float  # Å, standard error of the shift's length
+    score: float  # logarithm of how much likelier the distances are than spread evenly
+
+
+def vote_and_refine(
+    numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, guess: np.ndarray
+) -> list[ShellFit]:
+    """Find the shift that puts the points onto spheres round the atoms, and the next best if there is any.
+
+    Args:
+        numbers: (N,) atomic numbers; atoms of one element have spheres of the same few radii.
+        positions: (N, 3) in Å.
+        points: (G, 3) in Å, float64.
+        guess: (3,) Å, the middle of the search.
+    """
+    return refine(numbers, positions, points, vote(points, positions, guess))
+
+
+def refine(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, starts: np.ndarray) -> list[ShellFit]:
+    """The same from given shifts (K, 3) in Å that are right to some hundredths of an Å."""
+    elements = np.unique(numbers, return_inverse=True)[1].reshape(-1)
+    some = points[thinned(len(points), MOST_POINTS)]
+    shifts, scores = _refine(some, positions, elements, starts, _WIDTHS)
+    found: list[ShellFit] = []
+    for one in np.argsort(-scores, kind="stable"):
+        if scores[one] < SURE or len(found) == 2:
+            break
+        if found and np.linalg.norm(shifts[one] - found[0].shift) < _OTHER:
+            continue
+        shift, uncertainty, spread, n = _polish(points, positions, elements, shifts[one], _WIDTHS[-1])
+        if n < _SMALLEST_SHARE * len(points) or spread > _LARGEST_SPREAD:
+            break
+        found.append(ShellFit(shift, max(uncertainty, _ROUNDING), float(scores[one])))
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _distances(points: np.ndarray, positions: np.ndarray, shift: np.ndarray, distance: np.ndarray) -> None:
+    """Distances (G, N) of the points to the atoms on whose spheres they may lie; infinite to the others."""
+    for i in range(len(points)):
+        nearest = np.inf
+        for a in range(len(positions)):
+            x = points[i, 0] + shift[0] - positions[a, 0]
+            y = points[i, 1] + shift[1] - positions[a, 1]
+            z = points[i, 2] + shift[2] - positions[a, 2]
+            distance[i, a] = np.sqrt(x * x + y * y + z * z)
+            nearest = min(nearest, distance[i, a])
+        most = min(nearest * _FARTHEST, _LARGEST_RADIUS)
+        for a in range(len(positions)):
+            if distance[i, a] >= most:
+                distance[i, a] = np.inf
+
+
+@numba.njit(cache=True, nogil=True)
+def _pile_up(
+    distance: np.ndarray, elements: np.ndarray, width: float, radii: np.ndarray, owner: np.ndarray
+) -> tuple[int, float]:
+    """Find the radii at which distances pile up.
+
+    Args:
+        distance: (G, N) in Å, see _distances.
+        elements: (N,) from 0.
+        width: Å, width of the bins; a sphere is three of them.
+        radii, owner: (_MOST_SPHERES,) are filled with the radii in Å and their elements, the clearest first.
+
+    Returns:
+        The number of spheres, and the logarithm of how much likelier the distances are with them than spread evenly.
+    """
+    n_bins = int(_LARGEST_RADIUS / width) + 1
+    n_elements = elements.max() + 1
+    counts, sums = np.zeros((n_elements, n_bins), dtype=np.int32), np.zeros((n_elements, n_bins))
+    for i in range(distance.shape[0]):
+        for a in range(distance.shape[1]):
+            if distance[i, a] < np.inf:
+                b = int(distance[i, a] / width)
+                counts[elements[a], b] += 1
+                sums[elements[a], b] += distance[i, a]
+    gains, where = np.empty(n_elements * n_bins), np.empty((n_elements * n_bins, 2), dtype=np.int64)
+    n = 0
+    for element in range(n_elements):
+        around = 0
+        for b in range(n_bins + _AROUND):
+            around += counts[element, b] if b < n_bins else 0
+            around -= counts[element, b - 2 * _AROUND - 1] if b > 2 * _AROUND else 0
+            middle = b - _AROUND
+            if 1 <= middle < n_bins - 1:
+                inside = np.sum(counts[element, middle - 1 : middle + 2])
+                if inside >= 4:
+                    even = (around - inside + 3.0) * 3.0 / (2 * _AROUND - 2)
+                    gain = inside * np.log(inside / even) - (inside - even) - _LOOK_ELSEWHERE
+                    if gain > 0.0:
+                        gains[n], where[n, 0], where[n, 1] = gain, element, middle
+                        n += 1
+    spheres, total = 0, 0.0
+    while spheres < _MOST_SPHERES and n:
+        best = np.argmax(gains[:n])
+        if gains[best] <= 0.0:
+            break
+        element, b = where[best]
+        radii[spheres] = np.sum(sums[element, b - 1 : b + 2]) / np.sum(counts[element, b - 1 : b + 2])
+        owner[spheres] = element
+        total += gains[best]
+        spheres += 1
+        for one in range(n):
+            if where[one, 0] == element and abs(where[one, 1] - b) <= 2:
+                gains[one] = 0.0
+    return spheres, total
+
+
+@numba.njit(cache=True, nogil=True)
+def _step(
+    points: np.ndarray,
+    positions: np.ndarray,
+    elements: np.ndarray,
+    shift: np.ndarray,
+    distance: np.ndarray,
+    radii: np.ndarray,
+    owner: np.ndarray,
+    tolerance: float,
+) -> tuple[np.ndarray, np.ndarray, float, int]:
+    """One Gauss-Newton step towards equal distances on every sphere; ``radii`` become the means.
+
+    Returns:
+        The step (3,) in Å, the (3, 3) normal matrix, the median absolute deviation in Å, and the points on spheres.
+    """
+    spheres, n_points = len(radii), len(points)
+    group, mate = np.full(n_points, -1, dtype=np.int64), np.zeros(n_points, dtype=np.int64)
+    direction, misfit = np.zeros((n_points, 3)), np.zeros(n_points)
+    count, mean, slope = np.zeros(spheres), np.zeros(spheres), np.zeros((spheres, 3))
+    for i in range(n_points):
+        closest = tolerance
+        for a in range(len(positions)):
+            if distance[i, a] < np.inf:
+                for one in range(spheres):
+                    if owner[one] == elements[a] and abs(distance[i, a] - radii[one]) <= closest:
+                        closest, group[i], mate[i] = abs(distance[i, a] - radii[one]), one, a
+        one = group[i]
+        if one >= 0:
+            direction[i] = (points[i] + shift - positions[mate[i]]) / distance[i, mate[i]]
+            count[one] += 1.0
+            mean[one] += distance[i, mate[i]]
+            slope[one] += direction[i]
+    normal, moment, n = np.zeros((3, 3)), np.zeros(3), 0
+    for i in range(n_points):
+        one = group[i]
+        if one >= 0:
+            misfit[n] = distance[i, mate[i]] - mean[one] / count[one]
+            u = direction[i] - slope[one] / count[one]
+            for j in range(3):
+                moment[j] -= u[j] * misfit[n]
+                for k in range(3):
+                    normal[j, k] += u[j] * u[k]
+            misfit[n] = abs(misfit[n])
+            n += 1
+    for one in range(spheres):
+        if count[one] > 0:
+            radii[one] = mean[one] / count[one]
+    for j in range(3):
+        normal[j, j] += 1e-9 * n + 1e-12
+    spread = np.median(misfit[:n]) if n else np.inf
+    return np.linalg.solve(normal, moment), normal, spread, n
+
+
+@numba.njit(cache=True, nogil=True)
+def _refine(
+    points: np.ndarray, positions: np.ndarray, elements: np.ndarray, candidates: np.ndarray, widths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refine the (K, 3) shifts with ever narrower spheres; returns them and their log-likelihoods."""
+    shifts, scores = candidates.copy(), np.zeros(len(candidates))
+    distance = np.empty((len(points), len(positions)))
+    radii, owner = np.empty(_MOST_SPHERES), np.empty(_MOST_SPHERES, dtype=np.int64)
+    for one in range(len(candidates)):
+        for width in widths:
+            _distances(points, positions, shifts[one], distance)
+            spheres, scores[one] = _pile_up(distance, elements, width, radii, owner)
+            if spheres == 0:
+                break
+            step, _, _, _ = _step(
+                points, positions, elements, shifts[one], distance, radii[:spheres], owner[:spheres], 1.5 * width
+            )
+            shifts[one] += step * min(1.0, 3.0 * width / max(np.sqrt(np.sum(step * step)), 1e-12))
+        _distances(points, positions, shifts[one], distance)
+        _, scores[one] = _pile_up(distance, elements, widths[-1], radii, owner)
+    return shifts, scores
+
+
+@numba.njit(cache=True, nogil=True)
+def _polish(
+    points: np.ndarray, positions: np.ndarray, elements: np.ndarray, shift: np.ndarray, width: float
+) -> tuple[np.ndarray, float, float, int]:
+    """The shift, its standard error, the spread of the distances and the number of points on spheres."""
+    distance = np.empty((len(points), len(positions)))
+    radii, owner = np.empty(_MOST_SPHERES), np.empty(_MOST_SPHERES, dtype=np.int64)
+    _distances(points, positions, shift, distance)
+    spheres, _ = _pile_up(distance, elements, width, radii, owner)
+    tolerance, uncertainty, spread, n = 1.5 * width, np.inf, np.inf, 0
+    for _ in range(6 if spheres else 0):
+        step, normal, deviation, n = _step(
+            points, positions, elements, shift, distance, radii[:spheres], owner[:spheres], tolerance
+        )
+        shift = shift + step
+        # Of a normal distribution whose median absolute deviation is known.
+        spread = 1.4826 * deviation
+        uncertainty = spread * np.sqrt(np.trace(np.linalg.inv(normal)))
+        tolerance = min(max(4.0 * spread, _ROUNDING), _WIDTHS[0])
+        _distances(points, positions, shift, distance)
+    return shift, uncertainty, spread, n
