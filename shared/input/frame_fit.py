@@ -12,7 +12,11 @@ from shared.units import BOHR_IN_ANGSTROM
 SHARP = 0.03
 """Å, largest standard error of a shift that may be trusted: of the ESP, less than charge models leave unexplained."""
 
-_UNKNOWN = frame_multipoles.PRIOR_SPREAD * np.sqrt(3.0)
+_Molecule = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Numbers (N,), positions (N, 3), points (G, 3), ESP (G,)."""
+
+_UNKNOWN = frame_multipoles.PRIOR_SPREAD * 3.0**0.5
+"""Å, the standard error of a shift of which nothing but the points' mean is known."""
 _FEWEST_POINTS = 12
 _LARGEST_RESIDUAL = 0.2
 """Of an ESP that belongs to these atoms and points."""
@@ -52,12 +56,11 @@ def fit_shift(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, es
     Raises:
         ValueError: a shape is wrong, there is no atom, or an atom's number or position is none.
     """
-    numbers, positions, points, esp = _checked(numbers, positions, points, esp)
+    molecule = numbers, positions, points, esp = _checked(numbers, positions, points, esp)
     if len(points) < _FEWEST_POINTS:
         guess = centroid_shift(positions, points) if len(points) else np.zeros(3)
         return FrameFit(guess, _UNKNOWN, "multipoles", False, 1.0)
     guess = centroid_shift(positions, points)
-    molecule = (numbers, positions, points, esp)
     lattice = frame_lattice.is_lattice(points)
     on_spheres = None if lattice else _choose(molecule, frame_shells.vote_and_refine(*molecule[:3], guess))
     if on_spheres is not None:
@@ -67,34 +70,34 @@ def fit_shift(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, es
     if not lattice:
         on_spheres = _choose(molecule, frame_shells.refine(*molecule[:3], moments.shift + _AROUND))
         return on_spheres or _rated(moments.shift, moments.covariance, "multipoles", known, moments.residual)
-    expected = (moments.shift, moments.covariance) if known else (guess, frame_multipoles.PRIOR_SPREAD**2 * np.eye(3))
-    holes = frame_lattice.fit_holes(*molecule[:3], *expected)
+    if known:
+        holes = frame_lattice.fit_holes(*molecule[:3], moments.shift, moments.covariance)
+    else:
+        holes = frame_lattice.fit_holes(*molecule[:3], guess, frame_multipoles.PRIOR_SPREAD**2 * np.eye(3))
     if holes.clear:
         residual = frame_multipoles.residual_at(*molecule, holes.shift)
-        return _rated(holes.shift, holes.covariance, "cube", True, residual)
+        if not known or residual < _CLEARLY_WORSE * moments.residual:
+            return _rated(holes.shift, holes.covariance, "cube", True, residual)
+        known = False
     return _rated(moments.shift, moments.covariance, "multipoles", known, moments.residual)
 
 
-def _choose(
-    molecule: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], fits: list[frame_shells.ShellFit]
-) -> FrameFit | None:
+def _choose(molecule: _Molecule, fits: list[frame_shells.ShellFit]) -> FrameFit | None:
     """The best of the shifts onto spheres; of two that are as good, the one that the ESP agrees with."""
     if not fits:
         return None
-    residuals = [frame_multipoles.residual_at(*molecule, fit.shift) for fit in fits[:1]]
+    residuals = [frame_multipoles.residual_at(*molecule, fits[0].shift)]
     if len(fits) > 1 and fits[0].score - fits[1].score < frame_shells.SURE:
         residuals.append(frame_multipoles.residual_at(*molecule, fits[1].shift))
         if max(residuals) < _CLEARLY_WORSE * min(residuals):
             return None
-    best = int(np.argmin(residuals))
-    return FrameFit(
-        fits[best].shift, fits[best].uncertainty, "shells", fits[best].uncertainty <= SHARP, residuals[best]
-    )
+    shift, uncertainty, _ = fits[int(np.argmin(residuals))]
+    return FrameFit(shift, uncertainty, "shells", uncertainty <= SHARP, min(residuals))
 
 
 def centroid_shift(positions: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The shift (3,) in Å of the mean of the points (G, 3) onto the mean of the atoms (N, 3), as the predecessor's."""
-    return np.asarray(np.mean(positions, axis=0, dtype=np.float64) - np.mean(points, axis=0, dtype=np.float64))
+    return np.asarray(positions, np.float64).mean(axis=0) - np.asarray(points, np.float64).mean(axis=0)
 
 
 def origin_shift(grid_origin: np.ndarray) -> np.ndarray:
@@ -107,9 +110,7 @@ def _rated(shift: np.ndarray, covariance: np.ndarray, method: str, known: bool, 
     return FrameFit(shift, uncertainty, method, known and uncertainty <= SHARP, residual)
 
 
-def _checked(
-    numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, esp: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _checked(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, esp: np.ndarray) -> _Molecule:
     """The arguments in float64, without points that are not finite."""
     if numbers.ndim != 1 or not len(numbers) or positions.shape != (len(numbers), 3):
         raise ValueError(

@@ -11,12 +11,14 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from shared.input.frame_multipoles import thinned
+
 _SAMPLES = np.random.default_rng(0).standard_normal((768, 3))
 """Drawn once: the result for a molecule depends on nothing but the molecule."""
 _COARSE_SAMPLES, _COARSE_POINTS, _COARSE = 192, 800, 0.06
 """How many of them, and of the points, while the shift is not known to so many Å."""
 
-_ROUNDS = 16
+_ROUNDS = 40
 _SETTLED = 0.2
 """Relative change of the spread at which the rounds end."""
 _FEWEST = 40.0
@@ -42,7 +44,7 @@ class HoleFit(NamedTuple):
 
 
 def is_lattice(points: np.ndarray) -> bool:
-    """Whether the points (G, 3) in Å are points of a lattice along the axes."""
+    """Whether the points (G, 3) in Å are points of a lattice along the axes, or of one of its planes."""
     return all(_is_spaced_evenly(np.sort(points[:, axis])) for axis in range(3))
 
 
@@ -50,7 +52,9 @@ def _is_spaced_evenly(values: np.ndarray) -> bool:
     first = np.flatnonzero(np.diff(values, prepend=-np.inf) > _SMALLEST_GAP)
     last = np.append(first[1:] - 1, len(values) - 1)
     planes = (values[first] + values[last]) / 2
-    if len(planes) < 3 or (values[last] - values[first]).max() > _SMALLEST_GAP / 2:
+    if len(planes) < 3:
+        return len(planes) == 1
+    if (values[last] - values[first]).max() > _SMALLEST_GAP / 2:
         return False
     gaps = np.diff(planes)
     spacing = gaps[gaps < 1.25 * gaps.min()].mean()
@@ -72,11 +76,11 @@ def fit_holes(
     precision = np.linalg.inv(covariance)
     groups = np.unique(numbers, return_inverse=True)[1].reshape(-1)
     mean, spread, width, enough = guess, covariance, float(np.sqrt(np.trace(covariance))), False
-    coarse = width > _COARSE
+    coarse, few = width > _COARSE, points[thinned(len(points), _COARSE_POINTS)]
     for _ in range(_ROUNDS):
         normal = _SAMPLES[:_COARSE_SAMPLES] if coarse else _SAMPLES
         steps = _WIDENED * normal @ np.linalg.cholesky(spread).T
-        some = points[:: max(1, len(points) // _COARSE_POINTS)] if coarse else points
+        some = few if coarse else points
         reach = 2.0 * float(np.linalg.norm(steps, axis=1).max())
         offsets, owner = _near_atoms(positions, some, groups, mean, reach + _LAYER)
         rates, radii = _edges(offsets, owner, int(groups.max()) + 1)

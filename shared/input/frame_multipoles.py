@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from shared.input.small_matrices import cholesky, solve, times
 from shared.units import BOHR_IN_ANGSTROM
 
 MOST_POINTS = 300
@@ -56,6 +57,7 @@ _LONGEST_STEP = 0.2
 """Å."""
 _ITERATIONS = 12
 _CONVERGED = 2e-4
+"""Å, length of the last step."""
 
 
 class MultipoleFit(NamedTuple):
@@ -92,12 +94,13 @@ def atoms_of(numbers: np.ndarray, positions: np.ndarray) -> Atoms:
 
 def _slater(number: int) -> tuple[float, int, int]:
     """Exponent (1/Bohr), principal quantum number (at most 3) and electrons of the valence shell by Slater's rules."""
-    per_shell, filled = [0] * 8, 0
-    orbitals = [(main, angular) for main in range(1, 8) for angular in range(min(main, 4))]
-    for n, angular in sorted(orbitals, key=lambda orbital: (sum(orbital), orbital[0])):
-        more = min(4 * angular + 2, number - filled)
-        per_shell[n], filled = per_shell[n] + more, filled + more
-    top = max(n for n in range(8) if per_shell[n])
+    per_shell, left = [0] * 8, number
+    # Subshells fill up in the order of n + l, and of n where that is the same (Madelung).
+    subshells = [(shell, angular) for shell in range(1, 8) for angular in range(min(shell, 4))]
+    for shell, angular in sorted(subshells, key=lambda both: (sum(both), both[0])):
+        electrons = min(4 * angular + 2, left)
+        per_shell[shell], left = per_shell[shell] + electrons, left - electrons
+    top = max(shell for shell in range(8) if per_shell[shell])
     screening = (0.3 if top == 1 else 0.35) * (per_shell[top] - 1) + 0.85 * per_shell[top - 1]
     screening += sum(per_shell[: top - 1])
     # Hydrogen's density is denser in molecules.
@@ -113,11 +116,12 @@ def fit_multipoles(
     Args:
         numbers: (N,) atomic numbers.
         positions: (N, 3) in Å.
-        points: (G, 3) in Å.
-        esp: (G,) in Hartree/e.
+        points: (G, 3) in Å, float64.
+        esp: (G,) in Hartree/e, float64.
         guess: (3,) Å, where the shift is sought.
     """
-    atoms, points, esp = atoms_of(numbers, positions), *thinned(points, esp)
+    atoms, some = atoms_of(numbers, positions), thinned(len(points), MOST_POINTS)
+    points, esp = points[some], esp[some]
     shift, converged = guess.astype(np.float64), False
     for _ in range(_ITERATIONS):
         step, covariance, residual = _iterate(*atoms, points, esp, shift, guess)
@@ -133,16 +137,16 @@ def residual_at(
     numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, esp: np.ndarray, shift: np.ndarray
 ) -> float:
     """Root-mean-square misfit over that of the ESP, with the points shifted by so much; arguments as fit_multipoles."""
-    return float(_iterate(*atoms_of(numbers, positions), *thinned(points, esp), shift, shift)[2])
+    some = thinned(len(points), MOST_POINTS)
+    return float(_iterate(*atoms_of(numbers, positions), points[some], esp[some], shift, shift)[2])
 
 
-def thinned(points: np.ndarray, esp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most MOST_POINTS of the points (G, 3) and their ESP (G,); the same ones for the same number of points."""
-    if len(points) > MOST_POINTS:
-        # At random: every so manieth point of a lattice may lie in one plane.
-        some = np.random.default_rng(0).choice(len(points), MOST_POINTS, replace=False)
-        points, esp = points[some], esp[some]
-    return np.ascontiguousarray(points, dtype=np.float64), np.ascontiguousarray(esp, dtype=np.float64)
+def thinned(n: int, most: int) -> np.ndarray:
+    """Indices of at most ``most`` of n points, the same ones whenever there are n.
+
+    They are drawn at random: points at equal intervals in the order of a cube may all lie in one plane.
+    """
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -159,25 +163,25 @@ def _iterate(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """One Gauss-Newton step of the shift, its covariance and the relative residual."""
     columns, target, noise = _design(positions, kinds, decays, shells, electrons, points, esp, shift)
+    # The inverse of 1 + columns columns^T from the smaller one of the two products.
     few = columns.shape[1] < len(points)
-    rows = np.ascontiguousarray(columns.T) if few else columns
-    factor = _factor(rows)
+    transposed = np.ascontiguousarray(columns.T)
+    factor = cholesky(transposed if few else columns)
     if few:
-        moments = _solve(factor, rows @ target)
-        misfit = target - columns @ moments
+        moments = solve(factor, times(transposed, target))
+        misfit = target - times(columns, moments)
     else:
-        misfit = _solve(factor, target)
-        moments = misfit @ columns
+        misfit = solve(factor, target)
+        moments = times(transposed, misfit)
     slopes = _slopes(positions, kinds, decays, shells, electrons, points, shift, moments)
     slopes /= noise.reshape(-1, 1)
-    hessian = np.empty((3, 3))
+    hessian, gradient = np.empty((3, 3)), np.empty(3)
     for axis in range(3):
         slope = np.ascontiguousarray(slopes[:, axis])
-        if few:
-            hessian[axis] = (slope - columns @ _solve(factor, rows @ slope)) @ slopes
-        else:
-            hessian[axis] = _solve(factor, slope) @ slopes
-    gradient = slopes.T @ misfit
+        gradient[axis] = np.sum(slope * misfit)
+        slope = slope - times(columns, solve(factor, times(transposed, slope))) if few else solve(factor, slope)
+        for other in range(3):
+            hessian[axis, other] = np.sum(slope * slopes[:, other])
     # Of a normal distribution whose width is not known; points are many, what they say independently is less.
     scale = _REDUNDANCY * np.sum(target * misfit) / len(points)
     hessian /= scale
@@ -188,7 +192,7 @@ def _iterate(
     covariance = np.linalg.inv(hessian)
     power = np.sum(esp * esp)
     residual = np.sqrt(np.sum((misfit * noise) ** 2) / power) if power > 0.0 else 1.0
-    return covariance @ gradient, covariance, residual
+    return np.sum(covariance * gradient, axis=1), covariance, residual
 
 
 @numba.njit(cache=True, nogil=True)
@@ -302,37 +306,3 @@ def _slopes(
                     slopes[i, 2] += radial * z + value * along_z
                     k += 2 * order + 1
     return slopes / BOHR_IN_ANGSTROM
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _factor(rows: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor of 1 + rows rows^T; without BLAS, whose threads would wait for each other."""
-    n, length = rows.shape
-    factor = np.zeros((n, n))
-    for i in range(n):
-        for j in range(i + 1):
-            total = 0.0
-            for k in range(length):
-                total += rows[i, k] * rows[j, k]
-            for k in range(j):
-                total -= factor[i, k] * factor[j, k]
-            if i == j:
-                factor[i, i] = np.sqrt(total + 1.0)
-            else:
-                factor[i, j] = total / factor[j, j]
-    return factor
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve factor factor^T x = right (n,)."""
-    n, x = len(right), right.copy()
-    for i in range(n):
-        for k in range(i):
-            x[i] -= factor[i, k] * x[k]
-        x[i] /= factor[i, i]
-    for i in range(n - 1, -1, -1):
-        x[i] /= factor[i, i]
-        for k in range(i):
-            x[k] -= factor[i, k] * x[i]
-    return x

@@ -11,33 +11,22 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from shared.input.frame_multipoles import thinned
+from shared.input.frame_votes import vote
+
 MOST_POINTS = 600
 """Points that the search looks at; the last refinement takes all of them."""
 
 SURE = 25.0
 """Log-likelihood by which spheres have to beat none at all, or a shift the next best: wrong shifts reach 10."""
 
-_SMALLEST_SHARE = 0.5
+_SMALLEST_SHARE = 0.6
 """Of the points, that have to lie on spheres."""
 
 _LARGEST_SPREAD = 0.0035
 """Å, standard deviation of the distances from a sphere: float16 makes 0.0008, and smooth surfaces that are almost
 spherical more than 0.0044."""
 
-_REACH = 1.5
-"""Å along each axis about the guess in which the shift is sought: the points' mean lies up to 1.2 Å off the atoms'."""
-_BIN = 0.03
-"""Å, width of the voting bins."""
-_BINS = int(2 * _REACH / _BIN)
-_MOST_VOTED = 100_000
-"""Bins that may have votes."""
-_CANDIDATES = 10
-_WINDOWS, _WINDOW = 1200, 8
-"""Quadruples of points that follow each other, and how closely."""
-_SEEDS, _NEIGHBOURS, _DRAWS = 160, 15, 30
-"""Points whose neighbours are looked at, how many, and quadruples of each."""
-_FLATTEST = 1e-4
-"""Square of the volume that three unit vectors span, under which they tell no centre."""
 _FARTHEST = 1.9
 """A point's own atom is at most so many times as far away as its nearest one: the ratio of two elements' radii."""
 _LARGEST_RADIUS = 8.0
@@ -75,15 +64,13 @@ def vote_and_refine(
         points: (G, 3) in Å, float64.
         guess: (3,) Å, the middle of the search.
     """
-    return refine(numbers, positions, points, _vote(points, positions, guess))
+    return refine(numbers, positions, points, vote(points, positions, guess))
 
 
 def refine(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, starts: np.ndarray) -> list[ShellFit]:
     """The same from given shifts (K, 3) in Å that are right to some hundredths of an Å."""
     elements = np.unique(numbers, return_inverse=True)[1].reshape(-1)
-    some = (
-        points[np.linspace(0, len(points) - 1, MOST_POINTS).astype(np.int64)] if len(points) > MOST_POINTS else points
-    )
+    some = points[thinned(len(points), MOST_POINTS)]
     shifts, scores = _refine(some, positions, elements, starts, _WIDTHS)
     found: list[ShellFit] = []
     for one in np.argsort(-scores, kind="stable"):
@@ -92,132 +79,10 @@ def refine(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, start
         if found and np.linalg.norm(shifts[one] - found[0].shift) < _OTHER:
             continue
         shift, uncertainty, spread, n = _polish(points, positions, elements, shifts[one], _WIDTHS[-1])
-        if n >= _SMALLEST_SHARE * len(points) and spread <= _LARGEST_SPREAD:
-            found.append(ShellFit(shift, max(uncertainty, _ROUNDING), float(scores[one])))
+        if n < _SMALLEST_SHARE * len(points) or spread > _LARGEST_SPREAD:
+            break
+        found.append(ShellFit(shift, max(uncertainty, _ROUNDING), float(scores[one])))
     return found
-
-
-@numba.njit(cache=True, nogil=True)
-def _random(state: int, n: int) -> tuple[int, int]:
-    """Next state of a 31-bit linear congruential generator, and a number below n from its upper bits."""
-    state = (state * 1103515245 + 12345) & 0x7FFFFFFF
-    return state, (state >> 8) % n
-
-
-@numba.njit(cache=True, nogil=True)
-def _center(points: np.ndarray, i: int, j: int, k: int, m: int, out: np.ndarray) -> bool:
-    """The centre of the sphere through four points into ``out``; False where they are too flat to tell."""
-    a = points[j] - points[i]
-    b = points[k] - points[i]
-    c = points[m] - points[i]
-    bc = np.array((b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0]))
-    ca = np.array((c[1] * a[2] - c[2] * a[1], c[2] * a[0] - c[0] * a[2], c[0] * a[1] - c[1] * a[0]))
-    ab = np.array((a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]))
-    aa, bb, cc = np.sum(a * a), np.sum(b * b), np.sum(c * c)
-    volume = np.sum(a * bc)
-    if not volume * volume > _FLATTEST * aa * bb * cc:
-        return False
-    offset = (aa * bc + bb * ca + cc * ab) / (2.0 * volume)
-    if np.sum(offset * offset) > _LARGEST_RADIUS * _LARGEST_RADIUS:
-        return False
-    out[:] = points[i] + offset
-    return True
-
-
-@numba.njit(cache=True, nogil=True)
-def _vote(points: np.ndarray, positions: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """The (candidates, 3) shifts for which most quadruples of points vote."""
-    n = len(points)
-    if n < 4:
-        return np.empty((0, 3))
-    bins = np.zeros((_BINS, _BINS, _BINS), dtype=np.int16)
-    voted = np.empty((_MOST_VOTED, 3), dtype=np.int32)
-    center, low = np.empty(3), guess - _REACH
-    used, state, reach = 0, 1, min(_WINDOW, n - 1)
-    # Grids are often written sphere by sphere: points that follow each other are on one sphere.
-    for window in range(min(_WINDOWS, n)):
-        i = window * n // min(_WINDOWS, n)
-        state, j = _random(state, reach)
-        state, k = _random(state, reach)
-        state, m = _random(state, reach)
-        if _center(points, i, (i + 1 + j) % n, (i + 1 + k) % n, (i + 1 + m) % n, center):
-            used = _cast(bins, voted, used, positions, center, low)
-    close, squared = np.empty(_NEIGHBOURS, dtype=np.int64), np.empty(_NEIGHBOURS)
-    for seed in range(min(_SEEDS, n)):
-        i = seed * n // min(_SEEDS, n)
-        found = _nearest(points, i, close, squared)
-        for _ in range(_DRAWS):
-            state, j = _random(state, found)
-            state, k = _random(state, found)
-            state, m = _random(state, found)
-            if _center(points, i, close[j], close[k], close[m], center):
-                used = _cast(bins, voted, used, positions, center, low)
-    return _fullest(bins, voted[:used], low)
-
-
-@numba.njit(cache=True, nogil=True)
-def _cast(
-    bins: np.ndarray, voted: np.ndarray, used: int, positions: np.ndarray, center: np.ndarray, low: np.ndarray
-) -> int:
-    """One vote for every atom that may be at the centre; returns how many bins have votes."""
-    for atom in range(len(positions)):
-        x = int(np.floor((positions[atom, 0] - center[0] - low[0]) / _BIN))
-        y = int(np.floor((positions[atom, 1] - center[1] - low[1]) / _BIN))
-        z = int(np.floor((positions[atom, 2] - center[2] - low[2]) / _BIN))
-        if 0 <= x < _BINS and 0 <= y < _BINS and 0 <= z < _BINS:
-            if bins[x, y, z] == 0 and used < len(voted):
-                voted[used, 0], voted[used, 1], voted[used, 2] = x, y, z
-                used += 1
-            bins[x, y, z] += 1
-    return used
-
-
-@numba.njit(cache=True, nogil=True)
-def _nearest(points: np.ndarray, i: int, close: np.ndarray, squared: np.ndarray) -> int:
-    """The nearest points of point i, unsorted, into ``close``; returns their number."""
-    found = 0
-    worst = 0
-    for j in range(len(points)):
-        if j == i:
-            continue
-        x, y, z = points[j, 0] - points[i, 0], points[j, 1] - points[i, 1], points[j, 2] - points[i, 2]
-        distance = x * x + y * y + z * z
-        if found < len(close):
-            close[found], squared[found] = j, distance
-            found += 1
-            if found == len(close):
-                worst = int(np.argmax(squared))
-        elif distance < squared[worst]:
-            close[worst], squared[worst] = j, distance
-            worst = int(np.argmax(squared))
-    return found
-
-
-@numba.njit(cache=True, nogil=True)
-def _fullest(bins: np.ndarray, voted: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Means of the blocks of 3 x 3 x 3 bins with most votes."""
-    votes, means = np.zeros(len(voted), dtype=np.int64), np.zeros((len(voted), 3))
-    for one in range(len(voted)):
-        first, last = np.maximum(voted[one] - 1, 0), np.minimum(voted[one] + 2, _BINS)
-        for x in range(first[0], last[0]):
-            for y in range(first[1], last[1]):
-                for z in range(first[2], last[2]):
-                    count = bins[x, y, z]
-                    votes[one] += count
-                    means[one, 0] += count * x
-                    means[one, 1] += count * y
-                    means[one, 2] += count * z
-    out = np.empty((_CANDIDATES, 3))
-    for candidate in range(_CANDIDATES):
-        best = int(np.argmax(votes)) if len(voted) else 0
-        if len(voted) == 0 or votes[best] < 3:
-            return out[:candidate]
-        out[candidate] = low + _BIN * (means[best] / votes[best] + 0.5)
-        for one in range(len(voted)):
-            if np.max(np.abs(voted[one] - voted[best])) <= 2 and one != best:
-                votes[one] = 0
-        votes[best] = 0
-    return out
 
 
 @numba.njit(cache=True, nogil=True)
