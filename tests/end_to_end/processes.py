@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests import support
 
 ROOT = Path(__file__).parents[2]
 MODEL = {**support.SMALL_MODEL, "physnet_iterations": 1, "dcmnet_iterations": 1, "dcmnet_max_degree": 1}
+PROGRAM = ("-m", "train")
 
 
 def _flags(**changes: Any) -> list[str]:
@@ -27,10 +29,12 @@ def _flags(**changes: Any) -> list[str]:
 class Run:
     """``python -m train`` in processes of its own."""
 
-    def __init__(self, cache: Path, runs: Path, name: str, *more: str, **changes: Any) -> None:
+    def __init__(
+        self, cache: Path, runs: Path, name: str, *more: str, program: Sequence[str] = PROGRAM, **changes: Any
+    ) -> None:
         self.folder = runs / name
         self.kept = runs.parent / "programs"
-        self._start([*_flags(cache_dir=cache, runs_dir=runs, name=name, **changes), *more])
+        self._start([*_flags(cache_dir=cache, runs_dir=runs, name=name, **changes), *more], program)
 
     @classmethod
     def by_make(cls, files: dict[str, tuple[str, ...]], cache: Path, runs: Path, name: str, **changes: Any) -> Run:
@@ -54,8 +58,8 @@ class Run:
         run._start(list(flags))
         return run
 
-    def _start(self, flags: list[str]) -> None:
-        self._run([sys.executable, "-m", "train", *flags, "--no-plot-results"])
+    def _start(self, flags: list[str], program: Sequence[str] = PROGRAM) -> None:
+        self._run([sys.executable, *program, *flags, "--no-plot-results"])
 
     def _run(self, command: list[str]) -> None:
         self.process = subprocess.Popen(
