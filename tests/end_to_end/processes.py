@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,22 @@ from tests import support
 
 ROOT = Path(__file__).parents[2]
 MODEL = {**support.SMALL_MODEL, "physnet_iterations": 1, "dcmnet_iterations": 1, "dcmnet_max_degree": 1}
+PROGRAM = ("-m", "train")
 
 
 class Run:
     """``python -m train`` in processes of its own."""
 
-    def __init__(self, cache: Path, runs: Path, name: str, *more: str, **changes: Any) -> None:
+    def __init__(
+        self, cache: Path, runs: Path, name: str, *more: str, program: Sequence[str] = PROGRAM, **changes: Any
+    ) -> None:
         settings = {**MODEL, "cache_dir": cache, "runs_dir": runs, "name": name, "batch_size": 6, "learning_rate": 3e-3}
         # Constant, for a run of two epochs to be the beginning of a run of three.
         settings |= {"schedule": "constant", "warmup_epochs": 0, "ema_decay": 0.9, **changes}
         flags = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
         self.folder = runs / name
         self.kept = runs.parent / "programs"
-        self._start([*flags, *more])
+        self._start([*flags, *more], program)
 
     @classmethod
     def of(cls, *flags: str, kept: Path) -> Run:
@@ -37,9 +41,9 @@ class Run:
         run._start(list(flags))
         return run
 
-    def _start(self, flags: list[str]) -> None:
+    def _start(self, flags: list[str], program: Sequence[str] = PROGRAM) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "train", *flags, "--no-plot-results"],
+            [sys.executable, *program, *flags, "--no-plot-results"],
             cwd=ROOT,
             env={**os.environ, "XDG_CACHE_HOME": str(self.kept), "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,

@@ -66,6 +66,40 @@ def test_contradicting_processes(cache: Path, tmp_path: Path) -> None:
     assert "Traceback" not in printed
 
 
+def test_operations_beside_steps_do_not_keep_them_from_beginning() -> None:
+    """Of two devices on two cores, they once did for ever: after about a hundred of these steps."""
+    program = """
+import threading, jax, numpy as np
+from jax.sharding import PartitionSpec
+from train.config import TrainConfig
+from train.devices import AXIS, all_devices, start_devices
+start_devices(TrainConfig(host_devices=2))
+def body(w, x):
+    return jax.lax.fori_loop(0, 20, lambda _, w: w + 1e-6 * jax.lax.psum(x.T @ jax.numpy.tanh(x @ w), AXIS), w)
+devices, whole = all_devices(), PartitionSpec()
+step = jax.jit(
+    jax.shard_map(body, mesh=devices.mesh, in_specs=(whole, PartitionSpec(AXIS)), out_specs=whole, check_vma=False)
+)
+rng = np.random.default_rng(0)
+w = devices.place(rng.random((300, 300), np.float32))
+x = jax.device_put(rng.random((64, 300), np.float32), devices.divided)
+def operations():
+    v = jax.numpy.arange(64)
+    while True:
+        jax.scipy.special.betaln(64 - v, 1 + v)
+step(w, x).block_until_ready()
+threading.Thread(target=operations, daemon=True).start()
+for i in range(300):
+    w = step(w, x)
+    if i % 3 == 0:
+        w.block_until_ready()
+print("ended", flush=True)
+import os; os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "ended\n", done.stderr
+
+
 @pytest.mark.slow
 def test_a_device_may_keep_the_others_waiting() -> None:
     """For longer than the 40 seconds after which XLA would end the process: a busy machine compiles for longer."""

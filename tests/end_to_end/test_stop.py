@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -12,9 +13,33 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests import support
-from tests.end_to_end.processes import Run
+from tests.end_to_end.processes import PROGRAM, Run
 
 EPOCHS = 60
+
+HANGS = """
+import ctypes
+from train import __main__, compiled, watchdog
+watchdog._SHORTEST_SECONDS, watchdog._SECONDS_BETWEEN_LOOKS = 5.0, 0.1
+compiles, calls = compiled.Steps._compile, []
+
+def compile(self, name, traced):
+    executable = compiles(self, name, traced)
+
+    def call(*arguments):
+        calls.append(name)
+        if name.startswith("train") and len(calls) > 30:
+            # As inside XLA: no signal, and no exception, reaches it.
+            mutex, libc = ctypes.create_string_buffer(256), ctypes.CDLL(None)
+            libc.pthread_mutex_lock(mutex)
+            libc.pthread_mutex_lock(mutex)
+        return executable(*arguments)
+
+    return call
+
+compiled.Steps._compile = compile
+__main__._run()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +50,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "cache"
 
 
-def start(cache: Path, runs: Path, *more: str) -> Run:
+def start(cache: Path, runs: Path, program: Sequence[str] = PROGRAM) -> Run:
     # Saved again and again, within epochs too.
     settings = {"batch_size": 2, "epochs": EPOCHS, "checkpoint_minutes": 0.05 / 60, "schedule": "cosine"}
-    return Run(cache, runs, "run", *more, **settings)
+    return Run(cache, runs, "run", program=program, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +70,8 @@ def assert_same(run: Run, expected: Run) -> None:
         np.testing.assert_array_equal(weights[name], whole[name], err_msg=name)
 
 
-def test_signals_and_kills(uninterrupted: Run, cache: Path, tmp_path: Path) -> None:
-    """One run, stopped by each of them in turn."""
+def test_signals_and_kills_and_a_step_that_hangs(uninterrupted: Run, cache: Path, tmp_path: Path) -> None:
+    """One run, stopped by each of them in turn, and by the watchdog when it hangs."""
     run = start(cache, tmp_path / "runs")
     run.wait_for_epochs(3)
     code, printed, seconds = run.stop(signal.SIGTERM)
@@ -61,6 +86,14 @@ def test_signals_and_kills(uninterrupted: Run, cache: Path, tmp_path: Path) -> N
         assert code == expected, printed
         assert "Traceback" not in printed
         assert "continuing" in printed
+
+    run = start(cache, tmp_path / "runs", ["-c", HANGS])
+    printed, _ = run.process.communicate(timeout=300)
+    assert run.process.returncode == 70, printed
+    assert "error: " in printed
+    latest = max(int(folder.name) for folder in (run.folder / "checkpoints").iterdir() if folder.name.isdigit())
+    assert f"checkpoints/{latest} is the latest state: the same command goes on from there." in printed
+    assert "in train_resident" in printed
     assert len(run.metrics()) < EPOCHS
 
     run = start(cache, tmp_path / "runs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,95 @@ def test_kept_programs_are_not_traced_again(tmp_path: Path, monkeypatch: pytest.
     traced.clear()
     jax.tree.map(np.testing.assert_array_equal, two_steps(new_steps(), make()), first)
     assert traced == ["traced"]
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> tuple[Steps, list[str]]:
+    """Steps that compile at once, and what they did: each traced or called shape, once that has ended."""
+    steps, events = new_steps(), []
+    monkeypatch.setattr(steps, "_kept", None)
+    function = lambda params, batch: (params + batch, params.sum(), zero_sums())  # noqa: E731
+    steps.__dict__["_functions"] = {"gradient": function}
+    trace, one = steps._trace, steps.dispatches.one
+
+    def trace_and_tell(key: Any, *more: Any) -> Any:
+        traced = trace(key, *more)
+        events.append(f"traced {key[1][0]}")
+        return traced
+
+    def call_and_tell(key: Any, count: int) -> Any:
+        events.append(f"called {key[1][0]}")
+        return one(key, count)
+
+    monkeypatch.setattr(steps, "_trace", trace_and_tell)
+    monkeypatch.setattr(steps.dispatches, "one", call_and_tell)
+    return steps, events
+
+
+def test_a_step_waits_for_all_that_is_traced(tiny: tuple[Steps, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, events = tiny
+    begun, may_end, trace = threading.Event(), threading.Event(), steps._trace
+
+    def trace_slowly(key: Any, *more: Any) -> Any:
+        if key[1][0] == 3:
+            begun.set()
+            assert may_end.wait(60.0)
+        return trace(key, *more)
+
+    monkeypatch.setattr(steps, "_trace", trace_slowly)
+    two, three = np.ones(2), np.ones(3)
+    steps._executable("gradient", (two, two), ())
+    steps._executable("gradient", (three, three), ())
+    assert begun.wait(60.0)
+    threading.Timer(0.5, may_end.set).start()
+    gradient, *_ = steps.gradient(two, two)
+    assert events == ["traced 2", "traced 3", "called 2"]
+    np.testing.assert_array_equal(gradient, 2.0)
+    steps.traced().result(60.0)
+    steps.gradient(three, three)
+    assert events[3:] == ["called 3"]
+
+
+def test_new_shapes_wait_for_all_steps(tiny: tuple[Steps, list[str]]) -> None:
+    steps, events = tiny
+
+    class Output:
+        """Of a step that goes on until somebody waits for it."""
+
+        def is_ready(self) -> bool:
+            return "ended" in events
+
+        def block_until_ready(self) -> None:
+            events.append("ended")
+
+    with steps.dispatches.one(("train", (1,)), 1) as dispatch:
+        dispatch.output = Output()
+    steps.gradient(np.ones(2), np.ones(2))
+    assert events == ["called 1", "ended", "traced 2", "called 2"]
+
+
+def test_only_tracing_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And compiling compiles, also where the traced program was kept."""
+    monkeypatch.setattr(compiled, "kept_programs", lambda digest: KeptPrograms(tmp_path, digest))
+    seen: list[tuple[str, str]] = []
+
+    def note(event: str, *_: Any, **__: Any) -> None:
+        seen.append((event.rsplit("/", 1)[-1], threading.current_thread().name.split("_")[0]))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        for _ in range(2):
+            steps = new_steps()
+            placed = steps.devices.place_batch(make(), len(make().energy))
+            steps.prepare_evaluate(placed).result()
+            assert ("backend_compile_duration", "compile") in seen
+            assert ("jaxpr_trace_duration", "trace") in seen
+            assert {event for event, thread in seen if thread == "compile"}.isdisjoint(
+                {"jaxpr_trace_duration", "jaxpr_to_mlir_module_duration"}
+            )
+            seen.clear()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def test_no_kept_program_is_a_pickle(tmp_path: Path) -> None:
