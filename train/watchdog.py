@@ -23,8 +23,8 @@ _SHORTEST_SECONDS = 60.0
 """A step has hung when it takes so many times its usual time, and at least so long."""
 
 _LONGEST_SECONDS = 1800.0
-"""The same where nothing is usual yet; while programs are compiled in the background, in the threads of the steps; and
-where several processes wait for the first one, which evaluates alone."""
+"""The same where nothing is usual yet, and while programs are compiled in the background, in the threads of the steps.
+Where several processes wait for the first one, which evaluates alone: of steps, and of answers to signals."""
 
 _SECONDS_TO_ANSWER = 30.0
 _STEPS_TO_ANSWER = 10
@@ -105,11 +105,11 @@ class Watchdog:
             return
         self._signal_seconds += seconds
         usual = self._usual_seconds(self._watched[0], self._dispatch) if self._watched and self._dispatch else 0.0
-        if self._signal_seconds > max(_SECONDS_TO_ANSWER, _STEPS_TO_ANSWER * usual):
-            name = signal.Signals(self._signal).name
+        patience = max(_SECONDS_TO_ANSWER, _STEPS_TO_ANSWER * usual)
+        if self._signal_seconds > (patience if jax.process_count() == 1 else _LONGEST_SECONDS):
             self._end(
-                f"{name}: ended without being answered: for {self._signal_seconds:.0f} s the main thread was inside "
-                "XLA, or another library.",
+                f"{signal.Signals(self._signal).name}: ended without being answered: for {self._signal_seconds:.0f} s "
+                "the main thread was inside XLA or another library.",
                 exit_code(self._signal),
             )
 
