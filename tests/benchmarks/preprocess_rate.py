@@ -155,13 +155,15 @@ def child(command: list[str]) -> tuple[float, float]:
 
 def breakdown(data: Path, cache: Path) -> None:
     """One run in this process, its parts timed; several threads work at once, so that parts add up to more than it."""
-    from preprocess import frames, load, npz
+    from preprocess import frames
     from preprocess.__main__ import main as run
+    from preprocess.input import reader
     from shared import shards
+    from shared.input import npz
 
     parts = (
         (npz.NpzRows, "read", "read (and inflate) members, CRC-32"),
-        (load.PairReader, "molecules", "geometry and targets, converted"),
+        (reader.PairReader, "molecules", "geometry and targets, converted"),
         (frames, "pad_grids", "scale, centre, check and pad grids"),
         (shards.ShardWriter, "write", "write shards"),
         (shards.ShardWriter, "__exit__", "wait for the disk (fsync)"),
