@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
-from train.dcmnet import DISPLACEMENT_SCALE_ANGSTROM, DistributedCharges
-from train.graph import Edges
+from train.model.dcmnet import DISPLACEMENT_SCALE_ANGSTROM, DistributedCharges
+from train.model.graph import Edges
 
 Array = jax.Array
 
 
 class PlainDCMNet(nn.Module):
-    """DCMNet written with e3x's layers, parameter for parameter the network of train.dcmnet."""
+    """DCMNet written with e3x's layers, parameter for parameter the network of train.model.dcmnet."""
 
     features: int
     iterations: int

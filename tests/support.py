@@ -17,9 +17,9 @@ from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.cache import Cache, current_stages, read_manifest, shard_entries, stage_folder, write_manifest
 from shared.shards import describe_shard, map_shard, write_shard
 from train.config import ModelConfig, TrainConfig
-from train.joint import build_model
+from train.model.joint import build_model
+from train.model.saved_model import TrainedModel, save_weights
 from train.run_folder import prepare_run
-from train.weights import TrainedModel, save_weights
 
 SAMPLE = Path(__file__).parents[1] / "shared" / "sample"
 

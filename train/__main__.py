@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = _settings_of_run(list(sys.argv[1:] if argv is None else argv))
     config = config_io.parse(TrainConfig, "train", argv, prog="python -m train")
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
-    from train.compilation import keep_compilations
-    from train.devices import start_devices
-    from train.loop import train
+    from train.run.loop import train
+    from train.step.devices import start_devices
+    from train.step.program_cache import keep_compilations
 
     keep_compilations()
     start_devices(config)

@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from shared.cache import open_cache
     from shared.data_record import describe_data
-    from train.compilation import keep_compilations
-    from train.compiled import Steps
-    from train.devices import own_devices, start_devices
-    from train.evaluation import finish_run
-    from train.run_data import open_own_data
+    from train.evaluation.evaluator import finish_run
+    from train.model.saved_model import load_weights
+    from train.run.run_data import open_own_data
+    from train.run.session import fit_to_data, split_loader
     from train.run_folder import RunFolder, load_config, load_data_record
-    from train.session import fit_to_data, split_loader
-    from train.weights import load_weights
+    from train.step.compiled_steps import Steps
+    from train.step.devices import own_devices, start_devices
+    from train.step.program_cache import keep_compilations
 
     keep_compilations()
     folder = RunFolder(Path(asked.run))

@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not re.fullmatch(r"[A-Za-z0-9]{1,8}", asked.residue):
         raise UserError(f"--residue {asked.residue}: a name of at most eight letters and digits is needed")
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
-    from train.charge_files import charges_csv, cube_grid, extended_xyz, potential_cube
-    from train.local_frames import local_frames_text
-    from train.molecules import read_molecules
-    from train.predictor import Predictor
+    from train.inference.charge_files import charges_csv, cube_grid, extended_xyz, potential_cube
+    from train.inference.charmm_frames import local_frames_text
+    from train.inference.molecule_input import read_molecules
+    from train.inference.predictor import Predictor
 
     molecules = read_molecules(asked.molecule, asked.geometry)
     if asked.local_frames and len(molecules) > 1:

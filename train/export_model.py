@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     asked = parse_flags(ExportModelConfig, "python -m train.export_model", argv)
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
-    from train.portable import describe, export_model
-    from train.predictor import best_folder
-    from train.weights import load_weights
+    from train.inference.jax_export import describe, export_model
+    from train.inference.predictor import best_folder
+    from train.model.saved_model import load_weights
 
     trained = load_weights(best_folder(asked.run))
     artefact = export_model(trained, asked.precision)

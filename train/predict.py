@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shared.input.labels import LabelledMolecule
     from shared.input.unit_names import Kind
     from train.inference.label_errors import LabelErrors
-    from train.predictor import Predictor
+    from train.inference.predictor import Predictor
 
 _FORMAT_VERSION = 1
 _BATCHES_AT_ONCE = 32
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from shared.input.labelled import expand_files, open_source
     from shared.input.labels import FrameKeys
-    from train.predictor import Predictor
+    from train.inference.predictor import Predictor
 
     files = expand_files(asked.data, "--data")
     keys = FrameKeys(asked.energy_key, asked.forces_key, asked.dipole_key, asked.charge_key)

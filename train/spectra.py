@@ -64,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if asked.md_ps and 1000.0 * asked.md_ps / asked.timestep < _FEWEST_STEPS:
         raise UserError(f"--md-ps {asked.md_ps:g}: at least {_FEWEST_STEPS} steps of --timestep {asked.timestep:g} fs")
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
-    from train.calculator import JointCalculator
-    from train.molecules import read_molecule
-    from train.vibrations import (
+    from train.inference.calculator import JointCalculator
+    from train.inference.infrared import (
         describe_modes,
         draw_spectra,
         harmonic_modes,
@@ -76,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_modes,
         write_spectra,
     )
+    from train.inference.molecule_input import read_molecule
 
     atoms = read_molecule(asked.molecule, asked.geometry)
     if asked.charge is not None:

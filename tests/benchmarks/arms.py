@@ -24,18 +24,18 @@ from jax.sharding import PartitionSpec
 from shared.batch import Batch, empty_batch
 from shared.cache import open_cache
 from tests.plain_dcmnet import PlainDCMNet
-from train.compiled import Steps, compiler_options
 from train.config import TrainConfig
-from train.devices import AXIS, Devices, all_devices, start_devices
-from train.electrostatics import electrostatic_potential
-from train.feed import build_feed
-from train.joint import JointModel, build_model, clean
-from train.loader import BatchPlan, Loader, in_blocks
-from train.losses import loss_weights
-from train.metrics import named_metrics, zero_sums
-from train.session import split_loader
-from train.state import build_optimizer
-from train.step import chunk_size, gather, loss_and_prediction
+from train.data.loader import BatchPlan, Loader, in_blocks
+from train.model.electrostatics import electrostatic_potential
+from train.model.joint import JointModel, build_model, clean
+from train.run.epoch import build_feed
+from train.run.session import split_loader
+from train.step.compiled_steps import Steps, compiler_options
+from train.step.devices import AXIS, Devices, all_devices, start_devices
+from train.step.losses import loss_weights
+from train.step.metrics import named_metrics, zero_sums
+from train.step.optimizer import build_optimizer
+from train.step.train_step import chunk_size, gather, loss_and_prediction
 
 Round = Callable[[], dict[str, Any]]
 

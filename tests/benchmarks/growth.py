@@ -22,7 +22,7 @@ from tests.benchmarks.padding_cost import dense_batch, timed_step
 from tests.benchmarks.preprocess_rate import RateConfig, make_pair
 from tests.benchmarks.throughput import Arm
 from train.config import TrainConfig
-from train.devices import start_devices
+from train.step.devices import start_devices
 
 
 @dataclass(frozen=True)

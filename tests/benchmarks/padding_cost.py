@@ -20,10 +20,10 @@ import tyro
 from shared.batch import Batch, empty_batch
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.edges import build_edges
-from train.compiled import Steps
 from train.config import TrainConfig
-from train.devices import all_devices, start_devices
-from train.metrics import zero_sums
+from train.step.compiled_steps import Steps
+from train.step.devices import all_devices, start_devices
+from train.step.metrics import zero_sums
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from jax.extend import core
 
 from shared.cache import open_cache
 from train.config import TrainConfig
-from train.devices import all_devices, start_devices
-from train.joint import build_model, clean
-from train.losses import count, joint_loss, loss_weights
-from train.metrics import METRIC_NAMES, add_sums, batch_sums, named_metrics, zero_sums
-from train.session import split_loader
-from train.weights import load_weights
+from train.model.joint import build_model, clean
+from train.model.saved_model import load_weights
+from train.run.session import split_loader
+from train.step.devices import all_devices, start_devices
+from train.step.losses import count, joint_loss, loss_weights
+from train.step.metrics import METRIC_NAMES, add_sums, batch_sums, named_metrics, zero_sums
 
 _CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")
 """Primitives that hold a function, whose equations are looked into."""

@@ -20,8 +20,8 @@ import tyro
 
 from shared.batch import Batch
 from shared.cache import BucketArrays, open_cache
-from train.esp_points import EspSelection
-from train.loader import Loader, in_blocks
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader, in_blocks
 
 
 @dataclass(frozen=True)

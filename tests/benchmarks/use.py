@@ -19,9 +19,9 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_mom
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
-from train.calculator import JointCalculator
-from train.predictor import Derivatives, Predictor
-from train.vibrations import Modes, harmonic_modes, optimise
+from train.inference.calculator import JointCalculator
+from train.inference.infrared import Modes, harmonic_modes, optimise
+from train.inference.predictor import Derivatives, Predictor
 
 
 @dataclass(frozen=True)

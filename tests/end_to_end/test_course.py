@@ -19,18 +19,18 @@ from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
 from tests.end_to_end.test_train import replaced, settings, use_steps
-from train import loop, tracking
-from train.checkpoint import Checkpoints
-from train.compiled import Steps
 from train.config import TrainConfig
-from train.devices import all_devices
-from train.esp_points import EspSelection
-from train.joint import build_model, clean
-from train.loader import Loader
-from train.metrics import METRIC_NAMES
-from train.session import with_references
-from train.state import schedule
-from train.weights import TrainedModel, load_weights
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
+from train.model.joint import build_model, clean
+from train.model.saved_model import TrainedModel, load_weights
+from train.run import loop, tracking
+from train.run.checkpoint import Checkpoints
+from train.run.session import with_references
+from train.step.compiled_steps import Steps
+from train.step.devices import all_devices
+from train.step.metrics import METRIC_NAMES
+from train.step.optimizer import schedule
 
 DIVERGED = r"diverged at step \d+ \(epoch 1, batch \d of 3\): loss .* --init-from"
 

@@ -71,7 +71,7 @@ def test_all_processes_take_the_first_one_s_data() -> None:
     program = """
 import sys
 from train.config import TrainConfig
-from train.devices import digest_of_first, start_devices
+from train.step.devices import digest_of_first, start_devices
 address, process, digest = sys.argv[1:]
 start_devices(TrainConfig(coordinator=address, processes=2, process_id=int(process), host_devices=1))
 print(digest_of_first(digest))
@@ -97,7 +97,7 @@ def test_operations_beside_steps_do_not_keep_them_from_beginning() -> None:
 import threading, jax, numpy as np
 from jax.sharding import PartitionSpec
 from train.config import TrainConfig
-from train.devices import AXIS, all_devices, start_devices
+from train.step.devices import AXIS, all_devices, start_devices
 start_devices(TrainConfig(host_devices=2))
 def body(w, x):
     return jax.lax.fori_loop(0, 20, lambda _, w: w + 1e-6 * jax.lax.psum(x.T @ jax.numpy.tanh(x @ w), AXIS), w)
@@ -132,7 +132,7 @@ def test_a_device_may_keep_the_others_waiting() -> None:
 import time, jax, numpy as np
 from jax.sharding import PartitionSpec
 from train.config import TrainConfig
-from train.devices import AXIS, all_devices, start_devices
+from train.step.devices import AXIS, all_devices, start_devices
 start_devices(TrainConfig(host_devices=2))
 def late(index, x):
     time.sleep(50.0 * (int(index) == 0))

@@ -19,16 +19,16 @@ from shared.cache import open_cache
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from tests import support
 from tests.end_to_end.test_train import settings, use_steps
-from train import loop
-from train.compiled import Steps
 from train.config import TrainConfig
-from train.devices import all_devices
-from train.esp_points import EspSelection
-from train.evaluation import finish_run
-from train.loader import Loader
-from train.metrics import METRIC_NAMES
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
+from train.evaluation.evaluator import finish_run
 from train.report import __main__ as report
+from train.run import loop
 from train.run_folder import RunFolder
+from train.step.compiled_steps import Steps
+from train.step.devices import all_devices
+from train.step.metrics import METRIC_NAMES
 
 ESP = {name for name in METRIC_NAMES if name.startswith("esp")}
 DIPOLES = {name for name in METRIC_NAMES if name.startswith("dipole")}

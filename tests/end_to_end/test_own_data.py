@@ -21,7 +21,7 @@ from shared.cache import current_stages, open_cache
 from shared.errors import UserError
 from tests import support
 from tests.end_to_end.processes import Run
-from train import loop
+from train.run import loop
 from train.run_folder import RunFolder, load_config
 
 Files = dict[str, tuple[str, ...]]

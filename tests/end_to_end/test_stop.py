@@ -19,7 +19,9 @@ EPOCHS = 60
 
 HANGS = """
 import ctypes
-from train import __main__, compiled, watchdog
+from train import __main__
+from train.step import compiled_steps as compiled
+from train.run import watchdog
 watchdog._SHORTEST_SECONDS, watchdog._SECONDS_BETWEEN_LOOKS = 5.0, 0.1
 compiles, calls = compiled.Steps._compile, []
 

@@ -16,18 +16,19 @@ from safetensors.numpy import load_file
 from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
-from train import evaluate, loop, run_folder, session
-from train.checkpoint import Checkpoints, Progress
-from train.compiled import Steps
+from train import evaluate, run_folder
 from train.config import TrainConfig
-from train.devices import all_devices
-from train.esp_points import EspSelection
-from train.joint import build_model, clean
-from train.loader import Loader
-from train.metrics import METRIC_NAMES
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
+from train.model.joint import build_model, clean
+from train.model.saved_model import load_weights
+from train.run import loop, session
+from train.run.checkpoint import Checkpoints, Progress
 from train.run_folder import prepare_run
-from train.state import TrainState
-from train.weights import load_weights
+from train.step.compiled_steps import Steps
+from train.step.devices import all_devices
+from train.step.metrics import METRIC_NAMES
+from train.step.optimizer import TrainState
 
 EPOCHS = 4
 PICKLE = b"\x80\x04"

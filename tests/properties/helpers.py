@@ -11,8 +11,8 @@ import numpy as np
 
 from shared.batch import Batch
 from tests import support
-from train.joint import JointModel, build_model, clean
-from train.prediction import Params, Prediction
+from train.model.joint import JointModel, build_model, clean
+from train.model.prediction import Params, Prediction
 
 
 def random_params(model: JointModel, batch: Batch, seed: int = 0, scale: float = 0.1) -> Params:

@@ -10,9 +10,9 @@ import pytest
 from shared.batch import Batch
 from tests import support
 from tests.properties.helpers import build
-from train.joint import clean
-from train.losses import loss_weights
-from train.step import loss_and_prediction
+from train.model.joint import clean
+from train.step.losses import loss_weights
+from train.step.train_step import loss_and_prediction
 
 STEP = 1e-4
 CUTOFFS = (2.5, 4.0)

@@ -14,11 +14,11 @@ from shared.cache import open_cache
 from tests import support
 from tests.properties.helpers import build
 from train.config import TrainConfig
-from train.esp_points import EspSelection
-from train.joint import build_model, clean
-from train.loader import Loader
-from train.losses import LossWeights
-from train.step import loss_and_prediction
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
+from train.model.joint import build_model, clean
+from train.step.losses import LossWeights
+from train.step.train_step import loss_and_prediction
 
 ESP_ONLY = LossWeights(energy=0.0, forces=0.0, dipole=0.0, esp=1.0, mono=0.0, dipole_source="physnet")
 DIPOLE_ONLY = LossWeights(energy=0.0, forces=0.0, dipole=1.0, esp=0.0, mono=0.0, dipole_source="physnet")

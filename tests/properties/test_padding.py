@@ -13,11 +13,11 @@ import pytest
 from shared.batch import Batch
 from tests import support
 from tests.properties.helpers import build
-from train.joint import JointModel, clean
-from train.losses import LossWeights, count
-from train.metrics import METRIC_NAMES, batch_sums, named_metrics
-from train.prediction import Params
-from train.step import loss_and_prediction
+from train.model.joint import JointModel, clean
+from train.model.prediction import Params
+from train.step.losses import LossWeights, count
+from train.step.metrics import METRIC_NAMES, batch_sums, named_metrics
+from train.step.train_step import loss_and_prediction
 
 MOLECULES = [[6, 8, 8], [7, 1, 1]]
 CHARGES = [0.0, 1.0]

@@ -13,7 +13,7 @@ from shared.batch import Batch
 from shared.edges import build_edges
 from tests import support
 from tests.properties.helpers import build
-from train.prediction import Prediction
+from train.model.prediction import Prediction
 
 MOLECULES = [[6, 8, 8], [7, 1, 1, 1, 1], [8, 1], [2]]
 CHARGES = [0.0, 1.0, -1.0, 0.0]

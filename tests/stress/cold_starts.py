@@ -28,8 +28,8 @@ from shared.config_io import parse_flags
 from tests import support
 from tests.end_to_end import processes
 from train.config import TrainConfig
-from train.esp_points import EspSelection
-from train.loader import Loader
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
 
 HUNG = "hung"
 PROGRAM = Path(__file__).with_name("slow_tracing.py")

@@ -14,7 +14,10 @@ from typing import Any
 
 import jax
 
-from train import __main__, compiled, feed, loop
+from train import __main__
+from train.run import epoch as feed
+from train.run import loop
+from train.step import compiled_steps as compiled
 
 BETALN = jax.scipy.special.betaln
 COMPILE = compiled.Steps._compile

@@ -15,12 +15,12 @@ import pytest
 
 from shared.errors import UserError
 from tests import support
-from train.checkpoint import Checkpoints, Progress, Saved
-from train.compiled import Steps
 from train.config import ModelConfig
-from train.devices import all_devices
-from train.metrics import zero_sums
-from train.weights import load_weights
+from train.model.saved_model import load_weights
+from train.run.checkpoint import Checkpoints, Progress, Saved
+from train.step.compiled_steps import Steps
+from train.step.devices import all_devices
+from train.step.metrics import zero_sums
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 

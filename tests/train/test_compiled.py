@@ -13,19 +13,19 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-import train.step
+import train.step.train_step
 from shared.batch import Batch
 from tests import support
-from train import compiled
-from train.compilation import KeptPrograms
-from train.compiled import Steps
 from train.config import TrainConfig
-from train.devices import Devices, all_devices
-from train.joint import build_model
-from train.metrics import MetricSums, named_metrics, zero_sums
-from train.parameters import ParameterVector
-from train.state import TrainState, learning_rate, schedule
-from train.step import gather
+from train.model.joint import build_model
+from train.step.compiled_steps import Steps
+from train.step.devices import Devices, all_devices
+from train.step.metrics import MetricSums, named_metrics, zero_sums
+from train.step.optimizer import TrainState, learning_rate, schedule
+from train.step.parameter_vector import ParameterVector
+from train.step.program_cache import KeptPrograms
+from train.step import compiled_steps as compiled
+from train.step.train_step import gather
 
 MOLECULES = [[8, 6, 8], [1, 8, 1], [6, 1, 1, 1, 1], [7, 7], [6, 8], [1, 1, 8], [9, 1]]
 
@@ -51,13 +51,13 @@ def test_kept_programs_are_not_traced_again(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(compiled, "kept_programs", lambda digest: KeptPrograms(tmp_path, digest))
     first = two_steps(new_steps(), make())
     traced: list[str] = []
-    build = train.step.build_functions
+    build = train.step.train_step.build_functions
 
     def build_and_tell(*arguments: Any) -> Any:
         traced.append("traced")
         return build(*arguments)
 
-    monkeypatch.setattr(train.step, "build_functions", build_and_tell)
+    monkeypatch.setattr(train.step.train_step, "build_functions", build_and_tell)
     second = two_steps(new_steps(seed=5), make())
     assert not traced
     jax.tree.map(np.testing.assert_array_equal, second, first)
@@ -176,7 +176,7 @@ def test_no_kept_program_is_a_pickle(tmp_path: Path) -> None:
 
 
 def test_kept_programs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.compilation._MOST_FILES", 3)
+    monkeypatch.setattr("train.step.program_cache._MOST_FILES", 3)
     kept = KeptPrograms(tmp_path, "digest")
     for i in range(6):
         kept.save(str(i), b"x")

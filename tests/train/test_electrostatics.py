@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import support
-from train.electrostatics import (
+from train.model.electrostatics import (
     centers_of_mass,
     damped_coulomb_energy,
     damped_inverse_distance,
@@ -23,8 +23,8 @@ from train.electrostatics import (
     electrostatic_potential,
     polynomial_cutoff,
 )
-from train.joint import build_model, clean
-from train.physnet import radial_basis
+from train.model.joint import build_model, clean
+from train.model.physnet import radial_basis
 
 K_E = 14.399645  # eV·Å, typed from the literature
 

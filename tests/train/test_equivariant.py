@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests.plain_dcmnet import PlainDCMNet
-from train.dcmnet import DCMNet, DistributedCharges
-from train.equivariant import MessagePass, TensorDense, couple, coupling_terms
-from train.graph import Edges
+from train.model.dcmnet import DCMNet, DistributedCharges
+from train.model.equivariant import MessagePass, TensorDense, couple, coupling_terms
+from train.model.graph import Edges
 
 Array = jax.Array
 ATOMS, FEATURES, BASIS, CUTOFF = 7, 4, 5, 6.0

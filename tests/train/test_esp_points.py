@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase.data.vdw_alvarez import vdw_radii
 
-from train.esp_points import EspSelection, esp_mask
+from train.data.esp_mask import EspSelection, esp_mask
 
 RNG = np.random.default_rng(0)
 NUMBERS = np.array([[6, 8, 8, 0], [1, 0, 0, 0], [7, 1, 1, 1]], np.int32)

@@ -14,12 +14,12 @@ from shared.batch import Batch
 from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
-from train import feed
-from train.compiled import Steps
-from train.devices import all_devices
-from train.esp_points import EspSelection
-from train.feed import ResidentFeed, StreamFeed, build_feed
-from train.loader import Loader
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
+from train.run import epoch as feed
+from train.run.epoch import ResidentFeed, StreamFeed, build_feed
+from train.step.compiled_steps import Steps
+from train.step.devices import all_devices
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from shared.cache import BucketArrays, open_cache
 from shared.elements import MASSES
 from shared.units import DEBYE_IN_E_ANGSTROM
 from tests import support
-from train.esp_points import EspSelection
-from train.initial_charges import element_charges
-from train.loader import Loader
-from train.physnet import conserve_charge
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
+from train.model.physnet import conserve_charge
+from train.run.initial_charges import element_charges
 
 TRUE = {1: 0.15, 6: 0.3, 8: -0.55}
 

@@ -12,11 +12,11 @@ import pytest
 
 from shared.cache import open_cache
 from tests import support
-from train.esp_points import EspSelection
-from train.initial_displacements import scale_displacements
-from train.joint import build_model, clean
-from train.loader import Loader
-from train.step import _initial_parameters
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
+from train.model.joint import build_model, clean
+from train.run.initial_displacements import scale_displacements
+from train.step.train_step import _initial_parameters
 
 CHARGES = np.zeros(119)
 

@@ -14,12 +14,12 @@ from shared.batch import Batch
 from shared.cache import open_cache
 from shared.elements import VAN_DER_WAALS_RADII, symbol
 from tests import support
-from train.breakdown import Breakdown, describe_breakdown
-from train.esp_points import EspSelection
-from train.limits import LONGEST_DISPLACEMENT_ANGSTROM, Limits, compute_limits, fit_charges
-from train.loader import Loader
-from train.points import SHELLS
-from train.prediction import Prediction
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
+from train.evaluation.baselines import LONGEST_DISPLACEMENT_ANGSTROM, Limits, compute_limits, fit_charges
+from train.evaluation.errors_by_region import Breakdown, describe_breakdown
+from train.evaluation.grid_regions import SHELLS
+from train.model.prediction import Prediction
 
 BOHR = 0.529177
 

@@ -12,8 +12,8 @@ import pytest
 from shared.buckets import BucketShape
 from shared.cache import open_cache
 from tests import support
-from train.esp_points import EspSelection
-from train.loader import BatchPlan, Loader, in_blocks
+from train.data.esp_mask import EspSelection
+from train.data.loader import BatchPlan, Loader, in_blocks
 
 BATCH_SIZE = 3
 
@@ -116,9 +116,9 @@ def test_blocks_keep_to_their_memory(loader: Loader, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Loader, "run_length", lambda *_: 64)
     assert loader.block_length(0) == 64
     one = sum(array.nbytes for array in loader.read(loader.plan()[0]))
-    monkeypatch.setattr("train.loader._BLOCK_BYTES", 5 * one + one // 2)
+    monkeypatch.setattr("train.data.loader._BLOCK_BYTES", 5 * one + one // 2)
     assert loader.block_length(0) == 5
-    monkeypatch.setattr("train.loader._BLOCK_BYTES", one // 2)
+    monkeypatch.setattr("train.data.loader._BLOCK_BYTES", one // 2)
     assert loader.block_length(0) == 1
 
 

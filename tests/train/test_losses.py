@@ -13,10 +13,10 @@ from scipy.stats import gmean
 
 from shared.batch import Batch
 from tests import support
-from train.joint import clean
-from train.losses import LossWeights, count, joint_loss
-from train.metrics import METRIC_NAMES, add_sums, batch_sums, mean_error, named_metrics, zero_sums
-from train.prediction import Prediction
+from train.model.joint import clean
+from train.model.prediction import Prediction
+from train.step.losses import LossWeights, count, joint_loss
+from train.step.metrics import METRIC_NAMES, add_sums, batch_sums, mean_error, named_metrics, zero_sums
 
 WEIGHTS = LossWeights(energy=2.0, forces=3.0, dipole=5.0, esp=7.0, mono=11.0, dipole_source="physnet")
 MOLECULES = [[6, 8, 8], [8, 1], [2]]

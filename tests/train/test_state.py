@@ -11,8 +11,8 @@ import optax
 
 from tests.support import small_config
 from train.config import TrainConfig
-from train.state import as_adam, build_optimizer, from_adam
-from train.step import parameter_vector
+from train.step.optimizer import as_adam, build_optimizer, from_adam
+from train.step.train_step import parameter_vector
 
 
 def run(gradients: np.ndarray, dcmnet: int = 0, **changes: Any) -> tuple[np.ndarray, Any]:

@@ -11,9 +11,9 @@ import pytest
 from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
-from train.esp_points import EspSelection
-from train.loader import Loader
-from train.targets import check_esp, count_missing, describe_missing
+from train.data.esp_mask import EspSelection
+from train.data.loader import Loader
+from train.data.missing_targets import check_esp, count_missing, describe_missing
 
 CONFIG = support.small_config()
 

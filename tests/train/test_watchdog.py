@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from train.dispatches import Dispatches
-from train.interruption import HEARD, Interruption
+from train.run.interruption import HEARD, Interruption
+from train.run.watchdog import Watchdog
 from train.run_folder import RunFolder
-from train.watchdog import Watchdog
+from train.step.dispatches import Dispatches
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,9 +121,9 @@ PROGRAM = """
 import ctypes, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from train import watchdog
-from train.dispatches import Dispatches
-from train.interruption import Interruption
+from train.run import watchdog
+from train.step.dispatches import Dispatches
+from train.run.interruption import Interruption
 from train.run_folder import RunFolder
 watchdog._SECONDS_BETWEEN_LOOKS = 0.05
 watchdog._SHORTEST_SECONDS = watchdog._SECONDS_TO_ANSWER = 1.0

@@ -9,9 +9,9 @@ import pytest
 from shared.cache import open_cache
 from tests import support
 from train import evaluate
-from train.calculator import JointCalculator
-from train.predictor import Predictor
-from train.weights import save_weights
+from train.inference.calculator import JointCalculator
+from train.inference.predictor import Predictor
+from train.model.saved_model import save_weights
 
 REFERENCES = {1: -15.7, 6: -1029.9, 7: -1480.1, 8: -2036.9}
 

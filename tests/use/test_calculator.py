@@ -14,7 +14,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from ase.vibrations import Infrared, Vibrations
 
-from train.calculator import JointCalculator
+from train.inference.calculator import JointCalculator
 
 
 def with_calculator(name: str, calculator: JointCalculator) -> ase.Atoms:

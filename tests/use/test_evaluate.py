@@ -15,10 +15,11 @@ from shared.cache import current_stages, open_cache
 from shared.errors import UserError
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from tests import support
-from train import evaluate, session
-from train.predictor import Predictor
+from train import evaluate
+from train.inference.predictor import Predictor
+from train.model.saved_model import TrainedModel, load_weights
+from train.run import session
 from train.run_folder import RunFolder, load_data_record
-from train.weights import TrainedModel, load_weights
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -86,7 +87,7 @@ def test_a_failed_evaluation_leaves_the_old_predictions(run: Path, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("train.prediction_file.PredictionFile._append", full)
+    monkeypatch.setattr("train.evaluation.prediction_file.PredictionFile._append", full)
     with pytest.raises(UserError, match=r"predictions-test\.h5: cannot be written .*No space left"):
         evaluate.main(["--run", str(run), "--split", "test", "--no-plot-results"])
     assert (run / "predictions-test.h5").read_bytes() == before

@@ -14,9 +14,9 @@ from ase.build import molecule
 
 from shared.errors import UserError
 from train import export_charges
-from train.local_frames import choose_frames, local_frames_text
-from train.molecules import read_molecules
-from train.predictor import MoleculePrediction, Predictor
+from train.inference.charmm_frames import choose_frames, local_frames_text
+from train.inference.molecule_input import read_molecules
+from train.inference.predictor import MoleculePrediction, Predictor
 
 BOHR = 0.529177210903  # CODATA 2018, whose ninth digit differs from ASE's
 
@@ -294,7 +294,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.predictor.Predictor", lambda run, precision: predictor)
+    monkeypatch.setattr("train.inference.predictor.Predictor", lambda run, precision: predictor)
     monkeypatch.setattr("shared.digests.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         export_charges.main(["--run", str(run_folder), "--output", str(tmp_path), "--molecule", "H2O"])

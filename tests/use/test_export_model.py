@@ -20,7 +20,7 @@ from jax import export
 from shared.errors import UserError
 from tests.use.conftest import REFERENCES
 from train import export_model
-from train.predictor import MoleculePrediction, Predictor
+from train.inference.predictor import MoleculePrediction, Predictor
 
 STEP = 1e-4
 PLACES = 6
@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_no_half_written_model(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.portable.export_model", lambda trained, precision: b"a program")
+    monkeypatch.setattr("train.inference.jax_export.export_model", lambda trained, precision: b"a program")
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         export_model.main(["--run", str(run_folder), "--output", str(tmp_path)])

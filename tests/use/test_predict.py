@@ -15,7 +15,7 @@ from ase.build import molecule
 
 from shared.errors import UserError
 from train import predict
-from train.calculator import JointCalculator
+from train.inference.calculator import JointCalculator
 
 DEBYE = 0.20819434  # e·Å
 

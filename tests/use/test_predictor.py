@@ -13,7 +13,7 @@ from ase.build import molecule
 from shared.errors import UserError
 from shared.units import BOHR_IN_ANGSTROM
 from tests.use.conftest import REFERENCES
-from train.predictor import MoleculePrediction, Predictor, SizeClass
+from train.inference.predictor import MoleculePrediction, Predictor, SizeClass
 
 STEP = 1e-4
 

@@ -22,7 +22,7 @@ from shared.elements import VAN_DER_WAALS_RADII
 from shared.errors import UserError
 from shared.units import HARTREE_IN_KCAL_PER_MOL
 from tests.use import browser
-from train.evaluation import ERROR_ROWS
+from train.evaluation.evaluator import ERROR_ROWS
 from train.report import __main__ as report
 from train.report import molecules, predictions, samples
 from train.report.molecules import potential

@@ -13,9 +13,8 @@ from ase.vibrations import Infrared
 
 from shared.errors import UserError
 from train import spectra
-from train.calculator import JointCalculator
-from train.molecules import read_molecule
-from train.vibrations import (
+from train.inference.calculator import JointCalculator
+from train.inference.infrared import (
     Modes,
     broadened,
     harmonic_modes,
@@ -23,6 +22,7 @@ from train.vibrations import (
     optimise,
     spectrum_of_dipoles,
 )
+from train.inference.molecule_input import read_molecule
 
 
 @pytest.fixture(scope="module")

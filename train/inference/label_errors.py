@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.input.labels import LabelledMolecule
 from shared.units import DEBYE_IN_E_ANGSTROM
-from train.predictor import MoleculePrediction
+from train.inference.predictor import MoleculePrediction
 
 _NAMES = {
     "energy": ("energy_{}_ev", "energy", 1000.0, "meV"),

@@ -6,7 +6,7 @@ import ase
 import numpy as np
 
 from shared.input.labels import LabelledMolecule
-from train.predictor import MoleculePrediction
+from train.inference.predictor import MoleculePrediction
 
 UNITS = (
     "positions Angstrom, energy eV, forces eV/Angstrom, charges e, dipoles e*Angstrom about the centre of mass "

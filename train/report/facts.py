@@ -11,8 +11,8 @@ from shared.cache import read_manifest, stage_folder
 from shared.elements import symbol
 from shared.errors import UserError
 from train.config import TrainConfig
+from train.model.saved_model import load_weights
 from train.run_folder import RunFolder, load_config, read_metrics, read_record
-from train.weights import load_weights
 
 _MAIN_SETTINGS = (
     *("epochs", "batch_size", "learning_rate", "schedule", "seed"),

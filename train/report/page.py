@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from train.by_molecule import worst_first
-from train.evaluation import ERROR_ROWS
+from train.evaluation.errors_by_molecule import worst_first
+from train.evaluation.evaluator import ERROR_ROWS
 from train.report import figures
 from train.report.facts import Facts
 from train.report.molecules import MOST_POINTS, ShownMolecule

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from shared.elements import symbol
-from train.plots import literal, principal_axes, save_picture
+from train.evaluation.plots import literal, principal_axes, save_picture
 from train.report.figures import histogram, worst_types
 from train.report.molecules import ShownMolecule
 from train.report.samples import Sample

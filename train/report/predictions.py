@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 
 from shared.errors import UserError
-from train.by_molecule import formula, molecule_types
-from train.prediction_file import DATASETS
+from train.evaluation.errors_by_molecule import formula, molecule_types
+from train.evaluation.prediction_file import DATASETS
 
 _BLOCK_ROWS = 1 << 18
 

@@ -9,7 +9,7 @@ from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 
 from shared.elements import symbol
-from train.plots import principal_axes
+from train.evaluation.plots import principal_axes
 from train.report.figures import rounded
 from train.report.molecules import ShownMolecule
 

@@ -1,0 +1,244 @@
+"""What errors can be compared with: the spread of the references, and what the best charges of each kind reach.
+
+An ESP error alone does not tell the model's part from that of the representation, a few point charges. So charges are
+fitted to single molecules of a sample, without knowing any other: a reference that a model can come near to, and on
+single points beat, because its displacements are not bounded and the fits are local optima.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from shared.batch import Batch, known_targets
+from shared.digests import write_atomically
+from shared.units import BOHR_IN_ANGSTROM, DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.data.loader import Loader
+from train.evaluation.grid_regions import PointSquares, locate_points
+from train.run_folder import RunFolder
+
+Array = jax.Array
+
+LONGEST_DISPLACEMENT_ANGSTROM = 0.175
+"""Of a fitted charge from its atom: DCMNet's published scale."""
+
+_SAMPLE = 32
+_STARTS = 2
+_STEPS = 300
+_LEARNING_RATE = 0.05
+_RIDGE = 1e-9
+"""Of the mean diagonal of the normal equations, in float64: charges 0.01 Å apart are nearly the same column."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one split. Where no molecule has a target, its spread is left out; without ESP, its limits are None."""
+
+    spread: dict[str, float]  # by metric: its value for a model that always says the mean
+    atom_centred_esp_rmse_kcal_per_mol_e: float | None
+    distributed_esp_rmse_kcal_per_mol_e: float | None
+    n_dcm: int
+    molecules_fitted: int
+    esp_by_element: dict[str, float]  # kcal/mol/e, of distributed charges on the points nearest to the element
+    esp_by_shell: dict[str, float]  # and at a distance from the molecule
+
+    def fraction(self, metric: str, error: float) -> float | None:
+        """Where an error lies between the limit (0) and the spread (1)."""
+        return fraction_of_the_way(error, self.limit(metric), self.spread.get(metric))
+
+    def limit(self, metric: str) -> float | None:
+        """The least that a metric can be; 0 where only the ESP's representation bounds it."""
+        return {
+            "esp_rmse_kcal_per_mol_e": self.distributed_esp_rmse_kcal_per_mol_e,
+            "esp_rmse_point_charges_kcal_per_mol_e": self.atom_centred_esp_rmse_kcal_per_mol_e,
+        }.get(metric, 0.0)
+
+
+def fraction_of_the_way(error: float | None, limit: float | None, spread: float | None) -> float | None:
+    """From the limit (0) to the spread (1); None where one is not known, or they are the other way round."""
+    # The limit is that of a sample: on data that spread as little, there is nothing to compare with.
+    if error is None or limit is None or spread is None or spread <= limit:
+        return None
+    return (error - limit) / (spread - limit)
+
+
+def limits_of(folder: RunFolder, loader: Loader, split: str, n_dcm: int, seed: int) -> Limits:
+    """Of a run's split; computed once and kept in ``limits-SPLIT.json``."""
+    path = folder.limits_file(split)
+    try:
+        return Limits(**json.loads(path.read_text()))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        limits = compute_limits(loader, n_dcm, seed)
+        write_atomically(path, json.dumps(asdict(limits), indent=1).encode())
+        return limits
+
+
+def compute_limits(loader: Loader, n_dcm: int, seed: int, sample: int = _SAMPLE) -> Limits:
+    """Spread over the whole split; charges fitted to a seeded sample of it.
+
+    Args:
+        loader: of the split.
+        n_dcm: charges per atom.
+        seed: chooses the sample, and where the displacements begin.
+        sample: how many molecules with ESP (fewer if the split has fewer).
+    """
+    batches = list(_sample(loader, sample, seed))
+    centred, distributed, squares = [], [], PointSquares()
+    for batch in batches:
+        centred.append(_mean_squares(fit_charges(batch, 1, displaced=False), batch))
+        errors = fit_charges(batch, n_dcm, seed=seed)
+        distributed.append(_mean_squares(errors, batch))
+        for points in locate_points(batch):
+            squares.add(points, errors[points.molecule])
+    fitted = sum(map(len, centred))
+    by_element, by_shell = squares.element_rmse(), squares.shell_rmse()
+    return Limits(_spread(loader), _rmse(centred), _rmse(distributed), n_dcm, fitted, by_element, by_shell)
+
+
+def _mean_squares(errors: np.ndarray, batch: Batch) -> np.ndarray:
+    """(B,) of errors (B, G) that are zero on points that do not count."""
+    return (errors**2).sum(axis=1) / np.asarray(batch.esp_mask).sum(axis=1)
+
+
+def _rmse(mean_squares: Sequence[np.ndarray]) -> float | None:
+    every = np.concatenate(mean_squares) if mean_squares else np.zeros(0)
+    return float(np.sqrt(every.mean()) * HARTREE_IN_KCAL_PER_MOL) if len(every) else None
+
+
+def _sample(loader: Loader, sample: int, seed: int) -> Iterator[Batch]:
+    """One batch of each bucket, of molecules with grid points that count."""
+    with_esp = np.concatenate([bucket.column("n_grid") > 0 for bucket in loader.buckets])
+    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(with_esp))[:sample]
+    first = 0
+    for index, bucket in enumerate(loader.buckets):
+        rows = np.sort(chosen[(chosen >= first) & (chosen < first + len(bucket))]) - first
+        first += len(bucket)
+        if not len(rows):
+            continue
+        batch = loader.gather(index, rows, len(rows))
+        kept = batch.esp_mask.any(axis=1)
+        if kept.any():
+            yield Batch(*(np.asarray(array)[kept] for array in batch))
+
+
+def _spread(loader: Loader) -> dict[str, float]:
+    """The metrics of a model that says the mean: of energies theirs, of vectors and potentials zero."""
+    energies, forces, dipoles, squares = [], [], [], []
+    for batch in (batch for _, batch in loader.stream(loader.plan(), loader.read)):
+        known, points = known_targets(batch), batch.esp_mask
+        energies.append(batch.energy[known.energy])
+        forces.append(np.abs(batch.forces[known.forces]).ravel())
+        dipoles.append(np.abs(batch.dipole[known.dipole]).ravel())
+        counts = points.sum(axis=1)
+        squares.append((np.where(points, batch.esp, 0.0) ** 2).sum(axis=1)[counts > 0] / counts[counts > 0])
+    energy, esp = np.concatenate(energies), _rmse(squares)
+    dipole = _mean(dipoles, 1.0 / DEBYE_IN_E_ANGSTROM)
+    spread = {
+        "energy_mae_ev": _mean([np.abs(energy - energy.mean())]) if len(energy) else None,
+        "forces_mae_ev_per_angstrom": _mean(forces),
+        "dipole_mae_debye": dipole,
+        "dipole_dcm_mae_debye": dipole,
+        "esp_rmse_kcal_per_mol_e": esp,
+        "esp_rmse_point_charges_kcal_per_mol_e": esp,
+    }
+    return {name: value for name, value in spread.items() if value is not None}
+
+
+def _mean(parts: Sequence[np.ndarray], factor: float = 1.0) -> float | None:
+    every = np.concatenate(parts)
+    return float(every.mean()) * factor if len(every) else None
+
+
+def fit_charges(batch: Batch, n_dcm: int, displaced: bool = True, seed: int = 0) -> np.ndarray:
+    """Error of the potential, (B, G) in Hartree/e, of the best charges of each molecule by itself; 0 in the padding.
+
+    The charges are the least-squares solution for their sites, under the molecule's total charge. The sites are moved
+    by Adam from a few random arrangements, within LONGEST_DISPLACEMENT_ANGSTROM of their atoms, along the gradient at
+    fixed charges, which is the whole gradient where these are optimal (variable projection; Golub & Pereyra, SIAM J.
+    Numer. Anal. 1973, 10, 413).
+
+    Args:
+        batch: molecules with grid points.
+        n_dcm: charges per atom.
+        displaced: whether the sites move at all.
+        seed: of the arrangements.
+    """
+    atoms = np.asarray(batch.atomic_numbers) > 0
+    shape = (_STARTS if displaced else 1, *atoms.shape, n_dcm, 3)
+    start = np.random.default_rng(seed).normal(size=shape) * (0.5 if displaced else 0.0)
+    arrays = (batch.positions, atoms, batch.grid, batch.esp, batch.esp_mask, batch.total_charge)
+    # Beyond float32: neighbouring charges differ by some thousandths of their potential.
+    with jax.enable_x64(True):
+        fitted = _fit(start, *map(jnp.asarray, arrays), steps=_STEPS if displaced else 0)
+        return np.asarray(fitted, np.float64)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _fit(
+    start: Array, positions: Array, atoms: Array, grid: Array, esp: Array, points: Array, charge: Array, steps: int
+) -> Array:
+    # Whatever stands in the padding is replaced before a derivative can meet it.
+    positions = jnp.where(atoms[..., None], positions, 0.0).astype(start.dtype)
+    grid = jnp.where(points[..., None], grid, 0.0).astype(start.dtype)
+    esp, charge = jnp.where(points, esp, 0.0).astype(start.dtype), charge.astype(start.dtype)
+    optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, max(steps, 1)))
+    number = jnp.maximum(points.sum(axis=1), 1)
+
+    def errors(free: Array) -> Array:
+        """(B, G) of sites that the free vectors (B, A, n, 3) place within their bound."""
+        length = jnp.sqrt((free**2).sum(-1, keepdims=True) + 1e-12)
+        sites = positions[:, :, None] + LONGEST_DISPLACEMENT_ANGSTROM * jnp.tanh(length) / length * free
+        difference = grid[:, :, None, None] - sites[:, None]
+        columns = BOHR_IN_ANGSTROM / jnp.sqrt((difference**2).sum(-1) + 1e-12)
+        real = points[:, :, None, None] & atoms[:, None, :, None]
+        columns = jnp.where(real, columns, 0.0).reshape(*points.shape, -1)
+        fixed = jax.lax.stop_gradient(columns)
+        charges = _best_charges(fixed, esp, jnp.repeat(atoms, free.shape[2], axis=1), charge)
+        error = jnp.einsum("bgk,bk->bg", columns, charges) - esp
+        return jnp.where(points, error, 0.0)
+
+    def mean_squares(free: Array) -> Array:
+        return (errors(free) ** 2).sum(axis=1) / number
+
+    def optimise(free: Array) -> Array:
+        def move(carry: Any, _: None) -> tuple[Any, None]:
+            free, state = carry
+            # Molecules do not meet: each one's part of the gradient of the logarithms is its own, of like size.
+            slope = jax.grad(lambda free: jnp.log(mean_squares(free) + 1e-20).sum())(free)
+            update, state = optimizer.update(slope, state)
+            return (free + update, state), None
+
+        (free, _), _ = jax.lax.scan(move, (free, optimizer.init(free)), None, length=steps)
+        return free
+
+    found = jax.vmap(optimise)(start)
+    best = jax.vmap(mean_squares)(found).argmin(axis=0)
+    return errors(jnp.take_along_axis(found, best[None, :, None, None, None], axis=0)[0])
+
+
+def _best_charges(columns: Array, esp: Array, real: Array, total: Array) -> Array:
+    """(B, K) least-squares charges that add up to the total charge; zero where there is no atom.
+
+    Args:
+        columns: (B, G, K) potential of a unit charge at each site.
+        esp: (B, G).
+        real: (B, K).
+        total: (B,).
+    """
+    normal = jnp.einsum("bgk,bgl->bkl", columns, columns)
+    mean = jnp.einsum("bkk->b", normal) / jnp.maximum(real.sum(axis=1), 1)
+    diagonal = jnp.where(real, _RIDGE * mean[:, None], mean[:, None])
+    normal = normal + jnp.eye(real.shape[1]) * diagonal[:, None]
+    # A Lagrange multiplier for the sum, in the matrix's own units.
+    border = (real * mean[:, None])[:, :, None]
+    matrix = jnp.block([[normal, border], [jnp.swapaxes(border, 1, 2), jnp.zeros_like(border[:, :1])]])
+    right = jnp.concatenate([jnp.einsum("bgk,bg->bk", columns, esp), (mean * total)[:, None]], axis=1)
+    return jnp.linalg.solve(matrix, right[..., None])[:, :-1, 0]

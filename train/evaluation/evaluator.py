@@ -1,0 +1,248 @@
+"""Errors of a model on a split, with the predictions that the pictures need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from shared.batch import Batch, known_targets
+from shared.digests import write_atomically
+from shared.schema import NAME_ARRAY
+from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.data.loader import BatchPlan, Loader
+from train.data.missing_targets import count_missing, shown
+from train.evaluation.baselines import Limits, limits_of
+from train.evaluation.errors_by_molecule import MoleculeErrors, describe_molecules
+from train.evaluation.errors_by_region import Breakdown, describe_breakdown
+from train.evaluation.prediction_file import PredictionFile
+from train.model.saved_model import TrainedModel, load_weights
+from train.run_folder import EVALUATION_FORMAT, RunFolder
+from train.step.compiled_steps import Steps
+from train.step.metrics import named_metrics, zero_sums
+
+_MOLECULES_DRAWN = 3
+_ESP_POINTS_KEPT = 64
+ERROR_ROWS = (
+    ("energy, MAE", "energy_mae_ev", 1000.0, "meV"),
+    ("forces, MAE", "forces_mae_ev_per_angstrom", 1000.0, "meV/Å"),
+    ("dipole of PhysNet's charges, MAE", "dipole_mae_debye", 1.0, "D"),
+    ("dipole of the distributed charges, MAE", "dipole_dcm_mae_debye", 1.0, "D"),
+    ("ESP of the distributed charges, RMSE", "esp_rmse_kcal_per_mol_e", 1.0, "kcal/mol/e"),
+    ("ESP of PhysNet's charges, RMSE", "esp_rmse_point_charges_kcal_per_mol_e", 1.0, "kcal/mol/e"),
+    ("monopole difference, MAE", "monopole_mae_e", 1.0, "e"),
+)
+"""Label, metric, factor to the unit that is shown, that unit."""
+
+
+@dataclass(frozen=True)
+class MoleculeEsp:
+    """One molecule's ESP on its grid, for a picture."""
+
+    name: str
+    atomic_numbers: np.ndarray  # (N,)
+    positions: np.ndarray  # (N, 3) Å
+    grid: np.ndarray  # (G, 3) Å
+    reference: np.ndarray  # (G,) kcal/mol/e
+    predicted: np.ndarray  # (G,) kcal/mol/e
+    dcm_charges: np.ndarray  # (N, n_dcm) e
+    dcm_sites: np.ndarray  # (N, n_dcm, 3) Å
+
+
+@dataclass
+class Targets:
+    """References and predictions of a split's known entries, flat, as lists of arrays under a target's name."""
+
+    reference: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    molecules: list[MoleculeEsp] = field(default_factory=list)
+    breakdown: Breakdown = field(default_factory=Breakdown)
+    by_molecule: MoleculeErrors = field(default_factory=MoleculeErrors)
+    file: PredictionFile | None = None
+
+    def add(self, name: str, reference: np.ndarray, predicted: np.ndarray) -> None:
+        """Append values."""
+        self.reference.setdefault(name, []).append(np.ravel(reference))
+        self.predicted.setdefault(name, []).append(np.ravel(predicted))
+
+    def arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """All references and predictions of a target, perhaps none."""
+        return np.concatenate(self.reference[name]), np.concatenate(self.predicted[name])
+
+
+def evaluate_split(
+    steps: Steps,
+    params: jax.Array,
+    loader: Loader,
+    quiet: bool = False,
+    between: Callable[[], None] = lambda: None,
+    targets: Targets | None = None,
+) -> dict[str, float]:
+    """Every metric on a split; ``targets`` collects references and predictions if given.
+
+    Args:
+        steps: compiled functions.
+        params: (P,) on the devices of ``steps``.
+        loader: of the split.
+        quiet: no progress bar.
+        between: called after each batch; may raise.
+        targets: needs all devices to belong to this process.
+    """
+    devices = steps.devices
+    sums = devices.place(zero_sums())
+    part = devices.own_part(loader.places)
+
+    def prepare(plan: BatchPlan) -> tuple[Batch, Batch]:
+        batch = loader.read(plan, part)
+        return batch, devices.place_batch(batch, loader.places)
+
+    with tqdm(total=len(loader), desc="evaluate", unit="mol", leave=False, disable=quiet or None) as bar:
+        for plan, (batch, placed) in loader.stream(loader.plan(), prepare):
+            sums, prediction = steps.evaluate(params, sums, placed)
+            if targets is not None:
+                _collect(targets, loader, plan, batch, jax.device_get(prediction))
+            bar.update(len(plan.rows))
+            between()
+    return named_metrics(sums)
+
+
+def finish_run(
+    folder: RunFolder,
+    steps: Steps,
+    loader: Loader,
+    split: str,
+    plots: bool,
+    quiet: bool = False,
+    trained: TrainedModel | None = None,
+    predictions: bool = False,
+) -> dict[str, float]:
+    """Evaluate a run's best weights, write evaluation-SPLIT.json and the pictures, and print the errors.
+
+    All devices must belong to this process.
+
+    Args:
+        folder: of the run.
+        steps: compiled functions.
+        loader: of the split.
+        split: its name.
+        plots: draw the pictures.
+        quiet: print nothing.
+        trained: other weights than those in best/.
+        predictions: write predictions-SPLIT.h5 too.
+
+    Raises:
+        UserError: the weights are missing or damaged, or the file of predictions cannot be written.
+    """
+    trained = trained or load_weights(folder.best)
+    params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
+    targets = Targets()
+    if predictions:
+        attributes = {"run": folder.path.name, "split": split}
+        with PredictionFile(folder.predictions_file(split), trained.reference_energies_ev, attributes) as targets.file:
+            metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
+    else:
+        metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
+    limits = limits_of(folder, loader, split, trained.config.n_dcm, seed=0)
+    record: dict[str, Any] = {
+        "format_version": EVALUATION_FORMAT,
+        "split": split,
+        "molecules": len(loader),
+        "molecules_without": count_missing(loader),
+        "metrics": metrics,
+        "limits": asdict(limits),
+        "fractions": {name: limits.fraction(name, value) for name, value in metrics.items() if name in limits.spread},
+        **targets.breakdown.as_record(limits),
+        **targets.by_molecule.as_record(),
+    }
+    write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())
+    if plots:
+        # Imported here: matplotlib is slow to import and not needed while training.
+        from train.evaluation.plots import draw_all
+
+        draw_all(folder, targets, split)
+    if not quiet:
+        print(describe_evaluation(record, limits))
+        if predictions:
+            print(f"predictions in {folder.predictions_file(split)}")
+        print(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
+    return metrics
+
+
+def describe_evaluation(record: dict[str, Any], limits: Limits) -> str:
+    """The tables for people."""
+    molecules = ", ".join([f"{record['molecules']:,} molecules", *shown(record["molecules_without"])])
+    tables = (
+        f"{record['split']} errors of the best weights ({molecules})",
+        describe_metrics(record["metrics"], limits),
+        describe_breakdown(record),
+        describe_molecules(record),
+    )
+    return "\n".join(filter(None, tables))
+
+
+def describe_metrics(metrics: dict[str, float], limits: Limits) -> str:
+    """A table of errors for people, between what the representation can reach and what the data spread over."""
+    lines = [f"  {'':<40}{'error':>10} {'':<11}{'limit':>8}{'spread':>10}  of the way from limit to spread"]
+    for label, name, factor, unit in ERROR_ROWS:
+        if name not in metrics:
+            lines.append(f"  {label:<40}{'-':>10} not in the data")
+            continue
+        line = f"  {label:<40}{metrics[name] * factor:>10.4g} {unit:<11}"
+        fraction = limits.fraction(name, metrics[name])
+        if fraction is not None:
+            limit = f"{limits.limit(name):.3g}" if limits.limit(name) else "-"
+            line += f"{limit:>8}{limits.spread[name] * factor:>10.4g}{fraction:>9.1%}"
+        lines.append(line.rstrip())
+    if limits.molecules_fitted:
+        lines.append(
+            f"  limit: charges fitted to each of {limits.molecules_fitted} molecules by itself, {limits.n_dcm} per "
+            "atom (of PhysNet's: 1, on the atom)"
+        )
+    return "\n".join(lines)
+
+
+def _collect(targets: Targets, loader: Loader, plan: BatchPlan, batch: Batch, prediction: Any) -> None:
+    bucket = loader.buckets[plan.bucket]
+    rows = bucket.take("row", plan.rows)
+    names = [bytes(name).decode("utf-8", "replace") for name in bucket.take(NAME_ARRAY, plan.rows)]
+    targets.breakdown.add(batch, prediction)
+    targets.by_molecule.add(batch, prediction, rows, names)
+    if targets.file:
+        targets.file.add(batch, prediction, rows, names)
+    known = known_targets(batch)
+    atoms = batch.atomic_numbers > 0
+    targets.add("energy", batch.energy[known.energy], prediction.energy[known.energy])
+    targets.add("forces", batch.forces[known.forces], prediction.forces[known.forces])
+    debye = 1.0 / DEBYE_IN_E_ANGSTROM
+    dipoles = batch.dipole[known.dipole] * debye
+    targets.add("dipole", dipoles, prediction.dipole[known.dipole] * debye)
+    targets.add("dipole_dcm", dipoles, prediction.dipole_dcm[known.dipole] * debye)
+    targets.add("monopole", prediction.charges[atoms], prediction.dcm_charges.sum(axis=-1)[atoms])
+    for i in range(len(plan.rows)):
+        kept = batch.esp_mask[i]
+        reference = batch.esp[i][kept] * HARTREE_IN_KCAL_PER_MOL
+        predicted = prediction.esp[i][kept] * HARTREE_IN_KCAL_PER_MOL
+        stride = max(1, len(reference) // _ESP_POINTS_KEPT)
+        targets.add("esp", reference[::stride], predicted[::stride])
+        if len(targets.molecules) < _MOLECULES_DRAWN and len(reference):
+            name = names[i]
+            if name in {molecule.name for molecule in targets.molecules} and name:
+                continue
+            own = atoms[i]
+            targets.molecules.append(
+                MoleculeEsp(
+                    name or f"molecule {len(targets.molecules)}",
+                    batch.atomic_numbers[i][own],
+                    batch.positions[i][own],
+                    batch.grid[i][kept],
+                    reference,
+                    predicted,
+                    prediction.dcm_charges[i][own],
+                    prediction.dcm_sites[i][own],
+                )
+            )

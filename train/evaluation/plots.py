@@ -1,0 +1,176 @@
+"""Pictures of a run: scatter of every target, the ESP of a few molecules, learning curves. Units on every axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from shared.elements import symbol
+from train.evaluation.evaluator import MoleculeEsp, Targets
+from train.run_folder import RunFolder, read_metrics
+
+_SCATTER = (
+    ("energy", "energy - atomic references", "eV"),
+    ("forces", "force components", "eV/Å"),
+    ("dipole", "dipole components (PhysNet's charges)", "D"),
+    ("dipole_dcm", "dipole components (distributed charges)", "D"),
+    ("esp", "ESP (distributed charges)", "kcal/mol/e"),
+)
+_CURVES = (
+    ("loss", "loss"),
+    ("energy_mae_ev", "energy MAE, eV"),
+    ("forces_mae_ev_per_angstrom", "forces MAE, eV/Å"),
+    ("dipole_mae_debye", "dipole MAE (PhysNet), D"),
+    ("dipole_dcm_mae_debye", "dipole MAE (DCMNet), D"),
+    ("esp_rmse_kcal_per_mol_e", "ESP RMSE (DCMNet), kcal/mol/e"),
+)
+_HEXAGON_THRESHOLD = 5000
+_DPI = 120
+
+
+def draw_all(folder: RunFolder, targets: Targets, split: str) -> list[Path]:
+    """Draw every picture of a run into ``plots/``; returns their paths."""
+    folder.plots.mkdir(parents=True, exist_ok=True)
+    drawn = [save_picture(folder, f"scatter-{split}", lambda: draw_scatter(targets, split))]
+    if targets.molecules:
+        drawn.append(save_picture(folder, f"esp-{split}", lambda: draw_esp(targets.molecules)))
+    records = read_metrics(folder, epochs=10**9)
+    if len(records) > 1:
+        drawn.append(save_picture(folder, "learning-curves", lambda: draw_curves(records)))
+    return drawn
+
+
+def draw_scatter(targets: Targets, split: str) -> Figure:
+    """Prediction against reference for every target in the data, and the charges' two sums against each other."""
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    for axis, (name, title, unit) in zip(axes, _SCATTER, strict=False):
+        reference, predicted = targets.arrays(name)
+        if len(reference):
+            _scatter(axis, reference, predicted, unit)
+            axis.set(title=title, xlabel=f"reference, {unit}", ylabel=f"prediction, {unit}")
+        else:
+            _say_missing(axis, title)
+    charges, sums = targets.arrays("monopole")
+    _scatter(axes[5], charges, sums, "e")
+    axes[5].set(title="monopoles", xlabel="PhysNet's charge, e", ylabel="sum of the atom's distributed charges, e")
+    figure.suptitle(f"{split} split, best weights")
+    return figure
+
+
+def _scatter(axis: Axes, x: np.ndarray, y: np.ndarray, unit: str) -> None:
+    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
+    pad = 0.03 * (high - low) or 1.0
+    limits = (low - pad, high + pad)
+    axis.plot(limits, limits, color="0.6", linewidth=0.8, zorder=0)
+    if len(x) > _HEXAGON_THRESHOLD:
+        axis.hexbin(x, y, gridsize=80, bins="log", mincnt=1, extent=(*limits, *limits), cmap="viridis")
+    else:
+        axis.scatter(x, y, s=8, alpha=0.5, linewidths=0)
+    error = y - x
+    axis.text(
+        0.04,
+        0.96,
+        f"MAE {np.abs(error).mean():.3g} {unit}\nRMSE {np.sqrt((error**2).mean()):.3g} {unit}",
+        transform=axis.transAxes,
+        va="top",
+    )
+    axis.set(xlim=limits, ylim=limits, aspect="equal")
+
+
+def _say_missing(axis: Axes, title: str) -> None:
+    axis.set_axis_off()
+    axis.set(title=title)
+    axis.text(0.5, 0.5, "not in the data", transform=axis.transAxes, ha="center", va="center", color="0.4")
+
+
+def draw_esp(molecules: list[MoleculeEsp]) -> Figure:
+    """Reference, prediction and difference on each molecule's grid, with atoms and distributed charges.
+
+    The molecule is turned so that its longest extent lies in the plane of the picture.
+    """
+    figure = Figure(figsize=(13, 3.9 * len(molecules)), layout="constrained")
+    rows = figure.subplots(len(molecules), 3, squeeze=False)
+    for axes, molecule in zip(rows, molecules, strict=True):
+        center, turn = principal_axes(molecule.positions)
+        grid = (molecule.grid - center) @ turn
+        front = grid[:, 2] >= np.median(grid[:, 2])
+        difference = molecule.predicted - molecule.reference
+        bound = float(np.abs(molecule.reference).max())
+        bound_difference = float(np.abs(difference).max()) or 1e-12
+        rmse = float(np.sqrt((difference**2).mean()))
+        for axis, values, limit, title in (
+            (axes[0], molecule.reference, bound, f"{literal(molecule.name)}: reference"),
+            (axes[1], molecule.predicted, bound, "distributed charges"),
+            (axes[2], difference, bound_difference, f"difference (RMSE {rmse:.3g})"),
+        ):
+            points = axis.scatter(
+                grid[front, 0],
+                grid[front, 1],
+                c=values[front],
+                s=26,
+                cmap="RdBu_r",
+                vmin=-limit,
+                vmax=limit,
+                linewidths=0,
+            )
+            figure.colorbar(points, ax=axis, label="ESP, kcal/mol/e", shrink=0.85)
+            _draw_atoms(axis, molecule, center, turn)
+            axis.set(title=title, xlabel="Å", ylabel="Å", aspect="equal")
+        sites = (molecule.dcm_sites.reshape(-1, 3) - center) @ turn
+        charges = molecule.dcm_charges.ravel()
+        axes[1].scatter(
+            sites[:, 0], sites[:, 1], c=np.where(charges > 0, "crimson", "royalblue"), s=18, marker="x", zorder=4
+        )
+    figure.suptitle("ESP on the half of the grid towards the viewer; crosses: distributed charges (red +, blue -)")
+    return figure
+
+
+def _draw_atoms(axis: Axes, molecule: MoleculeEsp, center: np.ndarray, turn: np.ndarray) -> None:
+    atoms = (molecule.positions - center) @ turn
+    for atomic_number, (x, y, _) in zip(molecule.atomic_numbers, atoms, strict=True):
+        axis.text(x, y, symbol(int(atomic_number)), ha="center", va="center", fontweight="bold", zorder=3)
+
+
+def literal(text: str) -> str:
+    """A name as it is: matplotlib takes what stands between dollar signs for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def principal_axes(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (3,) of a molecule's atoms (N, 3) and the matrix (3, 3) that turns its longest extents to x and y."""
+    center = positions.mean(axis=0)
+    _, _, turn = np.linalg.svd(positions - center, full_matrices=True)
+    return center, turn.T
+
+
+def draw_curves(records: list[dict]) -> Figure:
+    """Training and validation errors over the epochs."""
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    epochs = [record["epoch"] for record in records]
+    for axis, (name, label) in zip(figure.subplots(2, 3).ravel(), _CURVES, strict=True):
+        if not any(name in record[split] for record in records for split in ("train", "valid")):
+            _say_missing(axis, label)
+            continue
+        for split in ("train", "valid"):
+            axis.plot(epochs, [record[split].get(name, np.nan) for record in records], label=split)
+        axis.set(xlabel="epoch", ylabel=label, yscale="log")
+        axis.grid(alpha=0.3, which="both")
+    figure.axes[0].legend()
+    return figure
+
+
+def save_picture(folder: RunFolder, name: str, draw: Callable[[], Figure]) -> Path:
+    """Draw a picture into ``plots/NAME.png``, whole or not at all."""
+    path = folder.plots / f"{name}.png"
+    temporary = path.with_name(f".{path.name}.tmp")
+    # A canvas of its own: no display is needed, and no other figure is touched.
+    with mpl.rc_context({"axes.titlesize": "medium", "figure.dpi": _DPI}):
+        draw().savefig(temporary, format="png")
+    temporary.replace(path)
+    return path

@@ -1,0 +1,149 @@
+"""Predictions of a split beside their references in one HDF5 file, for whatever a user wants to do with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from shared.batch import Batch
+from shared.digests import sync_folder
+from shared.errors import UserError
+from train.model.prediction import Prediction
+
+FORMAT_VERSION = 1
+
+_PER_MOLECULE, _PER_ATOM, _PER_POINT = "molecule", "atom", "grid point"
+DATASETS: dict[str, tuple[str, str, str]] = {
+    "row": (_PER_MOLECULE, "-", "row in the split's input files, counted through them in order"),
+    "name": (_PER_MOLECULE, "-", "name in the input, or empty"),
+    "n_atoms": (_PER_MOLECULE, "-", "number of its atoms; they follow each other in the arrays per atom"),
+    "n_points": (_PER_MOLECULE, "-", "number of its grid points that count; they follow each other likewise"),
+    "energy": (_PER_MOLECULE, "eV", "predicted total energy"),
+    "energy_reference": (_PER_MOLECULE, "eV", "its reference; NaN: not in the data"),
+    "dipole": (_PER_MOLECULE, "e·Å", "of PhysNet's charges, about the centre of mass"),
+    "dipole_dcm": (_PER_MOLECULE, "e·Å", "of the distributed charges, about the centre of mass"),
+    "dipole_reference": (_PER_MOLECULE, "e·Å", "reference, about the centre of mass; NaN: not in the data"),
+    "atomic_numbers": (_PER_ATOM, "-", "atomic numbers"),
+    "positions": (_PER_ATOM, "Å", "relative to the centre of mass"),
+    "forces": (_PER_ATOM, "eV/Å", "predicted forces"),
+    "forces_reference": (_PER_ATOM, "eV/Å", "their reference; NaN: not in the data"),
+    "charges": (_PER_ATOM, "e", "PhysNet's charges"),
+    "dcm_charges": (_PER_ATOM, "e", "distributed charges, n_dcm for each atom"),
+    "dcm_sites": (_PER_ATOM, "Å", "their positions relative to the centre of mass"),
+    "grid": (_PER_POINT, "Å", "grid points relative to the centre of mass"),
+    "esp": (_PER_POINT, "Hartree/e", "potential of the distributed charges"),
+    "esp_reference": (_PER_POINT, "Hartree/e", "its reference"),
+}
+"""Name of each dataset: what its first axis counts, its unit, its meaning."""
+
+
+class PredictionFile:
+    """Writes the file batch by batch, under a temporary name until it is whole."""
+
+    def __init__(self, path: Path, references_ev: dict[int, float], attributes: dict[str, str]) -> None:
+        """Begin the file.
+
+        Args:
+            path: of the finished file.
+            references_ev: energy of each element, added to the energies.
+            attributes: of the file, such as which run and split it is of.
+        """
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._attributes = attributes
+        self._references = np.zeros(max(references_ev, default=0) + 1)
+        for atomic_number, energy in references_ev.items():
+            self._references[atomic_number] = energy
+
+    def __enter__(self) -> PredictionFile:
+        self._file = h5py.File(self._temporary, "w")
+        self._file.attrs.update(self._attributes)
+        self._file.attrs["format_version"] = FORMAT_VERSION
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._close(complete=kind is None)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str]) -> None:
+        """Append a batch of the host, whose real molecules come first.
+
+        Args:
+            batch: references.
+            prediction: of the batch.
+            rows: (n,) rows of its molecules in the input.
+            names: n names, perhaps empty.
+
+        Raises:
+            UserError: the disk is full, or another error of the file's.
+        """
+        n = len(rows)
+        numbers = np.asarray(batch.atomic_numbers)[:n]
+        atoms, points = numbers > 0, np.asarray(batch.esp_mask)[:n]
+        constant = self._references[numbers].sum(axis=1)
+        values: dict[str, Any] = {
+            "row": rows,
+            "name": np.array(names, dtype=h5py.string_dtype()),
+            "n_atoms": atoms.sum(axis=1).astype(np.int32),
+            "n_points": points.sum(axis=1).astype(np.int32),
+            "energy": prediction.energy[:n] + constant,
+            "energy_reference": batch.energy[:n] + constant,
+            "dipole": prediction.dipole[:n],
+            "dipole_dcm": prediction.dipole_dcm[:n],
+            "dipole_reference": batch.dipole[:n],
+            "atomic_numbers": numbers[atoms],
+            "positions": batch.positions[:n][atoms],
+            "forces": prediction.forces[:n][atoms],
+            "forces_reference": batch.forces[:n][atoms],
+            "charges": prediction.charges[:n][atoms],
+            "dcm_charges": prediction.dcm_charges[:n][atoms],
+            "dcm_sites": prediction.dcm_sites[:n][atoms],
+            "grid": batch.grid[:n][points],
+            "esp": prediction.esp[:n][points],
+            "esp_reference": batch.esp[:n][points],
+        }
+        try:
+            for name, array in values.items():
+                self._append(name, np.asarray(array))
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be written ({error}); is the disk full?") from error
+
+    def _append(self, name: str, array: np.ndarray) -> None:
+        if name not in self._file:
+            counted, unit, meaning = DATASETS[name]
+            # Rows of some 64 KiB: small files stay small, large ones are read in long pieces.
+            width = max(1, int(np.prod(array.shape[1:], dtype=int)) * array.dtype.itemsize)
+            dataset = self._file.create_dataset(
+                name,
+                shape=(0, *array.shape[1:]),
+                maxshape=(None, *array.shape[1:]),
+                dtype=array.dtype,
+                chunks=(max(1, 65536 // width), *array.shape[1:]),
+            )
+            dataset.attrs.update({"unit": unit, "meaning": meaning, "first_axis": counted})
+        dataset = self._file[name]
+        start = len(dataset)
+        dataset.resize(start + len(array), axis=0)
+        dataset[start:] = array
+
+    def _close(self, complete: bool) -> None:
+        try:
+            self._file.close()
+        except (OSError, RuntimeError) as error:  # the HDF5 library reports a full disk as either
+            if complete:
+                raise UserError(f"{self._path}: cannot be written ({error}); is the disk full?") from error
+            return
+        if complete:
+            with self._temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            self._temporary.replace(self._path)
+            sync_folder(self._path.parent)

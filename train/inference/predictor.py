@@ -1,0 +1,303 @@
+"""A trained model for use: any molecules of the trained elements, as :class:`ase.Atoms`, in padded batches.
+
+Molecules are padded to size classes, so that a trajectory, or a mixture of molecules, compiles once for each class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ase
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from shared.batch import Batch, empty_batch
+from shared.buckets import BucketShape, EdgeShape, FrameShape
+from shared.edges import build_edges, count_edges
+from shared.elements import symbol
+from shared.errors import UserError
+from train.model.electrostatics import electrostatic_potential
+from train.model.joint import build_model, clean
+from train.model.prediction import Prediction
+from train.model.saved_model import TrainedModel, load_weights
+from train.step.program_cache import keep_compilations
+
+Precision = Literal["float32", "float64"]
+
+_GROWTH = 1.25
+"""From one size class to the next: padding costs at most this factor in atoms."""
+
+_GRID_CHUNK = 1024
+"""Grid points at once; a multiple of what fits the caches, and one compilation for any grid."""
+
+
+@dataclass(frozen=True)
+class MoleculePrediction:
+    """What the model says of one molecule of N atoms."""
+
+    energy: float  # eV, reference energies included
+    forces: np.ndarray  # (N, 3) eV/Å, exactly -dE/dR
+    charges: np.ndarray  # (N,) e, PhysNet's
+    dipole: np.ndarray  # (3,) e·Å, of PhysNet's charges about the centre of mass
+    dcm_charges: np.ndarray  # (N, n_dcm) e
+    dcm_sites: np.ndarray  # (N, n_dcm, 3) Å
+    dipole_dcm: np.ndarray  # (3,) e·Å, of the distributed charges about the centre of mass
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Second derivatives of the energy, and first ones of the dipoles, of one molecule of N atoms."""
+
+    prediction: MoleculePrediction
+    hessian: np.ndarray  # (3 N, 3 N) eV/Å², symmetric
+    dipole: np.ndarray  # (3 N, 3) e, d(dipole of PhysNet's charges)/dR
+    dipole_dcm: np.ndarray  # (3 N, 3) e, d(dipole of the distributed charges)/dR
+
+
+@dataclass(frozen=True, order=True)
+class SizeClass:
+    """Shape that molecules are padded to."""
+
+    atoms: int
+    edges: EdgeShape
+
+
+class Predictor:
+    """The best weights of a run, ready to predict.
+
+    Attributes:
+        trained: settings, reference energies and weights.
+        precision: of all arithmetic.
+        compilations: programs compiled so far; one for each size class and batch size.
+    """
+
+    def __init__(self, run: str | Path, precision: Precision = "float32", pad: bool = True) -> None:
+        """Load a model.
+
+        Args:
+            run: folder of a run (runs/NAME), or a copy of its best/ alone.
+            precision: float32 as trained, or float64, in which derivatives and dynamics are smoother.
+            pad: to size classes; otherwise every new number of atoms or edges compiles anew.
+
+        Raises:
+            UserError: there is no model, or it is damaged.
+        """
+        keep_compilations()
+        self.folder = best_folder(run)
+        self.trained: TrainedModel = load_weights(self.folder)
+        self.precision: Precision = precision
+        self.compilations = 0
+        self._pad = pad
+        self._model = build_model(self.trained.config)
+        self._references = np.zeros(max(self.elements) + 1)
+        for atomic_number, energy in self.trained.reference_energies_ev.items():
+            self._references[atomic_number] = energy
+        with self._arithmetic():
+            self._params = jax.tree.map(lambda x: jnp.asarray(x, precision), self.trained.params)
+        self._functions: dict[str, Callable[..., Any]] = {
+            "predict": jax.jit(lambda params, batch: self._model.apply_off_grid(params, clean(batch))),
+            "derive": jax.jit(self._derivatives),
+            "potential": jax.jit(electrostatic_potential),
+        }
+        self._shapes: set[tuple[Any, ...]] = set()
+
+    @property
+    def elements(self) -> list[int]:
+        """Atomic numbers that the model was trained on."""
+        return sorted(self.trained.reference_energies_ev)
+
+    def predict(
+        self, molecules: Sequence[ase.Atoms], batch_size: int = 64, full_batches: bool = False
+    ) -> list[MoleculePrediction]:
+        """Predict for many molecules, those of a size class together.
+
+        Args:
+            molecules: of trained elements, not periodic. The total charge is ``info["charge"]``, else the sum of the
+                initial charges, else 0.
+            batch_size: molecules at once.
+            full_batches: pad every batch to ``batch_size``, so that each size class compiles once however many calls
+                a stream of molecules takes; else the last one of a class to the power of two above it.
+
+        Raises:
+            UserError: a molecule has an element that the model was not trained on, no atoms, periodic boundaries, or
+                positions that are not finite.
+        """
+        for index, molecule in enumerate(molecules):
+            self._check(molecule, index if len(molecules) > 1 else None)
+        results: list[MoleculePrediction | None] = [None] * len(molecules)
+        for size, chosen in self._by_size(molecules).items():
+            for start in range(0, len(chosen), batch_size):
+                rows = chosen[start : start + batch_size]
+                # Not longer than what there is; a power of two, so that the last batches are few shapes.
+                places = batch_size if full_batches else min(batch_size, 1 << (len(rows) - 1).bit_length())
+                batch = self._batch([molecules[row] for row in rows], size, places)
+                predicted = self._call("predict", batch)
+                for place, row in enumerate(rows):
+                    results[row] = self._unpack(predicted, place, molecules[row])
+        return [result for result in results if result is not None]
+
+    def derivatives(self, molecule: ase.Atoms) -> Derivatives:
+        """Exact second derivatives of the energy and first derivatives of the dipoles, by differentiation.
+
+        Raises:
+            UserError: as :meth:`predict`.
+        """
+        self._check(molecule, None)
+        (size,) = self._by_size([molecule])
+        predicted, (forces, dipole, dipole_dcm) = self._call("derive", self._batch([molecule], size, 1))
+        n = len(molecule)
+        hessian = -np.asarray(forces)[0, :n, :, 0, :n].reshape(3 * n, 3 * n)
+        return Derivatives(
+            prediction=self._unpack(predicted, 0, molecule),
+            hessian=0.5 * (hessian + hessian.T),
+            dipole=np.moveaxis(np.asarray(dipole)[0, :, 0, :n], 0, -1).reshape(3 * n, 3),
+            dipole_dcm=np.moveaxis(np.asarray(dipole_dcm)[0, :, 0, :n], 0, -1).reshape(3 * n, 3),
+        )
+
+    def potential(self, prediction: MoleculePrediction, points: np.ndarray) -> np.ndarray:
+        """ESP of the distributed charges.
+
+        Args:
+            prediction: of a molecule.
+            points: (G, 3) in Å.
+
+        Returns:
+            (G,) in Hartree/e.
+        """
+        return self.potential_of(prediction.dcm_charges.ravel(), prediction.dcm_sites.reshape(-1, 3), points)
+
+    def potential_of(self, charges: np.ndarray, sites: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """ESP of point charges (K,) in e at sites (K, 3) in Å on points (G, 3) in Å: (G,) in Hartree/e."""
+        result = np.empty(len(points))
+        # Charges of zero beyond the real ones, so that the number of atoms is not part of the shape.
+        padded = _next_class(len(charges)) if self._pad else len(charges)
+        charges = np.pad(charges, (0, padded - len(charges)))[None]
+        sites = np.pad(sites, ((0, padded - sites.shape[0]), (0, 0)))[None]
+        for start in range(0, len(points), _GRID_CHUNK):
+            part = points[start : start + _GRID_CHUNK]
+            # Far away, where no charge is; not used.
+            grid = np.full((1, _GRID_CHUNK, 3), 1e3)
+            grid[0, : len(part)] = part
+            values = self._call("potential", charges, sites, grid)
+            result[start : start + len(part)] = np.asarray(values)[0, : len(part)]
+        return result
+
+    def _derivatives(self, params: Any, batch: Batch) -> tuple[Prediction, tuple[jax.Array, ...]]:
+        def outputs(positions: jax.Array) -> tuple[tuple[jax.Array, ...], Prediction]:
+            predicted = self._model.apply_off_grid(params, clean(batch._replace(positions=positions)))
+            return (predicted.forces, predicted.dipole, predicted.dipole_dcm), predicted
+
+        jacobian, predicted = jax.jacfwd(outputs, has_aux=True)(batch.positions)
+        return predicted, jacobian
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        with self._arithmetic():
+            cast = [jax.tree.map(self._cast, argument) for argument in arguments]
+            shape = (name, *(leaf.shape for leaf in jax.tree.leaves(cast)))
+            if shape not in self._shapes:
+                self._shapes.add(shape)
+                self.compilations += 1
+            weights = () if name == "potential" else (self._params,)
+            return jax.device_get(self._functions[name](*weights, *cast))
+
+    def _cast(self, array: np.ndarray) -> np.ndarray:
+        return array.astype(self.precision) if np.issubdtype(array.dtype, np.floating) else array
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.enable_x64(self.precision == "float64")
+
+    def _by_size(self, molecules: Sequence[ase.Atoms]) -> dict[SizeClass, list[int]]:
+        config = self.trained.config
+        sizes: dict[SizeClass, list[int]] = {}
+        for row, molecule in enumerate(molecules):
+            atoms = _next_class(len(molecule)) if self._pad else len(molecule)
+            edges = []
+            for cutoff in (config.physnet_cutoff, config.dcmnet_cutoff):
+                number = int(count_edges(molecule.positions[None], np.array([len(molecule)]), cutoff)[0])
+                # All pairs where they are few; else a class of its own, which a trajectory rarely leaves.
+                edges.append(min(_next_class(number + 1), atoms * (atoms - 1)) if self._pad else number)
+                if self._pad and atoms <= _ALL_PAIRS_UP_TO:
+                    edges[-1] = atoms * (atoms - 1)
+            sizes.setdefault(SizeClass(atoms, EdgeShape(*edges)), []).append(row)
+        return sizes
+
+    def _batch(self, molecules: Sequence[ase.Atoms], size: SizeClass, places: int) -> Batch:
+        config = self.trained.config
+        batch = empty_batch(BucketShape(FrameShape(size.atoms, 1), size.edges), places)
+        positions = np.zeros((places, size.atoms, 3))
+        total_charge = np.zeros(places)
+        for place, molecule in enumerate(molecules):
+            batch.molecule_mask[place] = True
+            batch.atomic_numbers[place, : len(molecule)] = molecule.numbers
+            positions[place, : len(molecule)] = molecule.positions
+            total_charge[place] = total_charge_of(molecule)
+        n_atoms = np.array([*map(len, molecules), *[0] * (places - len(molecules))])
+        physnet = build_edges(positions, n_atoms, config.physnet_cutoff, size.edges.physnet_edges)
+        dcmnet = build_edges(positions, n_atoms, config.dcmnet_cutoff, size.edges.dcmnet_edges)
+        return batch._replace(
+            positions=positions,
+            total_charge=total_charge,
+            physnet_dst=physnet.dst,
+            physnet_src=physnet.src,
+            physnet_n_edges=physnet.n_edges,
+            dcmnet_dst=dcmnet.dst,
+            dcmnet_src=dcmnet.src,
+            dcmnet_n_edges=dcmnet.n_edges,
+        )
+
+    def _unpack(self, predicted: Prediction, place: int, molecule: ase.Atoms) -> MoleculePrediction:
+        n = len(molecule)
+        # The reference energies are thousands of eV: added in float64.
+        energy = float(predicted.energy[place]) + float(self._references[molecule.numbers].sum())
+        return MoleculePrediction(
+            energy=energy,
+            forces=np.asarray(predicted.forces[place, :n], np.float64),
+            charges=np.asarray(predicted.charges[place, :n], np.float64),
+            dipole=np.asarray(predicted.dipole[place], np.float64),
+            dcm_charges=np.asarray(predicted.dcm_charges[place, :n], np.float64),
+            dcm_sites=np.asarray(predicted.dcm_sites[place, :n], np.float64),
+            dipole_dcm=np.asarray(predicted.dipole_dcm[place], np.float64),
+        )
+
+    def _check(self, molecule: ase.Atoms, index: int | None) -> None:
+        where = "" if index is None else f"molecule {index}: "
+        if len(molecule) == 0:
+            raise UserError(f"{where}no atoms")
+        if molecule.pbc.any():
+            raise UserError(f"{where}periodic boundaries; the model is one of molecules (set atoms.pbc = False)")
+        unknown = sorted(set(molecule.numbers.tolist()) - set(self.elements))
+        if unknown:
+            names = ", ".join(symbol(number) for number in unknown)
+            known = ", ".join(symbol(number) for number in self.elements)
+            raise UserError(f"{where}the model was not trained on {names}, but on {known}")
+        if not np.isfinite(molecule.positions).all():
+            atom = int(np.argmin(np.isfinite(molecule.positions).all(axis=1)))
+            raise UserError(f"{where}atom {atom}: its position is not finite")
+
+
+def best_folder(run: str | Path) -> Path:
+    """The folder of the weights: ``run``/best, or ``run`` if that is one itself."""
+    run = Path(run)
+    return run if (run / "model.json").exists() else run / "best"
+
+
+def total_charge_of(molecule: ase.Atoms) -> float:
+    """Of ``info["charge"]`` (as in extended XYZ), else the sum of the initial charges, in e."""
+    return float(molecule.info.get("charge", molecule.get_initial_charges().sum()))
+
+
+_ALL_PAIRS_UP_TO = 24
+"""Atoms up to which all pairs have a place in the edge list, so that no motion changes its shape."""
+
+
+def _next_class(number: int) -> int:
+    """The least size class that holds ``number``: 1 … 4, then each a quarter larger."""
+    size = 1
+    while size < number:
+        size = max(size + 1, int(size * _GROWTH))
+    return size

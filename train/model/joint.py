@@ -1,0 +1,152 @@
+"""The joint model: PhysNet's charges enter DCMNet, and the gradient flows all the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from shared.batch import Batch
+from train.config import ModelConfig
+from train.model.dcmnet import DCMNet
+from train.model.electrostatics import centers_of_mass, dipole, distributed_coulomb_energy, electrostatic_potential
+from train.model.graph import batch_edges
+from train.model.physnet import PhysNet
+from train.model.prediction import Params, Prediction
+
+Array = jax.Array
+
+
+class _State(NamedTuple):
+    """What the networks themselves return."""
+
+    energy: Array
+    charges: Array
+    dcm_charges: Array
+    dcm_sites: Array
+
+
+def clean(batch: Batch) -> Batch:
+    """Replace whatever stands in the padding by zeros, selected and not multiplied: it may hold NaN or infinity.
+
+    Targets of real molecules stay as they are, NaN where they are unknown: the model does not read them.
+    """
+    real = batch.molecule_mask
+    atomic_numbers = jnp.where(real[:, None], batch.atomic_numbers, 0)
+    atoms = atomic_numbers > 0
+    points = batch.esp_mask & real[:, None]
+    return batch._replace(
+        atomic_numbers=atomic_numbers,
+        positions=jnp.where(atoms[..., None], batch.positions, 0.0),
+        total_charge=jnp.where(real, batch.total_charge, 0.0),
+        energy=jnp.where(real, batch.energy, 0.0),
+        forces=jnp.where(atoms[..., None], batch.forces, 0.0),
+        dipole=jnp.where(real[:, None], batch.dipole, 0.0),
+        grid=jnp.where(points[..., None], batch.grid, 0.0),
+        esp=jnp.where(points, batch.esp, 0.0),
+        esp_mask=points,
+        physnet_n_edges=jnp.where(real, batch.physnet_n_edges, 0),
+        dcmnet_n_edges=jnp.where(real, batch.dcmnet_n_edges, 0),
+    )
+
+
+@dataclass(frozen=True)
+class JointModel:
+    """PhysNet and DCMNet with one set of parameters, {"physnet", "dcmnet"[, "coulomb_scale"]}."""
+
+    physnet: PhysNet
+    dcmnet: DCMNet
+    mix_coulomb_energy: bool = False
+
+    def init(self, key: Array, batch: Batch) -> Params:
+        """New parameters; ``batch`` gives the shapes only."""
+        physnet_key, dcmnet_key = jax.random.split(key)
+        batch = clean(batch)
+        physnet_edges, dcmnet_edges = self._edges(batch, batch.positions)
+        params: dict[str, Any] = {
+            "physnet": self.physnet.init(
+                physnet_key, batch.atomic_numbers, batch.positions, physnet_edges, batch.total_charge
+            ),
+            "dcmnet": self.dcmnet.init(
+                dcmnet_key, batch.atomic_numbers, jnp.zeros_like(batch.positions[..., 0]), dcmnet_edges
+            ),
+        }
+        if self.mix_coulomb_energy:
+            params["coulomb_scale"] = jnp.zeros(())
+        return params
+
+    def apply(self, params: Params, batch: Batch) -> Prediction:
+        """Predict everything for a batch (padding cleaned with :func:`clean`)."""
+        prediction = self.apply_off_grid(params, batch)
+        batch_size = batch.positions.shape[0]
+        charges, sites = prediction.dcm_charges.reshape(batch_size, -1), prediction.dcm_sites.reshape(batch_size, -1, 3)
+        return prediction._replace(esp=electrostatic_potential(charges, sites, batch.grid))
+
+    def apply_off_grid(self, params: Params, batch: Batch) -> Prediction:
+        """The same without the potential on the grid: ``esp`` is (B, 0). It can be differentiated in forward mode."""
+
+        def total_energy(positions: Array) -> tuple[Array, _State]:
+            state = self._networks(params, batch, positions)
+            return state.energy.sum(), state
+
+        gradient, state = jax.grad(total_energy, has_aux=True)(batch.positions)
+        batch_size = batch.positions.shape[0]
+        origin = centers_of_mass(batch.positions, batch.atomic_numbers)
+        flat_charges = state.dcm_charges.reshape(batch_size, -1)
+        flat_sites = state.dcm_sites.reshape(batch_size, -1, 3)
+        return Prediction(
+            energy=state.energy,
+            forces=-gradient,
+            charges=state.charges,
+            dcm_charges=state.dcm_charges,
+            dcm_sites=state.dcm_sites,
+            dipole=dipole(state.charges, batch.positions, origin),
+            dipole_dcm=dipole(flat_charges, flat_sites, origin),
+            esp=jnp.zeros((batch_size, 0), batch.positions.dtype),
+        )
+
+    def _networks(self, params: Params, batch: Batch, positions: Array) -> _State:
+        physnet_edges, dcmnet_edges = self._edges(batch, positions)
+        physnet: Any = self.physnet.apply(
+            params["physnet"], batch.atomic_numbers, positions, physnet_edges, batch.total_charge
+        )
+        distributed: Any = self.dcmnet.apply(params["dcmnet"], batch.atomic_numbers, physnet.charges, dcmnet_edges)
+        sites = positions[:, :, None, :] + distributed.displacements
+        energy = physnet.energy
+        if self.mix_coulomb_energy:
+            coulomb = distributed_coulomb_energy(distributed.charges, sites, batch.atomic_numbers > 0)
+            energy = energy + params["coulomb_scale"] * coulomb
+        return _State(energy, physnet.charges, distributed.charges, sites)
+
+    def _edges(self, batch: Batch, positions: Array) -> tuple[Any, Any]:
+        return (
+            batch_edges(positions, batch.physnet_dst, batch.physnet_src, batch.physnet_n_edges, self.physnet.cutoff),
+            batch_edges(positions, batch.dcmnet_dst, batch.dcmnet_src, batch.dcmnet_n_edges, self.dcmnet.cutoff),
+        )
+
+
+def build_model(config: ModelConfig) -> JointModel:
+    """The model of these hyperparameters."""
+    return JointModel(
+        physnet=PhysNet(
+            features=config.physnet_features,
+            iterations=config.physnet_iterations,
+            basis=config.physnet_basis,
+            cutoff=config.physnet_cutoff,
+            residual_interaction=config.physnet_residual_interaction,
+            residual_atomic=config.physnet_residual_atomic,
+            residual_output=config.physnet_residual_output,
+        ),
+        dcmnet=DCMNet(
+            features=config.dcmnet_features,
+            iterations=config.dcmnet_iterations,
+            basis=config.dcmnet_basis,
+            cutoff=config.dcmnet_cutoff,
+            n_dcm=config.n_dcm,
+            max_degree=config.dcmnet_max_degree,
+            exact_monopoles=config.exact_monopoles,
+        ),
+        mix_coulomb_energy=config.mix_coulomb_energy,
+    )

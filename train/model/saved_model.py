@@ -1,0 +1,74 @@
+"""Portable weights without pickle: ``best/weights.safetensors`` and ``best/model.json``, enough to predict with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from shared.config_io import checked
+from shared.digests import write_atomically
+from shared.errors import UserError
+from train.config import ModelConfig
+from train.model.prediction import Params
+
+FORMAT_VERSION = 1
+UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "charge": "e", "dipole": "e·Å", "esp": "Hartree/e"}
+_WEIGHTS, _MODEL = "weights.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model as it is kept on disk."""
+
+    config: ModelConfig
+    reference_energies_ev: dict[int, float]
+    params: Params
+
+
+def save_weights(folder: Path, model: TrainedModel) -> None:
+    """Write the model; a reader sees the old weights or the new ones, never a part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [field.name for field in fields(ModelConfig) if field.name not in ("config", "cache_dir")]
+    settings = asdict(model.config)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "model": {name: settings[name] for name in names},
+        "units": UNITS,
+        "reference_energies_ev": {str(z): e for z, e in sorted(model.reference_energies_ev.items())},
+    }
+    text = json.dumps(description, indent=1, ensure_ascii=False).encode()
+    flat = {name: np.asarray(value) for name, value in flatten_dict(model.params, sep="/").items()}
+    write_atomically(folder / _MODEL, text)
+    write_atomically(folder / _WEIGHTS, save(flat))
+
+
+def load_weights(folder: Path) -> TrainedModel:
+    """Read a model.
+
+    Raises:
+        UserError: a file is missing, damaged, or of another version.
+    """
+    path = folder / _MODEL
+    try:
+        description = json.loads(path.read_text())
+        flat = load_file(folder / _WEIGHTS)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename or folder / _WEIGHTS}: no such file; a finished run has best/{_MODEL}"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise UserError(f"{folder}: damaged weights ({error}); train again, or copy the folder again") from error
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: format version {version}, but this program reads {FORMAT_VERSION}")
+    return TrainedModel(
+        config=checked(ModelConfig, description["model"], f"{path}: "),
+        reference_energies_ev={int(z): float(e) for z, e in description["reference_energies_ev"].items()},
+        params=unflatten_dict(flat, sep="/"),
+    )

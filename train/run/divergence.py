@@ -1,0 +1,81 @@
+"""What can be said of a run that diverged: the step, its molecules, the largest gradient, and where to go back to."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from shared.digests import write_atomically
+from shared.errors import UserError
+from shared.schema import NAME_ARRAY
+from train.data.loader import BatchPlan
+from train.run.checkpoint import Progress
+from train.run.session import Session
+from train.step.optimizer import TrainState
+
+_MOLECULES_NAMED = 4
+
+
+def diverged(session: Session, state: TrainState, progress: Progress, checkpoint: int | None) -> UserError:
+    """The error that ends the run; ``divergence.json`` has all of it.
+
+    Args:
+        session: of the run.
+        state: before the step that was refused, and with its number.
+        progress: of the epoch in which that was.
+        checkpoint: the latest one, if there is any.
+    """
+    step = int(state.step)
+    plans = session.plans(progress.epoch)
+    batch = step - progress.epoch * len(plans)
+    plan = plans[batch]
+    molecules = _molecules(session, plan)
+    norms, loss = _gradient_norms(session, state, plan)
+    # One that is not a number is the largest of all.
+    largest = max(norms, key=lambda name: math.inf if math.isnan(norms[name]) else norms[name])
+    best = f"best/ holds epoch {progress.best_epoch}" if progress.best_epoch else "there is no best/ yet"
+    kept = f"checkpoints/{checkpoint} is the latest state" if checkpoint is not None else "no checkpoint was saved yet"
+    record: dict[str, Any] = {
+        "step": step,
+        "epoch": progress.epoch + 1,
+        "batch": batch + 1,
+        "loss": loss,
+        "largest_loss": session.config.largest_loss,
+        "molecules": molecules,
+        "gradient_norms": norms,
+        "best_epoch": progress.best_epoch,
+        "checkpoint": checkpoint,
+    }
+    path = session.folder.divergence_file
+    if session.is_first:
+        write_atomically(path, json.dumps(record, indent=1).encode())
+    shown = ", ".join(f"row {molecule['row']} {molecule['name']}".rstrip() for molecule in molecules[:_MOLECULES_NAMED])
+    more = ", ..." if len(molecules) > _MOLECULES_NAMED else ""
+    bound = session.config.largest_loss
+    return UserError(
+        f"{session.folder.path}: diverged at step {step} (epoch {progress.epoch + 1}, batch {batch + 1} of "
+        f"{len(plans)}): loss {loss:.3g} (--largest-loss {bound:.3g}), largest gradient {norms[largest]:.3g} of "
+        f"{largest}, training molecules {shown}{more} (all in {path}); {best}, {kept}: look at these molecules, or "
+        f"start another --name with a lower --learning-rate, --init-from {session.folder.path} if best/ is good"
+    )
+
+
+def _molecules(session: Session, plan: BatchPlan) -> list[dict[str, Any]]:
+    bucket = session.feed.loader.buckets[plan.bucket]
+    names = (bytes(name).decode("utf-8", "replace") for name in bucket.take(NAME_ARRAY, plan.rows))
+    rows = (int(row) for row in bucket.take("row", plan.rows))
+    return [{"row": row, "name": name} for row, name in zip(rows, names, strict=True)]
+
+
+def _gradient_norms(session: Session, state: TrainState, plan: BatchPlan) -> tuple[dict[str, float], float]:
+    """Norm of the loss's gradient for each array of parameters, and the loss."""
+    steps, loader = session.steps, session.feed.loader
+    batch = loader.read(plan, steps.devices.own_part(loader.places))
+    gradient, loss, _ = steps.gradient(state.params, steps.devices.place_batch(batch, loader.places))
+    tree = steps.parameters.to_host(gradient)
+    norms = [float(np.linalg.norm(leaf.astype(np.float64))) for leaf in jax.tree.leaves(tree)]
+    return dict(zip((name for name, _ in steps.parameters.shapes), norms, strict=True)), float(loss)

@@ -1,0 +1,75 @@
+"""How far from their atoms a new network's distributed charges begin: as far as they will end, whatever was drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from shared.batch import Batch
+from train.config import ModelConfig
+from train.data.loader import Loader
+from train.model.graph import batch_edges
+from train.model.joint import build_model, clean
+from train.model.prediction import Params
+from train.step.devices import largest
+
+_TARGET_ANGSTROM = 0.2
+"""Root mean square over atoms of the farthest charge's displacement."""
+
+_MOST_MOLECULES = 64
+_SMALLEST_ANGSTROM = 1e-4
+"""Atoms without neighbours, or between such as cancel each other, have no direction to displace a charge in."""
+
+_LARGEST_FACTOR = 100.0
+
+
+def scale_displacements(params: Params, config: ModelConfig, charges: np.ndarray, loader: Loader) -> Params:
+    """The same parameters, with the weights that displacements are linear in multiplied by one number.
+
+    Drawn as they are, the displacements of one element in one molecule are of any length from 0.02 to 0.4 Å. Charges
+    that begin almost at their atom's place do not lie along one line for long, and end on one side of it.
+
+    Args:
+        params: of a new network.
+        config: of the model.
+        charges: (MAX_ATOMIC_NUMBER + 1,) in e, the monopoles to take for PhysNet's.
+        loader: of the training split, whose most numerous bucket with any edges is looked at.
+    """
+    lengths = _lengths(params, config, charges, loader)
+    if not len(lengths):
+        return params
+    factor = min(_TARGET_ANGSTROM / float(np.sqrt((lengths**2).mean())), _LARGEST_FACTOR)
+    # One number for all processes, which may round differently.
+    factor = largest(max(round(100.0 * factor), 1)) / 100.0
+    head = params["dcmnet"]["params"]["head"]
+    name, kernel = next(iter(head["tensor"].items()))
+    kernel = np.array(kernel)
+    kernel[..., 1, :] *= factor
+    network = {**params["dcmnet"]["params"], "head": {**head, "tensor": {name: kernel}}}
+    return {**params, "dcmnet": {**params["dcmnet"], "params": network}}
+
+
+def _lengths(params: Params, config: ModelConfig, charges: np.ndarray, loader: Loader) -> np.ndarray:
+    """Å, of the farthest charge of each atom that has any displacement, in a sample."""
+    sizes = [len(bucket) if bucket.shape.edge.dcmnet_edges else 0 for bucket in loader.buckets]
+    index = int(np.argmax(sizes))
+    if not sizes[index]:
+        return np.zeros(0)
+    dcmnet = build_model(config).dcmnet
+
+    @jax.jit
+    def farthest(params: Params, batch: Batch) -> jax.Array:
+        batch = clean(batch)
+        edges = batch_edges(batch.positions, batch.dcmnet_dst, batch.dcmnet_src, batch.dcmnet_n_edges, dcmnet.cutoff)
+        made: Any = dcmnet.apply(params, batch.atomic_numbers, jnp.asarray(charges)[batch.atomic_numbers], edges)
+        return jnp.sqrt((made.displacements**2).sum(axis=-1).max(axis=-1))
+
+    rows = np.unique(np.linspace(0, sizes[index] - 1, min(_MOST_MOLECULES, sizes[index])).astype(int))
+    # No more at once than a step takes, which the memory is known to suffice for.
+    parts = np.split(rows, range(loader.batch_size, len(rows), loader.batch_size))
+    batches = (loader.gather(index, part, loader.batch_size) for part in parts)
+    lengths = np.concatenate([np.ravel(farthest(params["dcmnet"], batch)) for batch in batches])
+    return lengths[lengths > _SMALLEST_ANGSTROM]

@@ -1,0 +1,331 @@
+"""A run from start to end: epochs, evaluation, best weights, checkpoints, and what is printed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from shared.errors import Interrupted, UserError
+from train import run_folder
+from train.config import TrainConfig
+from train.evaluation.evaluator import evaluate_split, finish_run
+from train.model.saved_model import TrainedModel, save_weights
+from train.run.checkpoint import Checkpoints, Progress, Saved
+from train.run.divergence import diverged
+from train.run.epoch import Dispatched
+from train.run.interruption import Interruption, stopped
+from train.run.session import Session, first_state, open_session, prepare_evaluation, split_loader
+from train.run.tracking import Tracker
+from train.run.watchdog import Watchdog
+from train.step.compiled_steps import Steps
+from train.step.devices import agreed, largest, own_devices
+from train.step.losses import loss_weights
+from train.step.metrics import mean_error, named_metrics, zero_sums
+from train.step.optimizer import TrainState
+
+_SAVE, _DIVERGED = 1, 1000
+"""What may have to be done after a dispatch, beside the number of a signal: the largest of all processes' counts."""
+
+_STEPS_BETWEEN_AGREEMENTS = 20
+"""Several processes have to do it after the same step, and asking each other makes the devices wait."""
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, or continue, the run that the settings name; returns its folder.
+
+    Raises:
+        UserError: no such preprocessed data, a folder that holds another run, or a diverged training.
+        Interrupted: a signal asked to stop; everything is saved.
+    """
+    with Interruption() as interruption, Watchdog(interruption) as watchdog:
+        session = open_session(config, interruption)
+        watchdog.watch(session.steps, session.folder)
+        try:
+            with _Training(session) as training:
+                training.run()
+            # From here on there is nothing to save.
+            interruption.at_once = True
+            if interruption.asked:
+                raise stopped(interruption.asked, "after the last epoch, and saved; the same command evaluates it")
+            _finish(session, plots=config.plot_results)
+        finally:
+            session.steps.close()
+            session.lock.release()
+    return session.folder.path
+
+
+class _Training:
+    """The epochs of a run."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._config = session.config
+        self._checkpoints = Checkpoints(session.folder.checkpoints, session.config.keep_checkpoints)
+        self._saved_at = time.monotonic()
+        self._evaluations: list[Future[Any]] = []
+        self._state: TrainState
+        self._sums: Any
+        self._progress: Progress
+        self._tracker: Tracker | None = None
+
+    def __enter__(self) -> _Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._checkpoints.close()
+        if self._tracker is not None:
+            self._tracker.close()
+
+    def run(self) -> None:
+        """Train what is missing of the run."""
+        session, config = self._session, self._config
+        self._begin()
+        self._tracker = Tracker(config, session.folder, self._progress.epoch, active=session.is_first)
+        while self._progress.epoch < config.epochs and not self._stops_early():
+            train_metrics = self._train_epoch()
+            valid_metrics = self._evaluate()
+            if not math.isfinite(valid_metrics["loss"]):
+                raise UserError(
+                    f"{session.folder.path}: the validation loss of epoch {self._progress.epoch + 1} is not a number, "
+                    "though the training loss is: look for values that are not finite in the validation split "
+                    "(make check-data), or train with a lower --learning-rate"
+                )
+            self._end_epoch(train_metrics, valid_metrics)
+        if self._stops_early():
+            session.tell(
+                f"no better epoch for the last {config.early_stopping} (--early-stopping): the best was "
+                f"epoch {self._progress.best_epoch}"
+            )
+
+    def _begin(self) -> None:
+        """The first state, or that of the newest checkpoint, while the steps are being compiled."""
+        session = self._session
+        steps = session.steps
+        new = self._checkpoints.latest() is None
+        creating = steps.prepare_create() if new else None
+        session.feed.prepare(session.plans(0))
+        self._evaluations = prepare_evaluation(session)
+        # All tracing ends before the first step begins, see Steps; what is traced is compiled meanwhile and afterwards.
+        session.interruption.wait_for(steps.traced())
+        if creating is not None:
+            session.interruption.wait_for(creating)
+            self._state, self._progress = first_state(session), Progress()
+            self._sums = steps.devices.place(zero_sums())
+        else:
+            saved, removed = self._checkpoints.restore(steps.abstract_state())
+            assert saved is not None
+            self._state, self._sums, self._progress = saved
+            for text in removed:
+                session.tell(f"warning: {text}; going on from the one before")
+            self._complete_best()
+        if session.is_first:
+            records = run_folder.read_metrics(session.folder, self._progress.epoch)
+            run_folder.rewrite_metrics(session.folder, records)
+        self._tell_where()
+
+    def _complete_best(self) -> None:
+        """The score of the best epoch: older checkpoints do not hold it, and what makes it best may have changed."""
+        best = self._progress.best_epoch
+        records = run_folder.read_metrics(self._session.folder, best)
+        scores = [self._score(record["valid"]) for record in records if record["epoch"] == best]
+        if scores:
+            self._progress = replace(self._progress, best_score=scores[0])
+        elif best and self._progress.best_score is None:
+            self._session.tell(
+                f"warning: epoch {best}, the best so far, is missing in {self._session.folder.metrics_file}; the next "
+                "one takes its place in best/"
+            )
+
+    def _score(self, valid_metrics: dict[str, float]) -> float:
+        if self._config.best_by == "loss":
+            return valid_metrics["loss"]
+        return mean_error(valid_metrics, loss_weights(self._config))
+
+    def _tell_where(self) -> None:
+        epoch, batch, epochs = self._progress.epoch, self._progress.batch, self._config.epochs
+        if epoch >= epochs:
+            self._session.tell(f"this run has finished its {epoch} epochs; more --epochs (make's EPOCHS=) continue it")
+        elif batch:
+            batches = self._session.feed.loader.batches_per_epoch
+            self._session.tell(f"continuing in epoch {epoch + 1} of {epochs}, after batch {batch} of {batches}")
+        elif epoch:
+            self._session.tell(f"continuing after epoch {epoch} of {epochs}")
+
+    def _stops_early(self) -> bool:
+        patience, progress = self._config.early_stopping, self._progress
+        return bool(patience) and progress.best_epoch > 0 and progress.epoch - progress.best_epoch >= patience
+
+    def _train_epoch(self) -> dict[str, float]:
+        session, done = self._session, self._progress.batch
+        plans = session.plans(self._progress.epoch)
+        start = time.perf_counter() - self._progress.seconds
+        with tqdm(
+            total=len(session.feed.loader),
+            initial=sum(len(plan.rows) for plan in plans[:done]),
+            desc=f"epoch {self._progress.epoch + 1}",
+            unit="mol",
+            leave=False,
+            disable=None if session.is_first else True,
+        ) as bar:
+            for loss, dispatched in self._dispatches(plans[done:]):
+                self._progress = replace(
+                    self._progress,
+                    batch=self._progress.batch + dispatched.steps,
+                    seconds=time.perf_counter() - start,
+                )
+                bar.update(dispatched.molecules)
+                if loss is not None:
+                    bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                self._answer(loss, dispatched.steps)
+        metrics = named_metrics(self._sums)
+        self._progress = replace(self._progress, seconds=time.perf_counter() - start)
+        if not math.isfinite(metrics["loss"]):
+            raise self._diverged()
+        return metrics
+
+    def _dispatches(self, plans: list[Any]) -> Iterator[tuple[float | None, Dispatched]]:
+        """What the feed dispatches, and a loss if one has arrived that was not seen yet.
+
+        Asking for one that has not arrived would make the device wait for the host.
+        """
+        waiting: Any = None
+        for dispatched in self._session.feed.epoch(self._state, self._sums, plans):
+            # These replace the arrays that went in, whose memory is given up.
+            self._state, self._sums = dispatched.state, dispatched.sums
+            loss = None
+            if waiting is not None and waiting.is_ready():
+                loss, waiting = float(waiting), None
+            waiting = dispatched.loss if waiting is None else waiting
+            yield loss, dispatched
+
+    def _answer(self, loss: float | None, steps: int) -> None:
+        """Save, stop, or end with what is known of a divergence, as it may be time to."""
+        todo = _DIVERGED if loss is not None and not math.isfinite(loss) else self._session.interruption.asked
+        todo = todo or (_SAVE if self._save_is_due else 0)
+        if jax.process_count() > 1:
+            before = self._progress.batch - steps
+            if before // _STEPS_BETWEEN_AGREEMENTS == self._progress.batch // _STEPS_BETWEEN_AGREEMENTS:
+                return
+            todo = largest(todo)
+        if todo == _DIVERGED:
+            raise self._diverged()
+        if todo:
+            self._save()
+        if todo > _SAVE:
+            raise self._stopped(todo)
+
+    def _evaluate(self) -> dict[str, float]:
+        session = self._session
+
+        def answer() -> None:
+            if session.interruption.asked and jax.process_count() == 1:
+                self._save()
+                raise self._stopped(session.interruption.asked)
+
+        for future in self._evaluations:
+            session.interruption.wait_while(future, answer)
+        self._evaluations = []
+        return evaluate_split(session.steps, self._state.ema_params, session.valid, not session.is_first, answer)
+
+    def _end_epoch(self, train_metrics: dict[str, float], valid_metrics: dict[str, float]) -> None:
+        session, config = self._session, self._config
+        epoch, score = self._progress.epoch + 1, self._score(valid_metrics)
+        seconds = self._progress.seconds
+        self._progress = replace(self._progress, epoch=epoch, batch=0, seconds=0.0)
+        self._sums = session.steps.devices.place(zero_sums())
+        if self._progress.best_score is None or score < self._progress.best_score:
+            self._progress = replace(self._progress, best_score=score, best_epoch=epoch)
+            self._save_best()
+        record = {
+            "epoch": epoch,
+            "seconds": seconds,
+            "samples_per_second": len(session.feed.loader) / seconds,
+            "input_wait_seconds": session.feed.input_wait,
+            "best_epoch": self._progress.best_epoch,
+            "train": train_metrics,
+            "valid": valid_metrics,
+        }
+        if session.is_first:
+            run_folder.append_metrics(session.folder, record)
+        if self._tracker is not None:
+            self._tracker.log(record)
+        session.tell(_epoch_line(record, config.epochs, best=self._progress.best_epoch == epoch))
+        last = epoch == config.epochs or self._stops_early()
+        named = bool(config.checkpoint_epochs) and epoch % config.checkpoint_epochs == 0
+        if last or named or agreed(self._save_is_due):
+            self._save()
+        if not last and (asked := largest(session.interruption.asked)):
+            self._save()
+            raise self._stopped(asked)
+        if config.plot_freq and epoch % config.plot_freq == 0 and not last:
+            _finish(session, plots=True, quiet=True)
+
+    @property
+    def _save_is_due(self) -> bool:
+        minutes = self._config.checkpoint_minutes
+        return minutes > 0 and time.monotonic() - self._saved_at > 60.0 * minutes
+
+    def _save(self) -> None:
+        # A loss arrives late: a refused step may be among those of this state, which must not be gone on from.
+        if not math.isfinite(float(self._sums.loss)):
+            raise self._diverged()
+        # An epoch has one place more than batches: that after the last one, before its evaluation.
+        places = self._session.feed.loader.batches_per_epoch + 1
+        step = self._progress.epoch * places + self._progress.batch
+        self._checkpoints.save(Saved(self._state, self._sums, self._progress), step)
+        self._saved_at = time.monotonic()
+
+    def _save_best(self) -> None:
+        session = self._session
+        if session.is_first:
+            params = session.steps.parameters.to_host(self._state.ema_params)
+            save_weights(session.folder.best, TrainedModel(self._config, session.cache.reference_energies_ev, params))
+
+    def _stopped(self, number: int) -> Interrupted:
+        progress = self._progress
+        where = f"after batch {progress.batch} of epoch {progress.epoch + 1}"
+        if not progress.batch:
+            where = f"after epoch {progress.epoch}" if progress.epoch else "before the first step"
+        return stopped(number, f"{where}, and saved; the same command continues there")
+
+    def _diverged(self) -> Exception:
+        return diverged(self._session, self._state, self._progress, self._checkpoints.latest())
+
+
+def _finish(session: Session, plots: bool, quiet: bool = False) -> None:
+    """Evaluate the best weights in the first process, which can look only at arrays of its own devices."""
+    if not session.is_first:
+        return
+    steps, valid = session.steps, session.valid
+    if jax.process_count() > 1:
+        own = own_devices()
+        steps = Steps(session.config, valid.batches_per_epoch, own)
+        valid = split_loader(session.cache, "valid", session.config, own)
+    finish_run(session.folder, steps, valid, "valid", plots, quiet)
+
+
+def _epoch_line(record: dict[str, Any], epochs: int, best: bool) -> str:
+    valid = record["valid"]
+    parts = [
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}",
+        f"{record['samples_per_second']:6.0f} mol/s",
+        f"loss {record['train']['loss']:.4g} / {valid['loss']:.4g}",
+    ]
+    # What no validation molecule has is left out.
+    if "energy_mae_ev" in valid:
+        parts.append(f"E {valid['energy_mae_ev'] * 1000:.2f} meV")
+    if "forces_mae_ev_per_angstrom" in valid:
+        parts.append(f"F {valid['forces_mae_ev_per_angstrom'] * 1000:.1f} meV/Å")
+    if "dipole_mae_debye" in valid:
+        parts.append(f"D {valid['dipole_mae_debye']:.4f} / {valid['dipole_dcm_mae_debye']:.4f} D")
+    if "esp_rmse_kcal_per_mol_e" in valid:
+        parts.append(f"ESP {valid['esp_rmse_kcal_per_mol_e']:.3f} kcal/mol/e")
+    return "  ".join(parts + ["*"] * best)

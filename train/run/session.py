@@ -1,0 +1,220 @@
+"""What stays fixed while a run trains, and the state that it begins with."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from filelock import BaseFileLock
+
+from shared.cache import Cache
+from shared.data_record import describe_data
+from shared.elements import symbol
+from shared.errors import UserError
+from shared.schema import Split
+from train import run_folder
+from train.config import ModelConfig, TrainConfig
+from train.data.esp_mask import EspSelection
+from train.data.loader import BatchPlan, Loader
+from train.data.missing_targets import check_esp, describe_missing
+from train.model.prediction import Params
+from train.model.saved_model import TrainedModel, load_weights
+from train.run.epoch import Feed, ResidentFeed, build_feed
+from train.run.initial_charges import element_charges
+from train.run.interruption import Interruption
+from train.run.run_data import open_data
+from train.run.tracking import require_trackers
+from train.run_folder import RunFolder
+from train.step.compiled_steps import Steps
+from train.step.devices import Devices, all_devices
+from train.step.optimizer import TrainState
+
+_FINE_TUNING_MAY_CHANGE = ("config", "cache_dir", "exact_monopoles", "mix_coulomb_energy")
+"""Settings of the model that do not change what its weights mean."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Settings, data and compiled functions of a run; the lock is released by whoever opened the session."""
+
+    config: TrainConfig
+    cache: Cache
+    folder: RunFolder
+    steps: Steps
+    feed: Feed
+    valid: Loader
+    interruption: Interruption
+    lock: BaseFileLock
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.steps.devices.is_first
+
+    def plans(self, epoch: int) -> list[BatchPlan]:
+        """The batches of an epoch, in order."""
+        return self.feed.loader.plan(self.config.seed, epoch)
+
+    def tell(self, text: str) -> None:
+        """Print, in the first process."""
+        if self.is_first:
+            print(text)
+
+
+def open_session(config: TrainConfig, interruption: Interruption) -> Session:
+    """Open the data and the run's folder.
+
+    Raises:
+        UserError: no such preprocessed data, or a folder that holds another run.
+    """
+    folder = RunFolder(Path(config.runs_dir) / config.name)
+    run_folder.check_settings(folder, config)
+    cache, note = open_data(config)
+    devices = all_devices()
+    loader, valid = (split_loader(cache, split, config, devices) for split in _TRAINED_SPLITS)
+    _check_before(config)
+    check_esp(loader, valid, config)
+    run_folder.prepare_run(config, cache, write=False)
+    lock = run_folder.lock(folder, devices.is_first)
+    try:
+        run_folder.prepare_run(config, cache, write=devices.is_first)
+        steps = Steps(config, loader.batches_per_epoch, devices)
+        feed = build_feed(config, steps, loader)
+    except UserError:
+        # Nobody else would release it, in a notebook.
+        lock.release()
+        raise
+    session = Session(config, cache, folder, steps, feed, valid, interruption, lock)
+    session.tell(f"train: data: {describe_data(cache.record)}")
+    if note:
+        session.tell(f"note: {note}")
+    where = "on the device" if isinstance(feed, ResidentFeed) else "streamed"
+    session.tell(
+        f"train: {len(loader):,} molecules, {len(loader.buckets)} bucket(s), {where}; "
+        f"{devices.count} {devices.platform} device(s); run {folder.path}"
+    )
+    for note in describe_missing(loader, valid):
+        session.tell(note)
+    for difference in run_folder.other_versions(config.from_run) if config.from_run else []:
+        session.tell(f"note: not as in {config.from_run}: {difference}; results may differ")
+    return session
+
+
+def _check_before(config: TrainConfig) -> None:
+    """What would end a run at its start is told before it has a folder, which would then be in the way.
+
+    Raises:
+        UserError: wandb is asked for and missing, or --init-from names what cannot be taken over.
+    """
+    require_trackers(config)
+    if config.init_from and not RunFolder(Path(config.runs_dir) / config.name).config_file.exists():
+        check_same_model(config, load_weights(RunFolder(Path(config.init_from)).best).config, config.init_from)
+
+
+def split_loader(cache: Cache, split: Split, config: TrainConfig, devices: Devices) -> Loader:
+    """The batches of one split, in arrays that divide among the devices.
+
+    Raises:
+        UserError: the split was not preprocessed.
+    """
+    if not cache.has_split(split):
+        raise UserError(f"{cache.frames_folder}: no {split} split; preprocess with --{split}-efd and --{split}-esp")
+    selection = EspSelection(config.esp_radius_factor, config.esp_min_distance, config.esp_max_value)
+    return Loader(cache.load_split(split), config.batch_size, selection, devices.count)
+
+
+def prepare_evaluation(session: Session) -> list[Future[Any]]:
+    """Begin to compile the evaluation of every bucket of the validation split."""
+    steps, loader = session.steps, session.valid
+    part = steps.devices.own_part(loader.places)
+    buckets = [index for index, bucket in enumerate(loader.buckets) if len(bucket)]
+    batches = (loader.read(BatchPlan(index, np.arange(1)), part) for index in buckets)
+    return [steps.prepare_evaluate(steps.devices.place_batch(batch, loader.places)) for batch in batches]
+
+
+def first_state(session: Session) -> TrainState:
+    """A new state: drawn from the seed, with each element's charge from the data, or with the weights of the run that
+    --init-from names.
+
+    Raises:
+        UserError: its weights cannot be read.
+    """
+    config, steps = session.config, session.steps
+    state = steps.create_state(config.seed)
+    params = steps.parameters.to_host(state.params)
+    params = _from_run(session, params) if config.init_from else _fitted_to_data(session, params)
+    vector = jnp.asarray(steps.parameters.from_host(params))
+    # Two arrays: a step gives the memory of each of them back.
+    return state._replace(params=steps.devices.place(vector), ema_params=steps.devices.place(vector.copy()))
+
+
+def _fitted_to_data(session: Session, params: Params) -> Params:
+    """Charges that the dipoles or ESPs tell, and displacements of one length."""
+    from train.run.initial_displacements import scale_displacements  # slow: imports the model
+
+    loader = session.feed.loader
+    charges = element_charges(loader)
+    shift = np.array(params["physnet"]["params"]["shift"])
+    shift[:, 1] = charges
+    network = {**params["physnet"]["params"], "shift": shift}
+    params = {**params, "physnet": {**params["physnet"], "params": network}}
+    return scale_displacements(params, session.config, charges, loader)
+
+
+def _from_run(session: Session, params: Params) -> Params:
+    folder = RunFolder(Path(session.config.init_from))
+    trained = load_weights(folder.best)
+    references = session.cache.reference_energies_ev
+    known = set(trained.reference_energies_ev)
+    session.tell(f"weights of {folder.best}")
+    for atomic_number in sorted(set(references) - known):
+        session.tell(f"note: {symbol(atomic_number)} was not in that training; its weights are as drawn there")
+    return {**params, **with_references(trained, references).params}
+
+
+def check_same_model(config: ModelConfig, other: ModelConfig, run: str) -> None:
+    """Whether weights can be taken over.
+
+    Raises:
+        UserError: they cannot; names the settings that differ.
+    """
+    names = [field.name for field in fields(ModelConfig) if field.name not in _FINE_TUNING_MAY_CHANGE]
+    if other.mix_coulomb_energy and not config.mix_coulomb_energy:
+        names.append("mix_coulomb_energy")
+    changed = [name for name in names if getattr(config, name) != getattr(other, name)]
+    if changed:
+        flags = " ".join(f"--{name.replace('_', '-')} {getattr(other, name)}" for name in changed)
+        raise UserError(f"--init-from {run}: its model has other settings than this one; take over {flags}")
+
+
+def fit_to_data(trained: TrainedModel, cache: Cache, run: Path) -> TrainedModel:
+    """The same total energies, relative to the reference energies of other data.
+
+    Raises:
+        UserError: the data hold elements that the model was not trained on.
+    """
+    references = cache.reference_energies_ev
+    unknown = sorted(set(references) - set(trained.reference_energies_ev))
+    if unknown:
+        names = ", ".join(symbol(z) for z in unknown)
+        known = ", ".join(symbol(z) for z in sorted(trained.reference_energies_ev))
+        raise UserError(f"{cache.frames_folder}: holds {names}, but {run} was trained on {known}; evaluate other data")
+    return with_references(trained, references)
+
+
+def with_references(trained: TrainedModel, references: dict[int, float]) -> TrainedModel:
+    """The same total energies relative to other reference energies: the difference enters each element's shift."""
+    physnet = trained.params["physnet"]["params"]
+    shift = np.array(physnet["shift"])
+    for atomic_number, energy in references.items():
+        if atomic_number in trained.reference_energies_ev:
+            shift[atomic_number, 0] += trained.reference_energies_ev[atomic_number] - energy
+    params = {**trained.params, "physnet": {"params": {**physnet, "shift": shift}}}
+    return replace(trained, params=params, reference_energies_ev={**trained.reference_energies_ev, **references})
+
+
+_TRAINED_SPLITS: tuple[Split, Split] = ("train", "valid")

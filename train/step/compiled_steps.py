@@ -1,0 +1,300 @@
+"""A run's compiled functions, each compiled once for each bucket shape; what was traced and compiled is kept.
+
+JAX keeps compiled programs, but to find one it must trace the model again, which takes longer than a short training.
+So the traced programs are kept as well, serialised by ``jax.export`` (no pickle), under a digest of all that they
+depend on: this project's sources, the versions of the libraries, the settings and the devices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import xxhash
+from jax import export
+
+from shared.batch import Batch
+from shared.digests import settings_digest
+from train.config import TrainConfig
+from train.model.prediction import Prediction
+from train.step.devices import Devices
+from train.step.dispatches import Dispatches
+from train.step.metrics import MetricSums, zero_sums
+from train.step.optimizer import TrainState, build_optimizer, new_state, schedule
+from train.step.parameter_vector import ParameterVector
+from train.step.program_cache import kept_programs
+
+Array = jax.Array
+
+_DO_NOT_MATTER = (
+    *("config", "cache_dir", "runs_dir", "name", "epochs", "batch_size", "seed", "plot_results", "plot_freq"),
+    *("learning_rate", "schedule", "warmup_epochs", "esp_min_distance", "esp_max_value", "esp_radius_factor"),
+    *("data_placement", "host_devices", "distributed", "coordinator", "processes", "process_id"),
+    *("from_run", "init_from", "largest_loss", "early_stopping", "best_by", "tensorboard", "wandb"),
+    *("checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),
+)
+"""Settings that the programs do not contain: they are arguments, or stay on the host. A new one is taken to matter."""
+
+_COMPILED_AT_ONCE = 2
+
+_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax")
+
+
+class Steps:
+    """The functions of a run, on all its devices together.
+
+    Each is compiled when it is used, or in the background when it is prepared, so that the first batch of a further
+    bucket does not have to wait, and a signal can be answered meanwhile.
+
+    Nothing is traced while a step is under way, whatever the caller does: a step waits for all tracing to end, and new
+    shapes wait for all steps. For tracing runs operations of its own (e.g. for e3x's coefficients), in XLA's few
+    threads, in which the devices of a step wait for each other; each may wait for the other for ever, see
+    :func:`train.step.devices.start_devices`. Compiling runs no operations, and goes on beside steps.
+
+    To be used by one thread.
+    """
+
+    def __init__(self, config: TrainConfig, steps_per_epoch: int, devices: Devices) -> None:
+        """For ``steps_per_epoch`` steps in each of the epochs, over which the learning rate changes."""
+        self.devices = devices
+        self._config = config
+        self._schedule = devices.place(schedule(config, steps_per_epoch))
+        # Several processes have to trace alike, and need not share a disk.
+        self._kept = kept_programs(self._digest()) if jax.process_count() == 1 else None
+        self.dispatches = Dispatches()
+        self._traced: dict[tuple[Any, ...], Future[Any]] = {}
+        self._executables: dict[tuple[Any, ...], Future[Any]] = {}
+        self._tracer = ThreadPoolExecutor(1, thread_name_prefix="trace")
+        self._compiler = ThreadPoolExecutor(_COMPILED_AT_ONCE, thread_name_prefix="compile")
+
+    def create_state(self, seed: int) -> TrainState:
+        """A new state: the same for any devices, and placed where it stays, for it not to compile the step twice.
+
+        It is drawn on the host's processor, and compiled without optimization, which would take longer than drawing.
+        """
+        structure = jax.tree.structure(new_state(np.zeros(1, np.float32), self._optimizer))
+        (state,) = self._run("create", _key_data(seed), (structure,))
+        return self.devices.place(jax.device_get(state))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and placement of a state, enough to compile for."""
+        params = np.zeros(self.parameters.size, np.float32)
+        shapes = jax.eval_shape(lambda: new_state(jax.numpy.asarray(params), self._optimizer))
+        placed = self.devices.replicated
+        abstract: TrainState = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), shapes)
+        return abstract
+
+    def train(self, state: TrainState, sums: MetricSums, batch: Batch) -> tuple[TrainState, MetricSums, Any]:
+        """One optimizer step on a batch, as a block of one, see :meth:`train_block`."""
+        return self.train_block(state, sums, jax.tree.map(lambda array: array[None], batch), 0, 1)
+
+    def train_block(
+        self, state: TrainState, sums: MetricSums, batches: Batch, first: int, last: int
+    ) -> tuple[TrainState, MetricSums, Any]:
+        """The steps ``first`` to ``last`` (exclusive) of a block; adds to the metric sums.
+
+        Args:
+            state: its memory is given back.
+            sums: given back.
+            batches: (steps, batch size, ...).
+            first: of ``batches``.
+            last: of ``batches``.
+
+        Returns:
+            the new state, the new sums, and the last loss, which may not have arrived yet.
+        """
+        bounds = np.asarray(first, np.int32), np.asarray(last, np.int32)
+        results = tuple(map(jax.tree.structure, (state, sums, 0)))
+        arguments = (state, sums, batches, *bounds, self._schedule)
+        return self._run("train_block", arguments, results, donated=(state, sums), steps=last - first)
+
+    def train_resident(
+        self, state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: int, last: int
+    ) -> tuple[TrainState, MetricSums, Any]:
+        """The steps ``first`` to ``last`` (exclusive), as :meth:`train_block`, of molecules that lie on the device.
+
+        Args:
+            state: given back.
+            sums: given back.
+            data: all molecules of a bucket, on every device.
+            rows: (steps, batch size) molecules of each step, -1 for none.
+            first: of ``rows``.
+            last: of ``rows``.
+        """
+        bounds = np.asarray(first, np.int32), np.asarray(last, np.int32)
+        results = tuple(map(jax.tree.structure, (state, sums, 0)))
+        arguments = (state, sums, data, rows, *bounds, self._schedule)
+        return self._run("train_resident", arguments, results, donated=(state, sums), steps=last - first)
+
+    def prepare_create(self) -> Future[Any]:
+        """Begin to compile :meth:`create_state`."""
+        return self._executable("create", _key_data(0), ())
+
+    def prepare_train_block(self, batches: Batch) -> Future[Any]:
+        """Begin to compile :meth:`train_block` for these shapes (arrays, or what has their shapes and placement)."""
+        state, sums, bound = self.abstract_state(), self.devices.place(zero_sums()), np.zeros((), np.int32)
+        return self._executable("train_block", (state, sums, batches, bound, bound, self._schedule), (state, sums))
+
+    def prepare_train_resident(self, data: Batch, rows: Array) -> Future[Any]:
+        """Begin to compile :meth:`train_resident` for these shapes."""
+        state, sums, bound = self.abstract_state(), self.devices.place(zero_sums()), np.zeros((), np.int32)
+        arguments = (state, sums, data, rows, bound, bound, self._schedule)
+        return self._executable("train_resident", arguments, donated=(state, sums))
+
+    def prepare_evaluate(self, batch: Batch) -> Future[Any]:
+        """Begin to compile :meth:`evaluate` for these shapes."""
+        return self._executable("evaluate", (self.abstract_state().params, self.devices.place(zero_sums()), batch), ())
+
+    def traced(self) -> Future[None]:
+        """Done when everything that was prepared is traced. The first step waits for it, without answering signals."""
+        return self._tracer.submit(lambda: None)
+
+    @property
+    def compiling(self) -> bool:
+        """Whether anything that was prepared is still being compiled. May be asked by any thread."""
+        return any(not future.done() for future in list(self._executables.values()))
+
+    def close(self) -> None:
+        """Do not begin what was prepared and is not needed any more."""
+        for key, future in list(self._executables.items()):
+            if future.cancel():
+                del self._executables[key]
+                if key in self._traced:
+                    self._traced.pop(key).cancel()
+
+    def gradient(self, params: Array, batch: Batch) -> tuple[Array, Array, MetricSums]:
+        """Gradient of the loss (P,), the loss, and the metric sums of a batch; for a diagnosis."""
+        results = (jax.tree.structure(0), jax.tree.structure(0), jax.tree.structure(zero_sums()))
+        return self._run("gradient", (params, batch), results)
+
+    def evaluate(self, params: Array, sums: MetricSums, batch: Batch) -> tuple[MetricSums, Prediction]:
+        """Predictions for a batch; adds to the metric sums."""
+        results = jax.tree.structure(sums), _structure_of(Prediction)
+        return self._run("evaluate", (params, sums, batch), results)
+
+    def compilations(self) -> tuple[int, int]:
+        """How many training steps, and how many evaluations, were compiled."""
+        names = [name for name, *_ in self._executables]
+        return names.count("train_block") + names.count("train_resident"), names.count("evaluate")
+
+    @cached_property
+    def parameters(self) -> ParameterVector:
+        """Where each parameter stands in the vector."""
+        kept = self._kept.load("parameters") if self._kept else None
+        if kept is not None:
+            return ParameterVector.of(json.loads(kept))
+        from train.step.train_step import parameter_vector  # slow: imports and traces the model
+
+        made = parameter_vector(self._config)
+        if self._kept:
+            self._kept.save("parameters", json.dumps(made.shapes).encode())
+        return made
+
+    @cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return build_optimizer(self._config, self.parameters.networks)
+
+    @cached_property
+    def _functions(self) -> dict[str, Callable[..., Any]]:
+        from train.step.train_step import build_functions  # slow: imports the model
+
+        return build_functions(self._config, self.devices, self.parameters)
+
+    def _run(
+        self, name: str, arguments: tuple[Any, ...], results: tuple[Any, ...], donated: Any = (), steps: int = 1
+    ) -> Any:
+        """Call a function, compiled for these shapes; ``donated`` are its first arguments, ``results`` their trees."""
+        executable = self._executable(name, arguments, donated).result()
+        wait(self._traced.values())
+        self._traced.clear()
+        with self.dispatches.one(_key(name, arguments), steps) as dispatch:
+            outputs = executable(*jax.tree.leaves(arguments))
+            # The last one, a loss or a prediction, is never donated.
+            dispatch.output = outputs[-1]
+        return jax.tree.unflatten(jax.tree_util.treedef_tuple(results), outputs)
+
+    def _executable(self, name: str, arguments: tuple[Any, ...], donated: Any) -> Future[Any]:
+        key = _key(name, arguments)
+        if key not in self._executables:
+            self.dispatches.wait()
+            leaves, tree = jax.tree.flatten(arguments)
+            shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves]
+            count = len(jax.tree.leaves(donated))
+            self._traced[key] = self._tracer.submit(self._trace, key, shapes, tree, count)
+            self._executables[key] = self._compiler.submit(self._compile, name, self._traced[key])
+        return self._executables[key]
+
+    def _trace(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
+        """From the kept program if there is one; flat lists of arrays go in and come out."""
+        where = jax.default_device(jax.local_devices(backend="cpu")[0]) if key[0] == "create" else nullcontext()
+        with where:
+            return self._lower(key, shapes, tree, donated)
+
+    def _compile(self, name: str, traced: Future[Any]) -> Any:
+        # A new state is drawn once: optimizing that would take longer.
+        options = {"xla_backend_optimization_level": 0} if name == "create" else compiler_options(self.devices)
+        return traced.result().compile(compiler_options=options)
+
+    def _lower(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
+        name = key[0]
+
+        def flat(*leaves: Any) -> list[Any]:
+            return jax.tree.leaves(self._functions[name](*jax.tree.unflatten(tree, leaves)))
+
+        function: Callable[..., Any] = flat
+        if self._kept:
+            entry = settings_digest({"key": key})
+            kept = self._kept.load(entry)
+            if kept is None:
+                platform = "cpu" if name == "create" else export.default_export_platform()
+                kept = bytes(export.export(jax.jit(flat), platforms=[platform])(*shapes).serialize())
+                self._kept.save(entry, kept)
+            function = export.deserialize(bytearray(kept)).call
+        jitted: Any = jax.jit(function, donate_argnums=tuple(range(donated)))
+        return jitted.lower(*shapes)
+
+    def _digest(self) -> str:
+        settings = {name: value for name, value in asdict(self._config).items() if name not in _DO_NOT_MATTER}
+        digest = xxhash.xxh3_128()
+        for path in _sources():
+            digest.update(path.read_bytes())
+        versions = {name: metadata.version(name) for name in _PACKAGES}
+        devices = [self.devices.platform, self.devices.count]
+        return settings_digest(
+            {"settings": settings, "sources": digest.hexdigest(), "versions": versions, "devices": devices}
+        )
+
+
+def _sources() -> list[Path]:
+    """All that a traced function can be made of: by the import contracts it reaches no other room."""
+    root = Path(__file__).parents[2]
+    rooms = [path for room in ("data", "model", "step") for path in (root / "train" / room).rglob("*.py")]
+    return sorted([*(root / "shared").glob("*.py"), root / "train" / "config.py", *rooms])
+
+
+def compiler_options(devices: Devices) -> dict[str, Any]:
+    """Measured on a processor: a third less to compile, and steps of the same speed."""
+    return {"xla_backend_optimization_level": 1} if devices.platform == "cpu" else {}
+
+
+def _key(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (name, *(leaf.shape for leaf in jax.tree.leaves(arguments)))
+
+
+def _key_data(seed: int) -> tuple[Any]:
+    return (np.asarray(jax.random.key_data(jax.random.key(seed))),)
+
+
+def _structure_of(fields: Any) -> Any:
+    """Tree structure of a NamedTuple of arrays."""
+    return jax.tree.structure(fields(*fields._fields))

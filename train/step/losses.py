@@ -1,0 +1,111 @@
+"""The joint loss: L = ½Δ² of each target, averaged over what is real and known, weighted and summed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from shared.batch import Batch, known_targets
+from train.config import TrainConfig
+from train.model.prediction import Prediction
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms, and the charges whose dipole is fitted."""
+
+    energy: float
+    forces: float
+    dipole: float
+    esp: float
+    mono: float
+    dipole_source: Literal["physnet", "dcmnet"]
+
+
+class Losses(NamedTuple):
+    """Unweighted terms and their weighted sum; scalars."""
+
+    total: Array
+    energy: Array  # eV²
+    forces: Array  # (eV/Å)²
+    dipole: Array  # (e·Å)²
+    esp: Array  # (Hartree/e)²
+    mono: Array  # e²
+
+
+def loss_weights(config: TrainConfig) -> LossWeights:
+    """The weights that the settings name."""
+    return LossWeights(
+        config.energy_weight,
+        config.forces_weight,
+        config.dipole_weight,
+        config.esp_weight,
+        config.mono_weight,
+        config.dipole_source,
+    )
+
+
+def esp_mean_square(error: Array, batch: Batch) -> Array:
+    """Mean square over each molecule's grid points (B,), 0 where it has none."""
+    points = batch.esp_mask.sum(axis=1)
+    return jnp.where(batch.esp_mask, error**2, 0.0).sum(axis=1) / jnp.maximum(points, 1)
+
+
+class Counts(NamedTuple):
+    """What the means of a batch divide by; scalars."""
+
+    molecules: Array
+    atoms: Array
+    energy_molecules: Array  # with a known energy
+    force_atoms: Array  # of molecules with known forces
+    dipole_molecules: Array  # with a known dipole
+    esp_molecules: Array  # with any grid point that counts
+
+
+def count(batch: Batch) -> Counts:
+    """Counts of a cleaned batch, or of a device's part of it; those of the parts add up."""
+    known = known_targets(batch)
+    masks = (batch.molecule_mask, batch.atomic_numbers > 0, known.energy, known.forces, known.dipole, known.esp)
+    return Counts(*(mask.sum().astype(jnp.float32) for mask in masks))
+
+
+def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, counts: Counts | None = None) -> Losses:
+    """The loss of a cleaned batch: a padded batch has the loss of the unpadded one.
+
+    Energies and dipoles are averaged over molecules, forces over the atoms' components, the ESP over each
+    molecule's grid points and then over molecules, monopoles over atoms. A target that is not known (NaN, or no grid
+    point that counts) has no part in its average; a target that no molecule has, no loss.
+
+    Args:
+        prediction: of these molecules.
+        batch: their references.
+        weights: of the terms.
+        counts: of the whole batch, if this is a part: the losses of the parts add up to that of the whole.
+    """
+    counts = Counts(*(jnp.maximum(number, 1.0) for number in (counts or count(batch))))
+    known = known_targets(batch)
+    fitted_dipole = prediction.dipole if weights.dipole_source == "physnet" else prediction.dipole_dcm
+    monopoles = prediction.dcm_charges.sum(axis=-1)
+
+    def half_mean_square(error: Array, mask: Array, number: Array) -> Array:
+        # Selected before it is squared: the derivative of the square of an unknown target's error is NaN, even times 0.
+        return 0.5 * (jnp.where(mask, error, 0.0) ** 2).sum() / number
+
+    energy = half_mean_square(prediction.energy - batch.energy, known.energy, counts.energy_molecules)
+    forces = half_mean_square(prediction.forces - batch.forces, known.forces[..., None], 3.0 * counts.force_atoms)
+    dipole = half_mean_square(fitted_dipole - batch.dipole, known.dipole[:, None], 3.0 * counts.dipole_molecules)
+    esp = 0.5 * esp_mean_square(prediction.esp - batch.esp, batch).sum() / counts.esp_molecules
+    mono = half_mean_square(monopoles - prediction.charges, batch.atomic_numbers > 0, counts.atoms)
+    total = (
+        weights.energy * energy
+        + weights.forces * forces
+        + weights.dipole * dipole
+        + weights.esp * esp
+        + weights.mono * mono
+    )
+    return Losses(total, energy, forces, dipole, esp, mono)

@@ -1,0 +1,151 @@
+"""Errors as sums on the device, turned into named numbers once an epoch. Names carry their unit."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from shared.batch import Batch, known_targets
+from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.model.prediction import Prediction
+from train.step.losses import Counts, Losses, LossWeights, count, esp_mean_square
+
+Array = jax.Array
+
+
+class MetricSums(NamedTuple):
+    """Sums over what is real and known, and the counts that :class:`train.step.losses.Counts` has too; scalars."""
+
+    molecules: Array
+    atoms: Array
+    energy_molecules: Array
+    force_atoms: Array
+    dipole_molecules: Array
+    esp_molecules: Array
+    loss: Array
+    energy: Array
+    forces: Array
+    dipole: Array
+    dipole_dcm: Array
+    esp: Array
+    esp_point_charges: Array
+    monopole: Array
+
+
+METRIC_NAMES = (
+    "loss",
+    "energy_mae_ev",
+    "forces_mae_ev_per_angstrom",
+    "dipole_mae_debye",
+    "dipole_dcm_mae_debye",
+    "esp_rmse_kcal_per_mol_e",
+    "esp_rmse_point_charges_kcal_per_mol_e",
+    "monopole_mae_e",
+)
+
+
+_SMALLEST_ERROR = 1e-6
+"""In any of the units; less is float32's noise, where there is nothing to err about (dipoles that are zero)."""
+
+
+def zero_sums() -> MetricSums:
+    """Sums over nothing."""
+    return MetricSums(*(jnp.zeros(()) for _ in MetricSums._fields))
+
+
+def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Counts, point_charges: bool) -> MetricSums:
+    """Sums over one cleaned batch, or over a part of it; those of the parts add up.
+
+    Args:
+        prediction: of these molecules.
+        batch: their references.
+        losses: of these molecules.
+        counts: of the whole batch.
+        point_charges: also evaluate the ESP of PhysNet's own charges (a third more work on the grid).
+    """
+    known = known_targets(batch)
+    atoms = batch.atomic_numbers > 0
+
+    def over_molecules(error: Array, mask: Array) -> Array:
+        error = jnp.abs(error).reshape(error.shape[0], -1).mean(axis=1)
+        return jnp.where(mask, error, 0.0).sum()
+
+    if point_charges:
+        from train.model.electrostatics import (
+            electrostatic_potential,  # slow: imports e3x, and the rest here does not need it
+        )
+
+        esp = electrostatic_potential(prediction.charges, batch.positions, batch.grid)
+        point_square = esp_mean_square(esp - batch.esp, batch).sum()
+    else:
+        point_square = jnp.full((), jnp.nan)
+    monopole = jnp.abs(prediction.dcm_charges.sum(axis=-1) - prediction.charges)
+    return MetricSums(
+        **count(batch)._asdict(),
+        loss=losses.total * counts.molecules,
+        energy=over_molecules(prediction.energy - batch.energy, known.energy),
+        forces=jnp.where(known.forces[..., None], jnp.abs(prediction.forces - batch.forces), 0.0).sum() / 3.0,
+        dipole=over_molecules(prediction.dipole - batch.dipole, known.dipole),
+        dipole_dcm=over_molecules(prediction.dipole_dcm - batch.dipole, known.dipole),
+        esp=esp_mean_square(prediction.esp - batch.esp, batch).sum(),
+        esp_point_charges=point_square,
+        monopole=jnp.where(atoms, monopole, 0.0).sum(),
+    )
+
+
+def add_sums(first: MetricSums, second: MetricSums) -> MetricSums:
+    """Sums over both."""
+    return MetricSums(*(a + b for a, b in zip(first, second, strict=True)))
+
+
+def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
+    """Geometric mean of the errors that the loss weighs: energy, forces, dipole, ESP. The lower, the better.
+
+    A change by one part in a hundred counts the same in each of them, whatever its unit and weight. The loss itself is
+    a mean of squares, and a few strained molecules with the largest forces can decide it: on 38 small molecules, its
+    lowest value could come a fifth of the way through a training that went on to halve all errors.
+
+    Args:
+        metrics: of the validation split, as :func:`named_metrics` gives them.
+        weights: of the loss; targets of weight 0 do not count, nor do those that no molecule of the split has.
+    """
+    dipole = "dipole_mae_debye" if weights.dipole_source == "physnet" else "dipole_dcm_mae_debye"
+    names = {
+        "energy_mae_ev": weights.energy,
+        "forces_mae_ev_per_angstrom": weights.forces,
+        dipole: weights.dipole,
+        "esp_rmse_kcal_per_mol_e": weights.esp,
+    }
+    known = [metrics[name] for name, weight in names.items() if weight > 0 and name in metrics]
+    errors = [max(error, _SMALLEST_ERROR) for error in known]
+    return float(np.exp(np.mean(np.log(errors)))) if errors else metrics["loss"]
+
+
+def named_metrics(sums: MetricSums) -> dict[str, float]:
+    """Mean errors under the names of METRIC_NAMES; this is where the device is waited for.
+
+    Left out are errors that were not summed (NaN), and those of targets that no molecule has.
+    """
+    s = {name: float(value) for name, value in jax.device_get(sums)._asdict().items()}
+    debye = 1.0 / DEBYE_IN_E_ANGSTROM
+    means = {
+        "loss": (s["loss"], max(s["molecules"], 1.0)),
+        "energy_mae_ev": (s["energy"], s["energy_molecules"]),
+        "forces_mae_ev_per_angstrom": (s["forces"], s["force_atoms"]),
+        "dipole_mae_debye": (s["dipole"] * debye, s["dipole_molecules"]),
+        "dipole_dcm_mae_debye": (s["dipole_dcm"] * debye, s["dipole_molecules"]),
+        "esp_rmse_kcal_per_mol_e": (s["esp"], s["esp_molecules"]),
+        "esp_rmse_point_charges_kcal_per_mol_e": (s["esp_point_charges"], s["esp_molecules"]),
+        "monopole_mae_e": (s["monopole"], s["atoms"]),
+    }
+    if math.isnan(s["esp_point_charges"]) and not math.isnan(s["loss"]):
+        del means["esp_rmse_point_charges_kcal_per_mol_e"]
+    named = {name: total / number for name, (total, number) in means.items() if number > 0}
+    for name in named:
+        if name.startswith("esp"):
+            named[name] = math.sqrt(named[name]) * HARTREE_IN_KCAL_PER_MOL
+    return named
