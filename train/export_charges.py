@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.inference.charmm_frames import local_frames_text
     from train.inference.molecule_input import read_molecules
     from train.inference.predictor import Predictor
+    from train.step.program_cache import keep_compilations
 
+    keep_compilations()
     molecules = read_molecules(asked.molecule, asked.geometry)
     if asked.local_frames and len(molecules) > 1:
         raise UserError(

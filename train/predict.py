@@ -94,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from shared.input.labelled import expand_files, open_source
     from shared.input.labels import FrameKeys
     from train.inference.predictor import Predictor
+    from train.step.program_cache import keep_compilations
 
+    keep_compilations()
     files = expand_files(asked.data, "--data")
     keys = FrameKeys(asked.energy_key, asked.forces_key, asked.dipole_key, asked.charge_key)
     sources = [open_source(name, keys) for name in files]

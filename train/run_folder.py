@@ -73,6 +73,10 @@ class RunFolder:
         """Pictures."""
         return self.path / "plots"
 
+    def picture_file(self, name: str) -> Path:
+        """A picture of the run."""
+        return self.plots / f"{name}.png"
+
     @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""

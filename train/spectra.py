@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if asked.md_ps and 1000.0 * asked.md_ps / asked.timestep < _FEWEST_STEPS:
         raise UserError(f"--md-ps {asked.md_ps:g}: at least {_FEWEST_STEPS} steps of --timestep {asked.timestep:g} fs")
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    from shared.drawing import save_picture
     from train.inference.calculator import JointCalculator
     from train.inference.infrared import (
         describe_modes,
@@ -76,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_spectra,
     )
     from train.inference.molecule_input import read_molecule
+    from train.step.program_cache import keep_compilations
 
+    keep_compilations()
     atoms = read_molecule(asked.molecule, asked.geometry)
     if asked.charge is not None:
         atoms.info["charge"] = asked.charge
@@ -91,12 +94,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_geometry(folder / "geometry.xyz", atoms)
     write_modes(folder / "modes.csv", modes)
     write_spectra(folder / "spectrum.csv", modes, asked.width)
-    draw_spectra(folder / "spectrum.png", name, modes, asked.width)
+    picture = folder / "spectrum.png"
+    save_picture(picture, lambda: draw_spectra(name, modes, asked.width))
     if asked.md_ps:
         # Last: it may take long, and be stopped.
         dynamics = infrared_from_dynamics(atoms, asked.md_ps, asked.timestep, asked.temperature, asked.seed)
         write_spectra(folder / "spectrum.csv", modes, asked.width, dynamics)
-        draw_spectra(folder / "spectrum.png", name, modes, asked.width, dynamics)
+        save_picture(picture, lambda: draw_spectra(name, modes, asked.width, dynamics))
     print(f"geometry, modes, spectrum and picture in {folder}")
 
 

@@ -15,14 +15,12 @@ from preprocess.reference.molecules import Molecule
 from preprocess.reference.theory import LeftOut, converge, forces
 from shared import units
 from shared.elements import MASSES
+from shared.normal_modes import HBAR, normal_modes
 
 _LARGEST_FORCE = 1e-3
 """eV/Å, at which a geometry is relaxed."""
 
 _LARGEST_STEPS = 300
-
-_INDEPENDENT = 1e-3
-"""Singular value, relative to the largest, above which a rotation moves a (nearly) linear molecule."""
 
 
 class Modes(NamedTuple):
@@ -63,26 +61,18 @@ def relax(molecule: Molecule, level: Level) -> np.ndarray:
 
 
 def harmonic_modes(molecule: Molecule, hessian: np.ndarray) -> Modes:
-    """Modes of a Hessian, (3n, 3n) in eV/Å², of a relaxed geometry; translations and rotations are projected out.
+    """Return the modes of a Hessian, (3n, 3n) in eV/Å², of a relaxed geometry.
 
     Raises:
         LeftOut: the geometry is a saddle point.
     """
-    root = np.sqrt(np.repeat(MASSES[molecule.atomic_numbers], 3))
-    basis = _vibrations(molecule)
-    stiffness, coefficients = np.linalg.eigh(basis.T @ (hessian / np.outer(root, root)) @ basis)
-    if len(stiffness) and stiffness[0] <= 0.0:
-        imaginary = np.sqrt(-stiffness[0]) * _HBAR / ase_units.invcm
+    modes = normal_modes(molecule.positions, MASSES[molecule.atomic_numbers], hessian)
+    if len(modes.quanta) and modes.quanta[0] <= 0.0:
         raise LeftOut(
-            f"relaxes to a saddle point (a mode of {imaginary:.0f}i/cm); begin with a less symmetric geometry, or take "
-            "--sampling displacement"
+            f"relaxes to a saddle point (a mode of {-modes.wavenumbers[0]:.0f}i/cm); begin with a less symmetric "
+            "geometry, or take --sampling displacement"
         )
-    vectors = ((basis @ coefficients) / root[:, None]).T.reshape(-1, len(molecule), 3)
-    return Modes(molecule.positions, vectors, np.sqrt(stiffness) * _HBAR)
-
-
-_HBAR = ase_units._hbar * ase_units.J * ase_units.second
-"""ħ in eV times ASE's unit of time, Å (u/eV)^1/2."""
+    return Modes(molecule.positions, modes.displacements, modes.quanta)
 
 
 def mean_squares(quanta: np.ndarray, temperature: float, statistics: str) -> np.ndarray:
@@ -95,24 +85,9 @@ def mean_squares(quanta: np.ndarray, temperature: float, statistics: str) -> np.
     """
     thermal = temperature * ase_units.kB
     if statistics == "classical":
-        return thermal * (_HBAR / quanta) ** 2
+        return thermal * (HBAR / quanta) ** 2
     coth = 1.0 / np.tanh(quanta / (2.0 * thermal)) if thermal else 1.0
-    return _HBAR**2 / (2.0 * quanta) * coth
-
-
-def _vibrations(molecule: Molecule) -> np.ndarray:
-    """Orthonormal basis, (3n, 3n - 6), or - 5 of linear molecules, of what is neither translation nor rotation.
-
-    In mass-weighted coordinates.
-    """
-    masses = MASSES[molecule.atomic_numbers]
-    centred = molecule.positions - masses @ molecule.positions / masses.sum()
-    root = np.sqrt(masses)[:, None]
-    rigid = [(root * axis).ravel() for axis in np.broadcast_to(np.eye(3)[:, None], (3, *centred.shape))]
-    rigid += [(root * np.cross(axis, centred)).ravel() for axis in np.eye(3)]
-    rigid = [vector / np.sqrt(masses.sum()) for vector in rigid]
-    left, singular, _ = np.linalg.svd(np.stack(rigid, axis=1))
-    return left[:, int((singular > _INDEPENDENT * singular[0]).sum()) :]
+    return HBAR**2 / (2.0 * quanta) * coth
 
 
 class _Forces(Calculator):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from train.step.dispatches import Dispatches
 from train.step import dispatches
+from train.step.dispatches import Dispatches
 
 
 class Output:

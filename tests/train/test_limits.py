@@ -16,7 +16,8 @@ from shared.elements import VAN_DER_WAALS_RADII, symbol
 from tests import support
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
-from train.evaluation.baselines import LONGEST_DISPLACEMENT_ANGSTROM, Limits, compute_limits, fit_charges
+from train.evaluation.baselines import Limits, compute_limits
+from train.evaluation.charge_fit import LONGEST_DISPLACEMENT_ANGSTROM, fit_charges
 from train.evaluation.errors_by_region import Breakdown, describe_breakdown
 from train.evaluation.grid_regions import SHELLS
 from train.model.prediction import Prediction

@@ -203,10 +203,10 @@ def test_it_evaluates_where_results_are_missing_or_older_than_the_weights(
     folder.evaluation_file("test").write_text(json.dumps(evaluated))
     os.utime(weights, (now + 1000, now + 1000))
     asked: list[object] = []
-    monkeypatch.setattr("train.evaluate.main", asked.append)
+    monkeypatch.setattr("train.run.evaluate_run.evaluate_run", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr("train.report.pictures.draw_pictures", lambda *_: [])
     report.main(["--run", str(tmp_path / "run")])
-    assert asked == [["--run", str(tmp_path / "run"), "--split", "test"]]
+    assert asked == [(tmp_path / "run", "test")]
 
 
 def test_mistakes_are_told_in_one_line(reported: Path, tmp_path: Path) -> None:

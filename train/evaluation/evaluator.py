@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from shared.batch import Batch, known_targets
@@ -18,9 +17,10 @@ from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import count_missing, shown
 from train.evaluation.baselines import Limits, limits_of
-from train.evaluation.errors_by_molecule import MoleculeErrors, describe_molecules
-from train.evaluation.errors_by_region import Breakdown, describe_breakdown
+from train.evaluation.errors_by_molecule import describe_molecules
+from train.evaluation.errors_by_region import describe_breakdown
 from train.evaluation.prediction_file import PredictionFile
+from train.evaluation.results import MoleculeEsp, Targets
 from train.model.saved_model import TrainedModel, load_weights
 from train.run_folder import EVALUATION_FORMAT, RunFolder
 from train.step.compiled_steps import Steps
@@ -38,41 +38,6 @@ ERROR_ROWS = (
     ("monopole difference, MAE", "monopole_mae_e", 1.0, "e"),
 )
 """Label, metric, factor to the unit that is shown, that unit."""
-
-
-@dataclass(frozen=True)
-class MoleculeEsp:
-    """One molecule's ESP on its grid, for a picture."""
-
-    name: str
-    atomic_numbers: np.ndarray  # (N,)
-    positions: np.ndarray  # (N, 3) Å
-    grid: np.ndarray  # (G, 3) Å
-    reference: np.ndarray  # (G,) kcal/mol/e
-    predicted: np.ndarray  # (G,) kcal/mol/e
-    dcm_charges: np.ndarray  # (N, n_dcm) e
-    dcm_sites: np.ndarray  # (N, n_dcm, 3) Å
-
-
-@dataclass
-class Targets:
-    """References and predictions of a split's known entries, flat, as lists of arrays under a target's name."""
-
-    reference: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    molecules: list[MoleculeEsp] = field(default_factory=list)
-    breakdown: Breakdown = field(default_factory=Breakdown)
-    by_molecule: MoleculeErrors = field(default_factory=MoleculeErrors)
-    file: PredictionFile | None = None
-
-    def add(self, name: str, reference: np.ndarray, predicted: np.ndarray) -> None:
-        """Append values."""
-        self.reference.setdefault(name, []).append(np.ravel(reference))
-        self.predicted.setdefault(name, []).append(np.ravel(predicted))
-
-    def arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """All references and predictions of a target, perhaps none."""
-        return np.concatenate(self.reference[name]), np.concatenate(self.predicted[name])
 
 
 def evaluate_split(

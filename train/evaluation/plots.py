@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
-from train.evaluation.evaluator import MoleculeEsp, Targets
+from train.evaluation.results import MoleculeEsp, Targets
 from train.run_folder import RunFolder, read_metrics
 
 _SCATTER = (
@@ -30,18 +29,17 @@ _CURVES = (
     ("esp_rmse_kcal_per_mol_e", "ESP RMSE (DCMNet), kcal/mol/e"),
 )
 _HEXAGON_THRESHOLD = 5000
-_DPI = 120
 
 
 def draw_all(folder: RunFolder, targets: Targets, split: str) -> list[Path]:
     """Draw every picture of a run into ``plots/``; returns their paths."""
     folder.plots.mkdir(parents=True, exist_ok=True)
-    drawn = [save_picture(folder, f"scatter-{split}", lambda: draw_scatter(targets, split))]
+    drawn = [save_picture(folder.picture_file(f"scatter-{split}"), lambda: draw_scatter(targets, split))]
     if targets.molecules:
-        drawn.append(save_picture(folder, f"esp-{split}", lambda: draw_esp(targets.molecules)))
+        drawn.append(save_picture(folder.picture_file(f"esp-{split}"), lambda: draw_esp(targets.molecules)))
     records = read_metrics(folder, epochs=10**9)
     if len(records) > 1:
-        drawn.append(save_picture(folder, "learning-curves", lambda: draw_curves(records)))
+        drawn.append(save_picture(folder.picture_file("learning-curves"), lambda: draw_curves(records)))
     return drawn
 
 
@@ -137,18 +135,6 @@ def _draw_atoms(axis: Axes, molecule: MoleculeEsp, center: np.ndarray, turn: np.
         axis.text(x, y, symbol(int(atomic_number)), ha="center", va="center", fontweight="bold", zorder=3)
 
 
-def literal(text: str) -> str:
-    """A name as it is: matplotlib takes what stands between dollar signs for mathematics."""
-    return text.replace("$", r"\$")
-
-
-def principal_axes(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre (3,) of a molecule's atoms (N, 3) and the matrix (3, 3) that turns its longest extents to x and y."""
-    center = positions.mean(axis=0)
-    _, _, turn = np.linalg.svd(positions - center, full_matrices=True)
-    return center, turn.T
-
-
 def draw_curves(records: list[dict]) -> Figure:
     """Training and validation errors over the epochs."""
     figure = Figure(figsize=(12, 7), layout="constrained")
@@ -163,14 +149,3 @@ def draw_curves(records: list[dict]) -> Figure:
         axis.grid(alpha=0.3, which="both")
     figure.axes[0].legend()
     return figure
-
-
-def save_picture(folder: RunFolder, name: str, draw: Callable[[], Figure]) -> Path:
-    """Draw a picture into ``plots/NAME.png``, whole or not at all."""
-    path = folder.plots / f"{name}.png"
-    temporary = path.with_name(f".{path.name}.tmp")
-    # A canvas of its own: no display is needed, and no other figure is touched.
-    with mpl.rc_context({"axes.titlesize": "medium", "figure.dpi": _DPI}):
-        draw().savefig(temporary, format="png")
-    temporary.replace(path)
-    return path

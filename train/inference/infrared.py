@@ -23,18 +23,17 @@ from scipy import signal
 from tqdm import tqdm
 
 from shared.digests import write_atomically
+from shared.drawing import literal
 from shared.errors import UserError
-from train.evaluation.plots import literal
+from shared.normal_modes import normal_modes
 from train.inference.calculator import JointCalculator
 from train.inference.predictor import Derivatives
 
-INVERSE_CM_PER_EV = 1.0 / units.invcm
 KM_PER_MOL = units._Nav * (units.Debye * units._e) ** 2 / (12.0 * units._eps0 * units._c**2 * units._amu) / 1000.0
 """Integrated IR intensity of a slope of 1 D/(Å √u): N_A/(12 ε₀ c²) · (D/Å)²/u = 42.26 km/mol."""
 
 _OPTIMISER_STEPS = 1000
 _SPEED_OF_LIGHT_CM_PER_FS = units._c * 100.0 * 1e-15
-_RANK_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,11 @@ def harmonic_modes(derivatives: Derivatives, atoms: ase.Atoms) -> Modes:
         derivatives: at the geometry of ``atoms``, a stationary point.
         atoms: the molecule.
     """
-    n = len(atoms)
-    roots = np.repeat(np.sqrt(atoms.get_masses()), 3)
-    inner = _internal_space(atoms)
-    weighted = derivatives.hessian / np.outer(roots, roots)
-    squares, vectors = np.linalg.eigh(inner.T @ weighted @ inner)
-    modes = (inner @ vectors).T / roots
-    # √(eV/(Å² u)) as an angular frequency in ASE's units is an energy in eV once multiplied by ħ.
-    energies = np.sign(squares) * np.sqrt(np.abs(squares)) * units._hbar * 1e10 / np.sqrt(units._e * units._amu)
+    found = normal_modes(atoms.positions, atoms.get_masses(), derivatives.hessian)
+    modes = found.displacements.reshape(len(found.quanta), -1)
     slopes = [modes @ slope / units.Debye for slope in (derivatives.dipole, derivatives.dipole_dcm)]
     intensities, intensities_dcm = (KM_PER_MOL * np.square(slope).sum(axis=1) for slope in slopes)
-    return Modes(energies * INVERSE_CM_PER_EV, modes.reshape(-1, n, 3), intensities, intensities_dcm)
+    return Modes(found.wavenumbers, found.displacements, intensities, intensities_dcm)
 
 
 def broadened(modes: Modes, width: float) -> Spectrum:
@@ -199,8 +192,8 @@ def write_spectra(path: Path, modes: Modes, width: float, dynamics: Spectrum | N
         _write_csv(path.with_name(f"{path.stem}-dynamics.csv"), names, dynamics)
 
 
-def draw_spectra(path: Path, name: str, modes: Modes, width: float, dynamics: Spectrum | None = None) -> None:
-    """Sticks and bands, and the spectrum of the dynamics below."""
+def draw_spectra(name: str, modes: Modes, width: float, dynamics: Spectrum | None = None) -> Figure:
+    """Draw sticks and bands, and the spectrum of the dynamics below."""
     harmonic = broadened(modes, width)
     figure = Figure(figsize=(8, 6.5 if dynamics else 4), layout="constrained")
     axes = figure.subplots(2 if dynamics else 1, 1, sharex=True, squeeze=False)[:, 0]
@@ -223,23 +216,7 @@ def draw_spectra(path: Path, name: str, modes: Modes, width: float, dynamics: Sp
         axis.set_ylim(bottom=0.0)
         axis.legend()
     axes[-1].set_xlabel("wavenumber, 1/cm")
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    write_atomically(path, content.getvalue())
-
-
-def _internal_space(atoms: ase.Atoms) -> np.ndarray:
-    """(3 N, M) orthonormal mass-weighted coordinates that neither move nor turn the molecule."""
-    roots = np.sqrt(atoms.get_masses())
-    centered = atoms.positions - atoms.get_center_of_mass()
-    external = []
-    for axis in np.eye(3):
-        external.append((roots[:, None] * axis).ravel())
-        external.append((roots[:, None] * np.cross(axis, centered)).ravel())
-    left, values, _ = np.linalg.svd(np.stack(external, axis=1), full_matrices=True)
-    # Five for a linear molecule, which does not turn around its axis.
-    rank = int((values > _RANK_TOLERANCE * values[0]).sum())
-    return left[:, rank:]
+    return figure
 
 
 def _write_csv(path: Path, names: tuple[str, ...], columns: tuple[np.ndarray, ...]) -> None:

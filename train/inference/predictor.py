@@ -25,7 +25,6 @@ from train.model.electrostatics import electrostatic_potential
 from train.model.joint import build_model, clean
 from train.model.prediction import Prediction
 from train.model.saved_model import TrainedModel, load_weights
-from train.step.program_cache import keep_compilations
 
 Precision = Literal["float32", "float64"]
 
@@ -87,7 +86,6 @@ class Predictor:
         Raises:
             UserError: there is no model, or it is damaged.
         """
-        keep_compilations()
         self.folder = best_folder(run)
         self.trained: TrainedModel = load_weights(self.folder)
         self.precision: Precision = precision

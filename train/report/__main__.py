@@ -37,19 +37,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parse_flags(ReportConfig, "python -m train.report", argv)
     # Imported here: JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
     from shared.digests import write_atomically
-    from train import evaluate
     from train.report.facts import read_facts
     from train.report.molecules import choose_molecules
     from train.report.page import render
     from train.report.pictures import draw_pictures
     from train.report.predictions import Predictions
     from train.report.samples import read_samples
+    from train.run.evaluate_run import evaluate_run
     from train.run_folder import RunFolder
 
     folder = RunFolder(Path(asked.run))
     facts = read_facts(folder)
     if not _is_evaluated(folder, asked.split):
-        evaluate.main(["--run", asked.run, "--split", asked.split])
+        evaluate_run(folder.path, asked.split)
     evaluation = facts.read_evaluation(asked.split)
     with Predictions(folder.predictions_file(asked.split)) as predictions:
         samples = read_samples(predictions, facts.reference_energies_ev, facts.config.exact_monopoles)

@@ -12,8 +12,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
-from train.evaluation.plots import literal, principal_axes, save_picture
 from train.report.figures import histogram, worst_types
 from train.report.molecules import ShownMolecule
 from train.report.samples import Sample
@@ -34,14 +34,16 @@ def draw_pictures(
 ) -> list[Path]:
     """Draw them into ``plots/``; returns their paths."""
     folder.plots.mkdir(parents=True, exist_ok=True)
-    drawn = [save_picture(folder, f"errors-{split}", lambda: draw_errors(samples, split))]
+    drawn = [save_picture(folder.picture_file(f"errors-{split}"), lambda: draw_errors(samples, split))]
     if len(evaluation["by_type"]) > 1 and any(evaluation["worst"].values()):
-        drawn.append(save_picture(folder, f"types-{split}", lambda: draw_types(evaluation["by_type"], split)))
+        drawn.append(
+            save_picture(folder.picture_file(f"types-{split}"), lambda: draw_types(evaluation["by_type"], split))
+        )
     closed = [molecule for molecule in molecules if molecule.surface is not None]
     if closed:
         # The worst one, and as many others from the end of the list, where the typical ones stand.
         shown = closed[:1] + closed[1:][-(_SURFACES - 1) :]
-        drawn.append(save_picture(folder, f"esp-surface-{split}", lambda: draw_surfaces(shown, split)))
+        drawn.append(save_picture(folder.picture_file(f"esp-surface-{split}"), lambda: draw_surfaces(shown, split)))
     return drawn
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 
+from shared.drawing import principal_axes
 from shared.elements import symbol
-from train.evaluation.plots import principal_axes
 from train.report.figures import rounded
 from train.report.molecules import ShownMolecule
 

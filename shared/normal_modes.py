@@ -1,0 +1,55 @@
+"""Normal modes of a molecule from its Hessian; translations and rotations are projected out.
+
+E. B. Wilson, J. C. Decius, P. C. Cross, Molecular Vibrations (1955), chapters 2 and 11.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from ase import units
+
+HBAR = units._hbar * units.J * units.second
+"""ħ in eV times ASE's unit of time, Å (u/eV)^1/2."""
+
+_INDEPENDENT = 1e-3
+"""Singular value, relative to the largest, above which a rotation moves a (nearly) linear molecule."""
+
+
+class NormalModes(NamedTuple):
+    """M = 3 N - 6 (linear: 5) modes in order of their frequency."""
+
+    quanta: np.ndarray  # (M,) ħω in eV; imaginary ones are negative
+    displacements: np.ndarray  # (M, N, 3) u^-1/2: displacement in Å for one Å·u^1/2 along the mode
+
+    @property
+    def wavenumbers(self) -> np.ndarray:
+        """(M,) in 1/cm."""
+        return self.quanta / units.invcm
+
+
+def normal_modes(positions: np.ndarray, masses: np.ndarray, hessian: np.ndarray) -> NormalModes:
+    """Return the normal modes at a stationary point of the energy.
+
+    Args:
+        positions: (N, 3) Å.
+        masses: (N,) u.
+        hessian: (3 N, 3 N) eV/Å².
+    """
+    roots = np.repeat(np.sqrt(masses), 3)
+    basis = _vibrations(positions, masses)
+    stiffness, coefficients = np.linalg.eigh(basis.T @ (hessian / np.outer(roots, roots)) @ basis)
+    displacements = ((basis @ coefficients) / roots[:, None]).T.reshape(-1, len(masses), 3)
+    return NormalModes(np.sign(stiffness) * np.sqrt(np.abs(stiffness)) * HBAR, displacements)
+
+
+def _vibrations(positions: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    """(3 N, M) orthonormal mass-weighted coordinates that neither move nor turn the molecule."""
+    centred = positions - masses @ positions / masses.sum()
+    roots = np.sqrt(masses)[:, None]
+    rigid = [(roots * axis).ravel() for axis in np.broadcast_to(np.eye(3)[:, None], (3, *centred.shape))]
+    rigid += [(roots * np.cross(axis, centred)).ravel() for axis in np.eye(3)]
+    left, singular, _ = np.linalg.svd(np.stack(rigid, axis=1))
+    # Five for a linear molecule, which does not turn around its axis.
+    return left[:, int((singular > _INDEPENDENT * singular[0]).sum()) :]

@@ -1,0 +1,57 @@
+"""Errors, pictures and predictions of a trained run, on the data that it was trained with or on other data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from shared.cache import open_cache
+from shared.data_record import describe_data
+from shared.schema import Split
+from train.evaluation.evaluator import finish_run
+from train.model.saved_model import load_weights
+from train.run.run_data import open_own_data
+from train.run.session import fit_to_data, split_loader
+from train.run_folder import RunFolder, load_config, load_data_record
+from train.step.compiled_steps import Steps
+from train.step.devices import own_devices, start_devices
+from train.step.program_cache import keep_compilations
+
+
+def evaluate_run(
+    path: Path, split: Split, cache_dir: Path | None = None, plots: bool = True, predictions: bool = True
+) -> None:
+    """Evaluate the best weights of a run on one split, print the errors and write them into its folder.
+
+    Args:
+        path: folder of the run.
+        split: to evaluate.
+        cache_dir: preprocessed data, of which the latest are evaluated; None for those of the training.
+        plots: draw scatter plots and ESP pictures.
+        predictions: write every prediction beside its reference.
+
+    Raises:
+        UserError: no such run, its data are no longer in the cache, or other data that its model does not fit.
+    """
+    keep_compilations()
+    folder = RunFolder(path)
+    # Evaluated by this process alone, however many trained.
+    config = replace(load_config(folder), distributed=False, coordinator="", processes=1, process_id=0)
+    trained = load_weights(folder.best)
+    start_devices(config)
+    own = load_data_record(folder)
+    if cache_dir:
+        cache = open_cache(cache_dir, config.physnet_cutoff, config.dcmnet_cutoff)
+    else:
+        cache = open_own_data(folder, config)
+    print(f"evaluate: data: {describe_data(cache.record, split)}")
+    if cache.record["frames"] != own["frames"]:
+        print(f"note: {folder.path} was trained on other data, {describe_data(own)}")
+        trained = fit_to_data(trained, cache, folder.path)
+        # Apart from what is said of the training's own data.
+        folder = RunFolder(folder.path / "other-data" / cache.record["frames"][:12])
+        folder.path.mkdir(parents=True, exist_ok=True)
+    devices = own_devices()
+    loader = split_loader(cache, split, config, devices)
+    steps = Steps(config, loader.batches_per_epoch, devices)
+    finish_run(folder, steps, loader, split, plots, trained=trained, predictions=predictions)
