@@ -15,8 +15,9 @@ from preprocess.config import PreprocessConfig
 from preprocess.decide import Decision, decide
 from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
-from shared import cache, config_io
 from shared.errors import UserError, run_program
+from shared.manifest import digest_cache, read_manifest, write_current
+from shared.settings import SharedConfig, parse_settings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     end = next((i for i, word in enumerate(words, 1) if word.replace("_", "-") == "--then-train"), len(words))
-    config = config_io.parse(PreprocessConfig, "preprocess", words[:end], prog="python -m preprocess")
+    config = parse_settings(PreprocessConfig, "preprocess", words[:end], prog="python -m preprocess")
     frames = preprocess(config)
     if config.then_train and frames is not None:
         _train_on(frames, [*_shared_flags(words[:end]), *words[end:]])
@@ -46,7 +47,7 @@ def _train_on(frames: Path, flags: list[str]) -> NoReturn:
 def _shared_flags(words: list[str]) -> list[str]:
     """The flags among ``words`` that training has too."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for field in fields(config_io.SharedConfig):
+    for field in fields(SharedConfig):
         spellings = {"--" + field.name.replace("_", "-"): None, "--" + field.name: None}
         finder.add_argument(*spellings, dest=field.name)
     found = vars(finder.parse_known_args(words)[0])
@@ -64,7 +65,7 @@ def preprocess(config: PreprocessConfig) -> Path | None:
     """
     start = time.perf_counter()
     cache_dir = Path(config.cache_dir)
-    digests = cache.digest_cache(cache_dir)
+    digests = digest_cache(cache_dir)
     files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
     decision = decide(files, config, digests)
     if config.dry_run:
@@ -81,23 +82,23 @@ def preprocess(config: PreprocessConfig) -> Path | None:
 
         with lock_cache(cache_dir):
             # The run that held the lock may have built what is wanted.
-            digests = cache.digest_cache(cache_dir)
+            digests = digest_cache(cache_dir)
             decision = decide(files, config, digests)
             if decision.why_frames or decision.why_edges:
                 decision = build(files, config, decision, digests, start)
             else:
                 _say_up_to_date(decision, cache_dir, config.checks)
-            cache.write_current(cache_dir, decision.frames_digest, decision.edges_digest)
+            write_current(cache_dir, decision.frames_digest, decision.edges_digest)
     else:
         _say_up_to_date(decision, cache_dir, config.checks)
-        cache.write_current(cache_dir, decision.frames_digest, decision.edges_digest)
+        write_current(cache_dir, decision.frames_digest, decision.edges_digest)
     digests.save()
     return decision.frames_folder(cache_dir)
 
 
 def _say_up_to_date(decision: Decision, cache_dir: Path, checks: str) -> None:
     folder = decision.frames_folder(cache_dir)
-    manifest = cache.read_manifest(folder)
+    manifest = read_manifest(folder)
     assert manifest is not None
     samples = sum(split["samples"] for split in manifest["splits"].values())
     if manifest.get("contradictions") and checks == "stop":

@@ -21,9 +21,9 @@ from preprocess.plan import choose_buckets
 from preprocess.report import bucket_totals, describe
 from preprocess.stage import Piece, StageBuild, build_stage
 from preprocess.statistics import fit_reference_energies, shift_energies
-from shared.cache import SPLIT_TABLE, read_manifest
 from shared.digests import DigestCache
 from shared.errors import UserError
+from shared.manifest import SPLIT_TABLE, read_manifest
 from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS, Split
 
 if TYPE_CHECKING:

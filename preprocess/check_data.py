@@ -24,11 +24,11 @@ from preprocess.input.prepare import Prepared, prepare
 from preprocess.input.reader import Grids, Molecules, PairReader, open_pair
 from preprocess.input.row_order import find_permutation
 from preprocess.input.validate import PairingError, check_grids, check_molecules
-from shared import config_io
-from shared.cache import digest_cache
-from shared.digests import write_atomically
 from shared.errors import UserError, run_program
+from shared.files import write_atomically
+from shared.manifest import digest_cache
 from shared.schema import Split
+from shared.settings import parse_settings
 
 SAMPLED_MOLECULES = 800
 """Molecules that preprocessing looks at, of all files together."""
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: bad settings or input, or the data contradict themselves.
     """
-    config = config_io.parse(PreprocessConfig, "preprocess", argv, prog="python -m preprocess.check_data")
+    config = parse_settings(PreprocessConfig, "preprocess", argv, prog="python -m preprocess.check_data")
     digests = digest_cache(Path(config.cache_dir))
     files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
     with open_engine(config.workers, config.scheduler, config.chunk_mib * 2**20) as engine:

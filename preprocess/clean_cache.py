@@ -13,10 +13,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from preprocess.stage import lock_cache
-from shared.cache import CONVERTED, CURRENT, current_stages, read_manifest, stage_folder
-from shared.config_io import SharedConfig, parse_flags
 from shared.data_record import describe_data
 from shared.errors import UserError, run_program
+from shared.manifest import CONVERTED, CURRENT, current_stages, read_manifest, stage_folder
+from shared.settings import SharedConfig, parse_flags
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from shared.config_io import Positive, PositiveInt, Seed, SharedConfig
 from shared.input.foreign_config import ForeignConfig
 from shared.input.unit_choice import check_unit_flag
+from shared.settings import Positive, PositiveInt, Seed, SharedConfig
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from preprocess.input.pairs import PairFiles, Reading, describe_input
 from preprocess.input.split_settings import split_settings
 from preprocess.plan import Plan
 from shared.buckets import FrameShape
-from shared.cache import current_stages, edges_digest, is_intact, read_manifest, stage_folder
 from shared.digests import DigestCache, settings_digest
 from shared.errors import UserError
 from shared.input.npz import verify_file
+from shared.manifest import current_stages, edges_digest, is_intact, read_manifest, stage_folder
 from shared.schema import SCHEMA_VERSION
 
 

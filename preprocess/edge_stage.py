@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from preprocess.engine import Engine
-from preprocess.stage import Piece, StageBuild, finish_piece, new_shard
+from preprocess.stage import Piece, StageBuild, finish_piece
 from shared.buckets import EdgeShape
-from shared.cache import edges_digest, shard_entries
 from shared.digests import settings_digest
-from shared.edges import build_edges, count_edges
+from shared.files import atomic_path
+from shared.manifest import edges_digest, shard_entries
+from shared.neighbor_list import build_edges, count_edges
 from shared.schema import SCHEMA_VERSION
 from shared.shards import ShardEntry, describe_shard, map_shard, write_shard
 
@@ -87,7 +88,7 @@ class EdgeTask:
             edges = build_edges(positions, n_atoms, cutoff, capacity)
             arrays |= {f"{network}_{name}": values for name, values in edges._asdict().items()}
         first = self.group.entries[0]
-        with new_shard(self.folder / self.group.file) as temporary:
+        with atomic_path(self.folder / self.group.file, durable=False) as temporary:
             write_shard(temporary, arrays)
             described = describe_shard(temporary, first.split, first.bucket, self.group.samples)
         piece = Piece(self.recipe, [replace(described, file=self.group.file)], {})

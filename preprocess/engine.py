@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
@@ -12,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
+from shared.cores import usable_cores
 from shared.errors import UserError
 
 Result = TypeVar("Result")
@@ -118,7 +118,7 @@ def open_engine(workers: int, scheduler: str, chunk_bytes: float) -> Iterator[En
         with _open_cluster(workers, scheduler) as client:
             yield Engine(client.get_executor(retries=_RETRIES, pure=False), remote=True)
         return
-    threads = max(1, min(os.cpu_count() or 1, int(_MEMORY_BYTES / (_CHUNKS_PER_TASK * chunk_bytes))))
+    threads = max(1, min(usable_cores(), int(_MEMORY_BYTES / (_CHUNKS_PER_TASK * chunk_bytes))))
     with ThreadPoolExecutor(threads, thread_name_prefix="preprocess") as pool:
         yield Engine(pool, remote=False)
 

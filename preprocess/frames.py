@@ -18,11 +18,12 @@ from preprocess.input.prepare import Prepared
 from preprocess.input.reader import Grids, Molecules, open_pair
 from preprocess.input.validate import atom_mask, check_grids
 from preprocess.plan import Plan
-from preprocess.stage import Piece, StageBuild, finish_piece, new_shard
+from preprocess.stage import Piece, StageBuild, finish_piece
 from preprocess.statistics import centers_of_mass, sum_reference_energies
 from shared.buckets import FrameShape, array_shape
 from shared.digests import array_digest, settings_digest
 from shared.errors import UserError
+from shared.files import atomic_path
 from shared.input.npz import Checksum
 from shared.schema import FRAME_ARRAYS, NAME_ARRAY, SCHEMA_VERSION, Split
 from shared.shards import ShardEntry, ShardWriter, describe_shard
@@ -82,7 +83,7 @@ class FrameTask:
         for index in np.unique(bucket[members]):
             rows, shape = members[bucket[members] == index], self.plan.shapes[index]
             path = self.folder / f"{stem}-{index}.h5"
-            with new_shard(path) as temporary:
+            with atomic_path(path, durable=False) as temporary:
                 with ShardWriter(temporary, _layout(len(rows), shape, molecules.name.dtype.itemsize)) as shard:
                     small = _pad(molecules, rows, shape.atoms, numbers, centers)
                     small |= {"energy": energy[rows], "row": chunk.first_row + rows}

@@ -19,6 +19,7 @@ from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import UNITS, Output, Row, draw_split
 from preprocess.reference.parts import ModesTask, ReferenceTask, Task
 from preprocess.stage import lock_cache
+from shared.cores import usable_cores
 from shared.errors import UserError, run_program
 from shared.schema import SPLITS
 
@@ -162,7 +163,7 @@ class _Calculation:
         open_tasks = [task for task in tasks if task.result() is None]
         # The long ones first, so that no process is left alone with them at the end.
         open_tasks.sort(key=lambda task: -int(task.molecule.atomic_numbers.sum()))
-        workers = self._config.workers or pool.default_workers()
+        workers = self._config.workers or usable_cores()
         try:
             pool.run(open_tasks, workers, label, len(tasks) - len(open_tasks))
         except OSError as error:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from preprocess.plan import Plan, sample_cost
-from shared.cache import shard_entries
 from shared.elements import symbol
+from shared.manifest import shard_entries
 
 
 def bucket_totals(sizes: Mapping[tuple[int, int], int], plan: Plan) -> list[dict[str, float]]:

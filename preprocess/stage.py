@@ -13,7 +13,6 @@ import os
 import shutil
 import socket
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,9 +21,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from shared.cache import read_manifest, shard_entries, write_manifest
-from shared.digests import DigestCache, file_digest, sync_folder, write_atomically
+from shared.digests import DigestCache, file_digest
 from shared.errors import UserError
+from shared.files import atomic_path, sync_folder, write_atomically
+from shared.manifest import read_manifest, shard_entries, write_manifest
 from shared.shards import ShardEntry
 
 _RECORD_SUFFIX = ".done.json"
@@ -60,30 +60,13 @@ class Piece:
         return cls(content["recipe"], shards, content["checksums"], content["counts"])
 
 
-@contextmanager
-def new_shard(path: Path) -> Iterator[Path]:
-    """A temporary name to write a shard to; the shard gets its own name when the block ends, and vanishes if it fails.
-
-    A task that a cluster runs twice replaces its shard by the same bytes.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def finish_piece(folder: Path, name: str, piece: Piece) -> None:
     """Note that a piece is complete.
 
     The note itself need not be safe from a loss of power, nor in order with the shards' names: whoever goes on from it
     compares every shard with its digest.
     """
-    record = folder / f"{name}{_RECORD_SUFFIX}"
-    temporary = record.with_name(f".{record.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_text(json.dumps(piece.as_json()))
-    temporary.replace(record)
+    write_atomically(folder / f"{name}{_RECORD_SUFFIX}", json.dumps(piece.as_json()).encode(), durable=False)
 
 
 class StageBuild:
@@ -180,7 +163,7 @@ class StageBuild:
     def _link(self, source: Path, entry: ShardEntry) -> bool:
         if not source.is_file() or source.stat().st_size != entry.bytes or self._digests.digest(source) != entry.digest:
             return False
-        with new_shard(self.partial / entry.file) as temporary:
+        with atomic_path(self.partial / entry.file, durable=False) as temporary:
             try:
                 os.link(source, temporary)
             except OSError:  # a file system without links

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared.cache import stage_folder_name
+from shared.manifest import stage_folder_name
 
 _FILES_NAMED = 2
 _FILE_KEYS = ("efd", "esp")
@@ -39,7 +39,7 @@ def _samples(file: Mapping[str, Any]) -> dict[str, int]:
 
 
 def describe_difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return how two records (:attr:`shared.cache.Cache.record`) differ: in files, or in how they were preprocessed."""
+    """Return how the records of two data sets differ: in files, or in how they were preprocessed."""
     if _contents(then) != _contents(now):
         return f"trained on {describe_data(then)}, not on {describe_data(now)}"
     changed = [

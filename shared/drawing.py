@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from shared.digests import write_atomically
+from shared.files import write_atomically
 
 _DPI = 120
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from preprocess.__main__ import preprocess
 from preprocess.config import PreprocessConfig
-from shared.batch import Batch, empty_batch
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.cache import Cache, current_stages, read_manifest, shard_entries, stage_folder, write_manifest
+from shared.manifest import current_stages, read_manifest, shard_entries, stage_folder, write_manifest
 from shared.shards import describe_shard, map_shard, write_shard
 from train.config import ModelConfig, TrainConfig
+from train.data.batch import Batch, empty_batch
+from train.data.dataset import Cache
 from train.model.joint import build_model
 from train.model.saved_model import TrainedModel, save_weights
 from train.run_folder import prepare_run
@@ -163,7 +164,7 @@ def random_batch(
         poison: what stands in all padding.
         extra_edges: padded edges beyond the longest list.
     """
-    from shared.edges import build_edges
+    from shared.neighbor_list import build_edges
 
     size = len(molecules) + extra_molecules
     atoms = atoms or max(len(m) for m in molecules)

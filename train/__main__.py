@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from shared import config_io
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError, run_program
+from shared.settings import parse_settings
 from train.config import TrainConfig
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Interrupted: a signal asked to stop; everything is saved.
     """
     argv = _settings_of_run(list(sys.argv[1:] if argv is None else argv))
-    config = config_io.parse(TrainConfig, "train", argv, prog="python -m train")
+    config = parse_settings(TrainConfig, "train", argv, prog="python -m train")
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
     from train.run.loop import train
     from train.step.devices import start_devices

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.config_io import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, SharedConfig
+from shared.settings import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, SharedConfig
 
 
 @dataclass(frozen=True)

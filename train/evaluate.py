@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config_io import parse_flags
 from shared.errors import run_program
 from shared.schema import Split
+from shared.settings import parse_flags
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config_io import Finite, NonNegative, Positive, parse_flags
-from shared.digests import write_atomically
 from shared.errors import UserError, run_program
+from shared.files import write_atomically
+from shared.settings import Finite, NonNegative, Positive, parse_flags
 
 
 @dataclass(frozen=True)

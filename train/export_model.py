@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from shared.config_io import parse_flags
-from shared.digests import write_atomically
 from shared.errors import run_program
+from shared.files import write_atomically
+from shared.settings import parse_flags
 
 MODEL, DESCRIPTION, README = "model.jax-export", "model.json", "README.md"
 

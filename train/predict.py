@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shared.config_io import Finite, PositiveInt, parse_flags
-from shared.digests import atomic_path, write_atomically
 from shared.errors import UserError, run_program
+from shared.files import atomic_path, write_atomically
+from shared.settings import Finite, PositiveInt, parse_flags
 
 if TYPE_CHECKING:
     from shared.input.labelled import Source

@@ -17,12 +17,12 @@ import psutil
 import xxhash
 from filelock import BaseFileLock, FileLock, Timeout
 
-from shared import config_io
-from shared.cache import Cache
 from shared.data_record import describe_difference
-from shared.digests import write_atomically
 from shared.errors import UserError
+from shared.files import write_atomically
+from shared.settings import as_tables, checked, read_toml, save_settings
 from train.config import TrainConfig
+from train.data.dataset import Cache
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
 EVALUATION_FORMAT = 2
@@ -163,7 +163,7 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
     record["data"] = data
     write_atomically(folder.record_file, json.dumps(record, indent=1).encode())
     # Last: a folder with config.toml is a run. Its data are in its record; the settings serve other data too.
-    config_io.save(folder.config_file, config_io.as_tables(replace(config, frames=""), "train"))
+    save_settings(folder.config_file, as_tables(replace(config, frames=""), "train"))
     return folder
 
 
@@ -177,13 +177,13 @@ def load_config(folder: RunFolder) -> TrainConfig:
         raise UserError(
             f"{folder.path}: not a run (it holds no config.toml); `python -m train --name NAME` makes runs/NAME"
         )
-    tables = config_io.read_toml(folder.config_file)
+    tables = read_toml(folder.config_file)
     values = {**tables.get("shared", {}), **tables.get("train", {})}
-    return config_io.checked(TrainConfig, values, f"{folder.config_file}: ")
+    return checked(TrainConfig, values, f"{folder.config_file}: ")
 
 
 def load_data_record(folder: RunFolder) -> dict[str, Any]:
-    """The record of the data that the run was begun with: :attr:`shared.cache.Cache.record`.
+    """The record of the data that the run was begun with: :attr:`shared.manifest.Cache.record`.
 
     Raises:
         UserError: the run's record is missing or damaged.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config_io import Finite, NonNegative, Positive, parse_flags
 from shared.errors import UserError, run_program
+from shared.settings import Finite, NonNegative, Positive, parse_flags
 
 _FEWEST_STEPS = 16
 """Of a trajectory with a spectrum."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from preprocess.config import PreprocessConfig
 from preprocess.input.pairs import Pair
-from shared.cache import CONVERTED
 from shared.digests import DigestCache
 from shared.errors import UserError
 from shared.input.file_names import is_npz
 from shared.input.layout import CONVERTED_KEY, Layout, read_member
+from shared.manifest import CONVERTED
 
 
 def convert_foreign(pairs: list[Pair], config: PreprocessConfig, digests: DigestCache) -> list[Pair]:

@@ -24,9 +24,10 @@ from preprocess.input.split_settings import split_settings
 from preprocess.input.splits import divide_rows
 from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
-from shared.cache import CONVERTED
-from shared.digests import settings_digest, write_atomically
+from shared.digests import settings_digest
+from shared.files import write_atomically
 from shared.input.npz import Checksum
+from shared.manifest import CONVERTED
 from shared.schema import Split
 
 _FORMAT = 1

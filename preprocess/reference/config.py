@@ -10,8 +10,8 @@ from pydantic import Field
 
 from preprocess.reference.grid import Shells
 from preprocess.reference.level import Level
-from shared.config_io import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, parse_flags
 from shared.errors import UserError
+from shared.settings import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, parse_flags
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,8 @@ import numpy as np
 
 from preprocess.reference.molecules import Molecule
 from preprocess.reference.parts import FOLDER
-from preprocess.stage import new_shard
-from shared.digests import sync_folder, write_atomically
 from shared.errors import UserError
+from shared.files import atomic_path, write_atomically
 from shared.schema import SPLITS, Split
 
 RECORD = "reference-data.json"
@@ -107,11 +105,8 @@ class Output:
     def write_split(self, split: Split, rows: Sequence[Row]) -> list[str]:
         """Write the pair of a split; returns the files' names."""
         for kind, arrays in (("efd", _efd(rows)), ("esp", _esp(rows))):
-            with new_shard(self.path(kind, split)) as temporary, temporary.open("wb") as stream:  # type: ignore[arg-type]
+            with atomic_path(self.path(kind, split)) as temporary, temporary.open("wb") as stream:  # type: ignore[arg-type]
                 np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes arrays for the flag allow_pickle
-                stream.flush()
-                os.fsync(stream.fileno())
-        sync_folder(self.folder)
         return [f"efd-{split}.npz", f"esp-{split}.npz"]
 
     def write_record(self, record: dict[str, Any]) -> None:

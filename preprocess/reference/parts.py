@@ -17,7 +17,8 @@ import numpy as np
 from preprocess.reference.grid import Shells
 from preprocess.reference.level import Level
 from preprocess.reference.molecules import Molecule
-from shared.digests import settings_digest, write_atomically
+from shared.digests import settings_digest
+from shared.files import write_atomically
 
 FOLDER = "parts"
 _LEFT_OUT = "left_out"

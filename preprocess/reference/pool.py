@@ -27,11 +27,6 @@ _STOPS = (signal.SIGTERM, signal.SIGUSR1)
 """What a queue sends before it kills; what Slurm's --signal=USR1@60 sends earlier."""
 
 
-def default_workers() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run(tasks: Sequence[Callable[[], None]], workers: int, label: str, finished: int) -> None:
     """Run all tasks under a progress bar, in any order.
 

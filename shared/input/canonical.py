@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.digests import atomic_path
+from shared.files import atomic_path
 from shared.input.labels import LabelledMolecule
 from shared.input.layout import CONVERTED_KEY
 from shared.input.records import RECORD_KEY

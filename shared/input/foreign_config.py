@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.config_io import PositiveInt
 from shared.errors import UserError
 from shared.input.labels import FrameKeys
+from shared.settings import PositiveInt
 
 
 @dataclass(frozen=True)

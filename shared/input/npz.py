@@ -7,6 +7,7 @@ directory that :func:`check_sums` does once all pieces were read, in whatever or
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import os
 import struct
@@ -21,6 +22,7 @@ from isal import igzip_lib, isal_zlib
 
 from shared.digests import settings_digest
 from shared.errors import UserError
+from shared.files import atomic_path
 
 # RuntimeError: a member marked as encrypted, or (NotImplementedError) as compressed in an unknown way.
 _DAMAGED: tuple[type[Exception], ...] = (  # type: ignore[assignment]  # isal's stub takes its error for an instance
@@ -296,26 +298,24 @@ def write_stored(file: NpzFile, keys: Iterable[str], path: Path) -> None:
     Raises:
         UserError: the file is damaged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    rows = NpzRows(file)
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for key in keys:
-                member = file._member(key)
-                step = max(1, _VERIFIED_AT_ONCE // max(member.row_bytes, 1))
-                checksums = []
-                count = member.shape[0] if member.shape else 1
-                with archive.open(f"{key}.npy", "w", force_zip64=True) as stream:
-                    stream.write(member.header)
-                    for start in range(0, count, step):
-                        part, checksum = rows.read(key, start, min(start + step, count))
-                        stream.write(_bytes_of(part))
-                        checksums.append(checksum)
-                file.check_sums(checksums)
-        temporary.replace(path)
-    finally:
-        rows.close()
-        temporary.unlink(missing_ok=True)
+    with (
+        contextlib.closing(NpzRows(file)) as rows,
+        # Of the cache: its loss costs time alone.
+        atomic_path(path, durable=False) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for key in keys:
+            member = file._member(key)
+            step = max(1, _VERIFIED_AT_ONCE // max(member.row_bytes, 1))
+            checksums = []
+            count = member.shape[0] if member.shape else 1
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as stream:
+                stream.write(member.header)
+                for start in range(0, count, step):
+                    part, checksum = rows.read(key, start, min(start + step, count))
+                    stream.write(_bytes_of(part))
+                    checksums.append(checksum)
+            file.check_sums(checksums)
 
 
 def _is_array(name: str) -> bool:

@@ -21,10 +21,10 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from shared.batch import Batch, empty_batch
-from shared.cache import open_cache
 from tests.plain_dcmnet import PlainDCMNet
 from train.config import TrainConfig
+from train.data.batch import Batch, empty_batch
+from train.data.dataset import open_cache
 from train.data.loader import BatchPlan, Loader, in_blocks
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import JointModel, build_model, clean

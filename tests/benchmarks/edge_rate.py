@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 import vesin
 
-from shared.edges import build_edges
+from shared.neighbor_list import build_edges
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import numpy as np
 import scipy.optimize
 import tyro
 
-from shared.batch import Batch, empty_batch
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.edges import build_edges
+from shared.neighbor_list import build_edges
 from train.config import TrainConfig
+from train.data.batch import Batch, empty_batch
 from train.step.compiled_steps import Steps
 from train.step.devices import all_devices, start_devices
 from train.step.metrics import zero_sums

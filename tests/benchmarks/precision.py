@@ -17,8 +17,8 @@ import jax
 import tyro
 from jax.extend import core
 
-from shared.cache import open_cache
 from train.config import TrainConfig
+from train.data.dataset import open_cache
 from train.model.joint import build_model, clean
 from train.model.saved_model import load_weights
 from train.run.session import split_loader

@@ -18,8 +18,8 @@ import grain
 import numpy as np
 import tyro
 
-from shared.batch import Batch
-from shared.cache import BucketArrays, open_cache
+from train.data.batch import Batch
+from train.data.dataset import BucketArrays, open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader, in_blocks
 

@@ -19,8 +19,8 @@ import hdf5plugin
 import numpy as np
 import tyro
 
-from shared.cache import open_cache
 from shared.shards import map_shard, write_shard
+from train.data.dataset import open_cache
 
 
 @dataclass(frozen=True)

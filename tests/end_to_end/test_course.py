@@ -15,11 +15,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
-from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
 from tests.end_to_end.test_train import replaced, settings, use_steps
 from train.config import TrainConfig
+from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.model.joint import build_model, clean

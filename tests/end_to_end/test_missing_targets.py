@@ -15,11 +15,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from shared.cache import open_cache
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from tests import support
 from tests.end_to_end.test_train import settings, use_steps
 from train.config import TrainConfig
+from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.evaluation.evaluator import finish_run

@@ -17,10 +17,11 @@ from filelock import FileLock
 
 from preprocess import __main__ as preprocess
 from preprocess import clean_cache
-from shared.cache import current_stages, open_cache
 from shared.errors import UserError
+from shared.manifest import current_stages
 from tests import support
 from tests.end_to_end.processes import Run
+from train.data.dataset import open_cache
 from train.run import loop
 from train.run_folder import RunFolder, load_config
 

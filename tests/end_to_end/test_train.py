@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
 from train import evaluate, run_folder
 from train.config import TrainConfig
+from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.model.joint import build_model, clean

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_masses
 
-from shared.cache import open_cache
 from shared.schema import FRAME_ARRAYS, SPLITS
 from shared.units import DEBYE_IN_E_ANGSTROM
+from train.data.dataset import open_cache
 
 Molecule = dict[str, Any]
 

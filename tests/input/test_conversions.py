@@ -12,8 +12,8 @@ import pytest
 from ase.io.cube import write_cube
 
 from preprocess import clean_cache
-from shared.cache import CONVERTED
 from shared.errors import UserError
+from shared.manifest import CONVERTED
 from shared.units import BOHR_IN_ANGSTROM, DEBYE_IN_E_ANGSTROM
 from tests import support
 from tests.input.shards import assert_same, read_clean, read_shards

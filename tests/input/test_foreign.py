@@ -16,7 +16,6 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db.row import AtomsRow
 
-from shared.cache import open_cache
 from shared.digests import file_digest
 from shared.errors import UserError
 from shared.input.ase_frames import ASE_UNITS
@@ -27,6 +26,7 @@ from shared.schema import FRAME_ARRAYS
 from tests import support
 from tests.input.test_ase_frames import schnetpack_database
 from tests.input.test_cubes import potential, water, write_potential
+from train.data.dataset import open_cache
 
 NAMES = ("H2O", "CH3CH2OH", "NH3", "H2O")
 

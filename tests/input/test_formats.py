@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from shared import units
-from shared.cache import current_stages, read_manifest, stage_folder
 from shared.errors import UserError
+from shared.manifest import current_stages, read_manifest, stage_folder
 from tests import support
 from tests.input import kinds
 from tests.input.shards import Molecule, assert_same, assert_same_grid, read_clean, read_shards

@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from preprocess.input.molecule_kinds import describe_kinds, join_kinds
 from preprocess.input.splits import divide_by_kind
-from shared.cache import SPLIT_TABLE, current_stages, stage_folder
 from shared.errors import UserError
+from shared.manifest import SPLIT_TABLE, current_stages, stage_folder
 from shared.schema import SPLITS
 from tests import support
 from tests.input.shards import assert_same, read_clean, read_shards

@@ -17,10 +17,10 @@ import scipy.linalg
 from preprocess import check_data
 from preprocess.input.survey import Composition, Moments
 from preprocess.statistics import centers_of_mass, fit_reference_energies
-from shared.cache import BucketArrays, Cache, open_cache
 from shared.errors import UserError
 from shared.schema import EDGE_ARRAYS, FRAME_ARRAYS, NAME_ARRAY, SPLITS
 from tests import support
+from train.data.dataset import BucketArrays, Cache, open_cache
 
 Files = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 DEBYE, BOHR, HARTREE = 0.20819434, 0.529177211, 27.2113860

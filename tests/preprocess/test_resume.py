@@ -22,10 +22,11 @@ from preprocess import clean_cache
 from preprocess.__main__ import main, preprocess
 from preprocess.config import PreprocessConfig
 from preprocess.stage import lock_cache
-from shared.cache import open_cache, read_manifest
 from shared.errors import UserError, run_program
+from shared.manifest import read_manifest
 from shared.shards import ShardWriter
 from tests import support
+from train.data.dataset import open_cache
 
 ROOT = Path(__file__).parents[2]
 SMALL_CHUNKS = {"chunk_mib": 0.03, "max_buckets": 2, "min_bucket_size": 4, "checks": "off"}

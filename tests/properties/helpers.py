@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shared.batch import Batch
 from tests import support
+from train.data.batch import Batch
 from train.model.joint import JointModel, build_model, clean
 from train.model.prediction import Params, Prediction
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shared.batch import Batch
 from tests import support
 from tests.properties.helpers import build
+from train.data.batch import Batch
 from train.model.joint import clean
 from train.step.losses import loss_weights
 from train.step.train_step import loss_and_prediction

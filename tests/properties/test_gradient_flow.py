@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from shared.batch import Batch
-from shared.cache import open_cache
 from tests import support
 from tests.properties.helpers import build
 from train.config import TrainConfig
+from train.data.batch import Batch
+from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.model.joint import build_model, clean

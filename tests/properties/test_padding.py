@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shared.batch import Batch
 from tests import support
 from tests.properties.helpers import build
+from train.data.batch import Batch
 from train.model.joint import JointModel, clean
 from train.model.prediction import Params
 from train.step.losses import LossWeights, count

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from shared.batch import Batch
-from shared.edges import build_edges
+from shared.neighbor_list import build_edges
 from tests import support
 from tests.properties.helpers import build
+from train.data.batch import Batch
 from train.model.prediction import Prediction
 
 MOLECULES = [[6, 8, 8], [7, 1, 1, 1, 1], [8, 1], [2]]

@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 
-from shared import cache
 from shared.digests import DigestCache
 from shared.errors import UserError
 from shared.shards import ShardWriter, describe_shard, map_shard, verify_shard
 from tests import support
+from train.data.dataset import open_cache
 
 ARRAYS = {
     "positions": np.linspace(-1, 1, 5 * 4 * 3, dtype=np.float32).reshape(5, 4, 3),
@@ -130,34 +130,34 @@ def test_opening_finds_damage_and_preprocessing_repairs_it(
     settings, original = prepared
     folder = tmp_path / "cache"
     shutil.copytree(original, folder)
-    cache.open_cache(folder, 6.0, 10.0)
+    open_cache(folder, 6.0, 10.0)
     before = {p.relative_to(folder): p.read_bytes() for p in shards_of(folder)}
     victim = next(p for p in shards_of(folder) if p.parent.name.startswith(stage))
     DAMAGE[damage](victim)
     with pytest.raises(UserError) as caught:
-        cache.open_cache(folder, 6.0, 10.0)
+        open_cache(folder, 6.0, 10.0)
     assert str(victim) in str(caught.value)
     assert "make preprocess" in str(caught.value)
     support.run_preprocess(settings, folder)
-    cache.open_cache(folder, 6.0, 10.0)
+    open_cache(folder, 6.0, 10.0)
     assert {p.relative_to(folder): p.read_bytes() for p in shards_of(folder)} == before
 
 
 def test_absent_cutoff_names_the_command_that_makes_it(small_cache: Path) -> None:
     """With both cutoffs, ready to be pasted."""
     with pytest.raises(UserError, match=r"make preprocess PHYSNET_CUTOFF=5\.5 DCMNET_CUTOFF=10`"):
-        cache.open_cache(small_cache, 5.5, 10.0)
+        open_cache(small_cache, 5.5, 10.0)
 
 
 def test_nothing_preprocessed_names_the_command(tmp_path: Path) -> None:
     """An empty folder and an absent one; current.json that names frames that are gone, or is damaged."""
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UserError, match="make preprocess"):
-            cache.open_cache(folder, 6.0, 10.0)
+            open_cache(folder, 6.0, 10.0)
     for content in (json.dumps({"frames": "0123456789abcdef" * 2}), "{", "[]", "{}"):
         (tmp_path / "current.json").write_text(content)
         with pytest.raises(UserError, match="make preprocess"):
-            cache.open_cache(tmp_path, 6.0, 10.0)
+            open_cache(tmp_path, 6.0, 10.0)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 0}', "\udcff"])
@@ -171,7 +171,7 @@ def test_damaged_manifest_is_told_and_rebuilt(
     intact = manifest.read_bytes()
     manifest.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=r"manifest\.json.*make preprocess"):
-        cache.open_cache(tmp_path / "cache", 6.0, 10.0)
+        open_cache(tmp_path / "cache", 6.0, 10.0)
     support.run_preprocess(settings, tmp_path / "cache")
     assert manifest.read_bytes() == intact
 
@@ -181,4 +181,4 @@ def test_damaged_memory_of_digests_costs_only_time(prepared: tuple[object, Path]
     shutil.copytree(prepared[1], tmp_path / "cache")
     for content in ("{", "[1]", '{"a": 3}'):
         (tmp_path / "cache" / "digests.json").write_text(content)
-        assert cache.open_cache(tmp_path / "cache", 6.0, 10.0).has_split("train")
+        assert open_cache(tmp_path / "cache", 6.0, 10.0).has_split("train")

@@ -23,11 +23,11 @@ from typing import Any
 
 import psutil
 
-from shared.cache import open_cache
-from shared.config_io import parse_flags
+from shared.settings import parse_flags
 from tests import support
 from tests.end_to_end import processes
 from train.config import TrainConfig
+from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 

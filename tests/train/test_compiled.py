@@ -14,9 +14,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import train.step.train_step
-from shared.batch import Batch
 from tests import support
 from train.config import TrainConfig
+from train.data.batch import Batch
 from train.model.joint import build_model
 from train.step import compiled_steps as compiled
 from train.step.compiled_steps import Steps

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from shared.batch import Batch
-from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
+from train.data.batch import Batch
+from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.run import epoch as feed

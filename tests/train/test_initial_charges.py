@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.cache import BucketArrays, open_cache
 from shared.elements import MASSES
 from shared.units import DEBYE_IN_E_ANGSTROM
 from tests import support
+from train.data.dataset import BucketArrays, open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.model.physnet import conserve_charge

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from shared.batch import Batch
-from shared.cache import open_cache
 from shared.elements import VAN_DER_WAALS_RADII, symbol
 from tests import support
+from train.data.batch import Batch
+from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.evaluation.baselines import Limits, compute_limits

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy.stats import gmean
 
-from shared.batch import Batch
 from tests import support
+from train.data.batch import Batch
 from train.model.joint import clean
 from train.model.prediction import Prediction
 from train.step.losses import LossWeights, count, joint_loss

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.cache import open_cache
 from shared.errors import UserError
 from tests import support
+from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.data.missing_targets import check_esp, count_missing, describe_missing

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.cache import open_cache
 from tests import support
 from train import evaluate
+from train.data.dataset import open_cache
 from train.inference.calculator import JointCalculator
 from train.inference.predictor import Predictor
 from train.model.saved_model import save_weights

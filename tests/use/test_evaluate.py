@@ -11,11 +11,12 @@ import h5py
 import numpy as np
 import pytest
 
-from shared.cache import current_stages, open_cache
 from shared.errors import UserError
+from shared.manifest import current_stages
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from tests import support
 from train import evaluate
+from train.data.dataset import open_cache
 from train.inference.predictor import Predictor
 from train.model.saved_model import TrainedModel, load_weights
 from train.run import session

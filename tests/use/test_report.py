@@ -17,11 +17,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from shared.cache import open_cache
 from shared.elements import VAN_DER_WAALS_RADII
 from shared.errors import UserError
 from shared.units import HARTREE_IN_KCAL_PER_MOL
 from tests.use import browser
+from train.data.dataset import open_cache
 from train.evaluation.evaluator import ERROR_ROWS
 from train.report import __main__ as report
 from train.report import molecules, predictions, samples

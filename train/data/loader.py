@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from shared.batch import Batch
-from shared.cache import BucketArrays
+from train.data.batch import Batch
+from train.data.dataset import BucketArrays
 from train.data.esp_mask import EspSelection, esp_mask
 
 Wanted = TypeVar("Wanted")

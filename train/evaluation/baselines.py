@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from shared.batch import Batch, known_targets
-from shared.digests import write_atomically
+from shared.files import write_atomically
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.data.batch import Batch, known_targets
 from train.data.loader import Loader
 from train.evaluation.charge_fit import fit_charges
 from train.evaluation.grid_regions import PointSquares, locate_points

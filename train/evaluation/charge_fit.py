@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from shared.batch import Batch
 from shared.units import BOHR_IN_ANGSTROM
+from train.data.batch import Batch
 
 Array = jax.Array
 

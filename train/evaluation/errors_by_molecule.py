@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from ase.formula import Formula
 
-from shared.batch import Batch, known_targets
 from shared.elements import symbol
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.data.batch import Batch, known_targets
 from train.model.prediction import Prediction
 
 ERRORS = {

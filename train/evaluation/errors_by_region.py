@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shared.batch import Batch, known_targets
 from shared.elements import VAN_DER_WAALS_RADII, symbol
+from train.data.batch import Batch, known_targets
 from train.evaluation.baselines import Limits, fraction_of_the_way
 from train.evaluation.grid_regions import SHELLS, PointSquares, locate_points, shell_name
 from train.model.prediction import Prediction

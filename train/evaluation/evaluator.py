@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from shared.batch import Batch, known_targets
-from shared.digests import write_atomically
+from shared.files import write_atomically
 from shared.schema import NAME_ARRAY
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.data.batch import Batch, known_targets
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import count_missing, shown
 from train.evaluation.baselines import Limits, limits_of
 from train.evaluation.errors_by_molecule import describe_molecules
 from train.evaluation.errors_by_region import describe_breakdown
-from train.evaluation.prediction_file import PredictionFile
+from train.evaluation.prediction_file import write_predictions
 from train.evaluation.results import MoleculeEsp, Targets
 from train.model.saved_model import TrainedModel, load_weights
 from train.run_folder import EVALUATION_FORMAT, RunFolder
@@ -106,11 +107,10 @@ def finish_run(
     trained = trained or load_weights(folder.best)
     params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
     targets = Targets()
-    if predictions:
-        attributes = {"run": folder.path.name, "split": split}
-        with PredictionFile(folder.predictions_file(split), trained.reference_energies_ev, attributes) as targets.file:
-            metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
-    else:
+    path = folder.predictions_file(split)
+    names = {"run": folder.path.name, "split": split}
+    writing = write_predictions(path, trained.reference_energies_ev, **names) if predictions else nullcontext()
+    with writing as targets.file:
         metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
     limits = limits_of(folder, loader, split, trained.config.n_dcm, seed=0)
     record: dict[str, Any] = {

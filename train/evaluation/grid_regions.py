@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shared.batch import Batch
 from shared.elements import VAN_DER_WAALS_RADII, symbol
 from shared.units import HARTREE_IN_KCAL_PER_MOL
+from train.data.batch import Batch
 
 SHELLS = (0.0, 1.2, 1.4, 1.6, 1.8, 2.0, np.inf)
 """Bounds of the distance shells, in van der Waals radii (Alvarez 2013) of the atom that is nearest so measured."""

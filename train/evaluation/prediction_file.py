@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
 
-from shared.batch import Batch
-from shared.digests import sync_folder
 from shared.errors import UserError
+from shared.files import atomic_path
+from train.data.batch import Batch
 from train.model.prediction import Prediction
 
 FORMAT_VERSION = 1
+
+_FULL = (OSError, RuntimeError)
+"""What the HDF5 library raises for a full disk."""
 
 _PER_MOLECULE, _PER_ATOM, _PER_POINT = "molecule", "atom", "grid point"
 DATASETS: dict[str, tuple[str, str, str]] = {
@@ -42,37 +45,41 @@ DATASETS: dict[str, tuple[str, str, str]] = {
 """Name of each dataset: what its first axis counts, its unit, its meaning."""
 
 
+@contextlib.contextmanager
+def write_predictions(path: Path, references_ev: dict[int, float], **attributes: str) -> Iterator[PredictionFile]:
+    """Write a file batch by batch, under a temporary name until it is whole.
+
+    Args:
+        path: of the finished file.
+        references_ev: energy of each element, added to the energies.
+        attributes: of the file, such as which run and split it is of.
+
+    Raises:
+        UserError: the disk is full, or another error of the file's.
+    """
+    with atomic_path(path) as temporary:
+        file = h5py.File(temporary, "w")
+        try:
+            file.attrs.update({**attributes, "format_version": FORMAT_VERSION})
+            yield PredictionFile(path, file, references_ev)
+        except BaseException:
+            with contextlib.suppress(*_FULL):
+                file.close()
+            raise
+        try:
+            file.close()
+        except _FULL as error:
+            raise _not_written(path, error) from error
+
+
 class PredictionFile:
-    """Writes the file batch by batch, under a temporary name until it is whole."""
+    """A file of predictions in the making."""
 
-    def __init__(self, path: Path, references_ev: dict[int, float], attributes: dict[str, str]) -> None:
-        """Begin the file.
-
-        Args:
-            path: of the finished file.
-            references_ev: energy of each element, added to the energies.
-            attributes: of the file, such as which run and split it is of.
-        """
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._attributes = attributes
+    def __init__(self, path: Path, file: h5py.File, references_ev: dict[int, float]) -> None:
+        self._path, self._file = path, file
         self._references = np.zeros(max(references_ev, default=0) + 1)
         for atomic_number, energy in references_ev.items():
             self._references[atomic_number] = energy
-
-    def __enter__(self) -> PredictionFile:
-        self._file = h5py.File(self._temporary, "w")
-        self._file.attrs.update(self._attributes)
-        self._file.attrs["format_version"] = FORMAT_VERSION
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self._close(complete=kind is None)
-        finally:
-            self._temporary.unlink(missing_ok=True)
 
     def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str]) -> None:
         """Append a batch of the host, whose real molecules come first.
@@ -115,7 +122,7 @@ class PredictionFile:
             for name, array in values.items():
                 self._append(name, np.asarray(array))
         except OSError as error:
-            raise UserError(f"{self._path}: cannot be written ({error}); is the disk full?") from error
+            raise _not_written(self._path, error) from error
 
     def _append(self, name: str, array: np.ndarray) -> None:
         if name not in self._file:
@@ -135,15 +142,6 @@ class PredictionFile:
         dataset.resize(start + len(array), axis=0)
         dataset[start:] = array
 
-    def _close(self, complete: bool) -> None:
-        try:
-            self._file.close()
-        except (OSError, RuntimeError) as error:  # the HDF5 library reports a full disk as either
-            if complete:
-                raise UserError(f"{self._path}: cannot be written ({error}); is the disk full?") from error
-            return
-        if complete:
-            with self._temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            self._temporary.replace(self._path)
-            sync_folder(self._path.parent)
+
+def _not_written(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be written ({error}); is the disk full?")

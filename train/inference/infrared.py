@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from scipy import signal
 from tqdm import tqdm
 
-from shared.digests import write_atomically
 from shared.drawing import literal
 from shared.errors import UserError
+from shared.files import write_atomically
 from shared.normal_modes import normal_modes
 from train.inference.calculator import JointCalculator
 from train.inference.predictor import Derivatives

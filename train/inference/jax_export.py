@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from shared.batch import Batch
 from shared.elements import MAX_ATOMIC_NUMBER, symbol
+from train.data.batch import Batch
 from train.inference.predictor import Precision
 from train.model.joint import build_model, clean
 from train.model.saved_model import TrainedModel

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shared.batch import Batch, empty_batch
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.edges import build_edges, count_edges
 from shared.elements import symbol
 from shared.errors import UserError
+from shared.neighbor_list import build_edges, count_edges
+from train.data.batch import Batch, empty_batch
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import build_model, clean
 from train.model.prediction import Prediction

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from shared.batch import Batch
 from train.config import ModelConfig
+from train.data.batch import Batch
 from train.model.dcmnet import DCMNet
 from train.model.electrostatics import centers_of_mass, dipole, distributed_coulomb_energy, electrostatic_potential
 from train.model.graph import batch_edges

@@ -11,9 +11,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from shared.config_io import checked
-from shared.digests import write_atomically
 from shared.errors import UserError
+from shared.files import write_atomically
+from shared.settings import checked
 from train.config import ModelConfig
 from train.model.prediction import Params
 

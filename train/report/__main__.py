@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.config_io import parse_flags
 from shared.errors import run_program
 from shared.schema import Split
+from shared.settings import parse_flags
 
 if TYPE_CHECKING:
     from train.run_folder import RunFolder
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     asked = parse_flags(ReportConfig, "python -m train.report", argv)
     # Imported here: JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
-    from shared.digests import write_atomically
+    from shared.files import write_atomically
     from train.report.facts import read_facts
     from train.report.molecules import choose_molecules
     from train.report.page import render

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.cache import read_manifest, stage_folder
 from shared.elements import symbol
 from shared.errors import UserError
+from shared.manifest import read_manifest, stage_folder
 from train.config import TrainConfig
 from train.model.saved_model import load_weights
 from train.run_folder import RunFolder, load_config, read_metrics, read_record

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from shared.digests import write_atomically
 from shared.errors import UserError
+from shared.files import write_atomically
 from shared.schema import NAME_ARRAY
 from train.data.loader import BatchPlan
 from train.run.checkpoint import Progress

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import psutil
 
-from shared.batch import Batch
 from shared.errors import UserError
 from train.config import TrainConfig
+from train.data.batch import Batch
 from train.data.loader import BatchPlan, Block, Loader, in_blocks
 from train.step.compiled_steps import Steps
 from train.step.devices import Devices, agreed

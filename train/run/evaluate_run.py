@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from shared.cache import open_cache
 from shared.data_record import describe_data
 from shared.schema import Split
+from train.data.dataset import open_cache
 from train.evaluation.evaluator import finish_run
 from train.model.saved_model import load_weights
 from train.run.run_data import open_own_data

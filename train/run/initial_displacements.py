@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shared.batch import Batch
 from train.config import ModelConfig
+from train.data.batch import Batch
 from train.data.loader import Loader
 from train.model.graph import batch_edges
 from train.model.joint import build_model, clean

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared.cache import Cache, current_stages, edges_digest, open_cache, read_manifest, stage_folder
-from shared.config_io import SharedConfig
 from shared.data_record import describe_data
 from shared.errors import UserError
+from shared.manifest import current_stages, edges_digest, read_manifest, stage_folder
+from shared.settings import SharedConfig
 from shared.shards import REBUILD_COMMAND
 from train.config import TrainConfig
+from train.data.dataset import Cache, open_cache
 from train.run_folder import RunFolder, load_config, load_data_record
 from train.step.devices import digest_of_first
 

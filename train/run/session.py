@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from filelock import BaseFileLock
 
-from shared.cache import Cache
 from shared.data_record import describe_data
 from shared.elements import symbol
 from shared.errors import UserError
 from shared.schema import Split
 from train import run_folder
 from train.config import ModelConfig, TrainConfig
+from train.data.dataset import Cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import check_esp, describe_missing

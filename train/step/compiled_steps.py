@@ -23,9 +23,9 @@ import optax
 import xxhash
 from jax import export
 
-from shared.batch import Batch
 from shared.digests import settings_digest
 from train.config import TrainConfig
+from train.data.batch import Batch
 from train.model.prediction import Prediction
 from train.step.devices import Devices
 from train.step.dispatches import Dispatches

@@ -13,9 +13,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from shared.batch import Batch
+from shared.cores import usable_cores
 from shared.errors import UserError
 from train.config import TrainConfig
+from train.data.batch import Batch
 
 Tree = TypeVar("Tree")
 
@@ -192,9 +193,8 @@ def _be_patient() -> None:
 
 def host_devices(config: TrainConfig) -> int:
     """How many devices the processor is divided into."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = max(config.processes, 1)
-    return config.host_devices or max(1, min(cores, config.batch_size // processes // _MOLECULES_PER_CORE))
+    return config.host_devices or max(1, min(usable_cores(), config.batch_size // processes // _MOLECULES_PER_CORE))
 
 
 def _join(config: TrainConfig) -> None:

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from shared.batch import Batch, known_targets
 from train.config import TrainConfig
+from train.data.batch import Batch, known_targets
 from train.model.prediction import Prediction
 
 Array = jax.Array

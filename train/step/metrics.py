@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shared.batch import Batch, known_targets
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.data.batch import Batch, known_targets
 from train.model.prediction import Prediction
 from train.step.losses import Counts, Losses, LossWeights, count, esp_mean_square
 

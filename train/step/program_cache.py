@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import xxhash
 
-from shared.digests import write_atomically
+from shared.files import write_atomically
 
 _LARGEST_BYTES = 1 << 30
 _MOST_FILES = 200

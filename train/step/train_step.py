@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from shared.batch import Batch, empty_batch
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from train.config import TrainConfig
+from train.data.batch import Batch, empty_batch
 from train.model.joint import JointModel, build_model, clean
 from train.model.prediction import Params, Prediction
 from train.step.devices import AXIS, Devices

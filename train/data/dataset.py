@@ -1,18 +1,7 @@
-"""The cache folder: stages, their manifests, and which stages are current.
-
-``data_cache/``::
-
-    current.json            the frames and edges of the latest preprocessing, for a new run that names no others
-    digests.json            remembered file digests
-    surveys/                counts and statistics of every pair of input files
-    frames-<digest>/        manifest.json and one shard for each (chunk of the input, bucket); no cutoff enters
-    edges-<digest>/         the same for the edge lists: one folder for each (frames, cutoffs)
-    .frames-<digest>.partial/  a stage in the making, with a journal of its finished shards
-"""
+"""Preprocessed data, opened: the buckets of each split, mapped from the shards."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,96 +12,10 @@ import numba
 import numpy as np
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.digests import DigestCache, settings_digest, write_atomically
 from shared.errors import UserError
-from shared.schema import SCHEMA_VERSION, Split
-from shared.shards import REBUILD_COMMAND, ShardEntry, map_shard, verify_shard
-
-MANIFEST = "manifest.json"
-CURRENT = "current.json"
-CONVERTED = "converted"
-"""Folder of the users' files in a form that can be read by rows: of other formats, or uncompressed."""
-
-SPLIT_TABLE = "split_indices.npz"
-"""In a frames folder whose files were divided: rows of each split, counted from 0 through all of them."""
-
-_DIGEST_CHARACTERS = 16
-
-
-def stage_folder_name(stage: str, digest: str) -> str:
-    """Name of the folder of a stage's output; ``digest`` may be the beginning that stands in such a name."""
-    return f"{stage}-{digest[:_DIGEST_CHARACTERS]}"
-
-
-def stage_folder(cache_dir: Path, stage: str, digest: str) -> Path:
-    """Folder of a stage's output."""
-    return cache_dir / stage_folder_name(stage, digest)
-
-
-def edges_digest(frames_digest: str, physnet_cutoff: float, dcmnet_cutoff: float) -> str:
-    """Digest of all that determines the edge shards."""
-    return settings_digest(
-        {
-            "schema": SCHEMA_VERSION,
-            "frames": frames_digest,
-            "physnet_cutoff": float(physnet_cutoff),
-            "dcmnet_cutoff": float(dcmnet_cutoff),
-        }
-    )
-
-
-def digest_cache(cache_dir: Path) -> DigestCache:
-    """The cache folder's memory of file digests."""
-    return DigestCache(cache_dir / "digests.json")
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """A stage's manifest, or None if the stage is absent.
-
-    Raises:
-        UserError: the manifest is not JSON of this schema.
-    """
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); `{REBUILD_COMMAND}` rebuilds it") from error
-    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: not a manifest of schema {SCHEMA_VERSION}; `{REBUILD_COMMAND}` rebuilds it")
-    return manifest
-
-
-def shard_entries(manifest: dict[str, Any]) -> list[ShardEntry]:
-    """The shards that a manifest lists."""
-    return [ShardEntry(**entry) for entry in manifest["shards"]]
-
-
-def is_intact(folder: Path, digests: DigestCache) -> bool:
-    """Whether a stage is complete and every shard is what its manifest says."""
-    try:
-        manifest = read_manifest(folder)
-        if manifest is None:
-            return False
-        for entry in shard_entries(manifest):
-            verify_shard(folder, entry, digests)
-    except UserError:
-        return False
-    return True
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write a stage's manifest: the last file of the stage."""
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-
-
-def write_current(cache_dir: Path, frames_digest: str, edges_digest: str) -> None:
-    """Make these the frames and edges of the latest preprocessing."""
-    content = json.dumps({"frames": frames_digest, "edges": edges_digest}).encode()
-    path = cache_dir / CURRENT
-    if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)
+from shared.manifest import current_stages, digest_cache, edges_digest, read_manifest, shard_entries, stage_folder
+from shared.schema import Split
+from shared.shards import REBUILD_COMMAND, map_shard, verify_shard
 
 
 @dataclass(frozen=True)
@@ -282,19 +185,3 @@ def open_cache(cache_dir: Path, physnet_cutoff: float, dcmnet_cutoff: float, fra
             verify_shard(folder, entry, digests)
     digests.save()
     return Cache(frames, edges, frames_folder, edges_folder)
-
-
-def current_stages(cache_dir: Path) -> dict[str, str]:
-    """Digests of the frames and edges of the latest preprocessing.
-
-    Raises:
-        UserError: nothing is preprocessed, or the file is damaged.
-    """
-    path = cache_dir / CURRENT
-    try:
-        content = json.loads(path.read_text())
-        return {"frames": str(content["frames"]), "edges": str(content["edges"])}
-    except FileNotFoundError as error:
-        raise UserError(f"{cache_dir}: no preprocessed data here; run `{REBUILD_COMMAND}` first") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged; `{REBUILD_COMMAND}` writes it again") from error

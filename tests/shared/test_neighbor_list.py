@@ -8,7 +8,7 @@ import vesin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.edges import EdgeList, build_edges, count_edges
+from shared.neighbor_list import EdgeList, build_edges, count_edges
 
 
 def random_molecules(

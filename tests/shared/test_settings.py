@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from preprocess.config import PreprocessConfig
-from shared import config_io
-from shared.config_io import SharedConfig
 from shared.errors import UserError
+from shared.settings import SharedConfig, as_tables, parse_settings, save_settings
 from train.config import TrainConfig
 
 REPOSITORY_CONFIG = Path(__file__).parents[2] / "config.toml"
@@ -25,7 +24,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def parse_preprocess(*argv: str) -> PreprocessConfig:
     """Settings of preprocessing from these flags."""
-    return config_io.parse(PreprocessConfig, "preprocess", argv)
+    return parse_settings(PreprocessConfig, "preprocess", argv)
 
 
 def test_defaults_without_file_or_flags() -> None:
@@ -54,7 +53,7 @@ def test_tables_of_the_other_program_do_not_matter() -> None:
     """One file serves both programs."""
     Path("config.toml").write_text("[train]\nepochs = 3\n[preprocess]\nmax_buckets = 2\n")
     assert parse_preprocess().max_buckets == 2
-    assert config_io.parse(TrainConfig, "train", []).epochs == 3
+    assert parse_settings(TrainConfig, "train", []).epochs == 3
 
 
 @pytest.mark.parametrize(
@@ -148,8 +147,8 @@ def _changed(config: SharedConfig) -> SharedConfig:
 def test_saved_settings_read_back_the_same(config_class: type[SharedConfig], table: str, change: bool) -> None:
     """What is written can be given back with --config, for defaults and for settings that differ in every field."""
     config = _changed(config_class()) if change else config_class()
-    config_io.save(Path("saved.toml"), config_io.as_tables(config, table))
-    again = config_io.parse(config_class, table, ["--config", "saved.toml"])
+    save_settings(Path("saved.toml"), as_tables(config, table))
+    again = parse_settings(config_class, table, ["--config", "saved.toml"])
     assert dataclasses.replace(again, config=config.config) == config
     assert not change or again.physnet_cutoff == 3.1
 
@@ -173,7 +172,7 @@ def test_repository_config_holds_every_setting_at_its_default_and_explains_it() 
     expected = set()
     programs: tuple[tuple[type[SharedConfig], str], ...] = ((PreprocessConfig, "preprocess"), (TrainConfig, "train"))
     for config_class, table in programs:
-        config = config_io.parse(config_class, table, ["--config", str(REPOSITORY_CONFIG)])
+        config = parse_settings(config_class, table, ["--config", str(REPOSITORY_CONFIG)])
         assert dataclasses.replace(config, config="config.toml") == config_class()
         expected |= {field.name for field in dataclasses.fields(config_class)} - {"config"}
     assert {key for _, key in keys} == expected

@@ -15,8 +15,8 @@ import tomli_w
 import tyro
 from pydantic import Field, TypeAdapter, ValidationError
 
-from shared.digests import write_atomically
 from shared.errors import UserError
+from shared.files import write_atomically
 
 DEFAULT_CONFIG_FILE = Path("config.toml")
 TABLES = ("shared", "preprocess", "train")
@@ -50,7 +50,7 @@ ConfigT = TypeVar("ConfigT", bound=SharedConfig)
 DataclassT = TypeVar("DataclassT")
 
 
-def parse(
+def parse_settings(
     config_class: type[ConfigT], table: str, argv: Sequence[str] | None = None, prog: str | None = None
 ) -> ConfigT:
     """Settings from defaults, then config.toml's [shared] and [``table``], then the flags.
@@ -101,7 +101,7 @@ def parse_flags(config_class: type[DataclassT], prog: str, argv: Sequence[str] |
     return _checked(config_class, vars(parsed), "", as_flag=True)
 
 
-def save(path: Path, tables: dict[str, dict[str, Any]]) -> None:
+def save_settings(path: Path, tables: dict[str, dict[str, Any]]) -> None:
     """Write settings as TOML tables."""
     write_atomically(path, tomli_w.dumps(tables).encode())
 

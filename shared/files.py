@@ -1,0 +1,50 @@
+"""Files that are there whole or not at all, whenever a program is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary name beside ``path`` to write to; it gets its own name if the block ends well.
+
+    Two writers of one file, in whatever processes or on whatever machines, each write their own: the last one stays.
+
+    Args:
+        path: of the finished file.
+        durable: have file and name on the disk before this returns, for a loss of power to leave the old or the new.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        if durable:
+            _sync(temporary)
+        temporary.replace(path)
+        if durable:
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a small file so that a reader sees the old content or the new one, never a part."""
+    with atomic_path(path, durable) as temporary:
+        temporary.write_bytes(content)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder as durable as the files: a rename may otherwise be lost with the power."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
