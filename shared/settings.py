@@ -7,7 +7,8 @@ import difflib
 import sys
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -29,20 +30,50 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
+class Scope(Enum):
+    """What a setting of training determines, and so what may be kept when it changes."""
+
+    MODEL = "what the weights mean: other weights cannot be taken over"
+    STEP = "the compiled programs and the steps taken: a run keeps it"
+    RUN = "the steps taken: a run keeps it, the same programs serve others"
+    PROGRAM = "the compiled programs: a continued run may have another"
+    HOST = "neither: a continued run may have another"
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the compiled programs contain the setting."""
+        return self in (Scope.MODEL, Scope.STEP, Scope.PROGRAM)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a run keeps it: another value would give other weights, beyond rounding."""
+        return self in (Scope.MODEL, Scope.STEP, Scope.RUN)
+
+
+def setting(default: Any, scope: Scope) -> Any:
+    """Return a dataclass field with this default, which knows what it determines."""
+    return field(default=default, metadata={"scope": scope})
+
+
+def names_in(config_class: type, *scopes: Scope) -> list[str]:
+    """Return the settings of these scopes, in order."""
+    return [one.name for one in fields(config_class) if one.metadata["scope"] in scopes]
+
+
 @dataclass(frozen=True)
 class SharedConfig:
     """Settings that preprocessing and training must agree on (table [shared] of config.toml)."""
 
-    config: str = str(DEFAULT_CONFIG_FILE)
+    config: str = setting(str(DEFAULT_CONFIG_FILE), Scope.HOST)
     """TOML file with settings; a flag beats the file."""
 
-    cache_dir: str = "data_cache"
+    cache_dir: str = setting("data_cache", Scope.HOST)
     """Folder of the preprocessed shards."""
 
-    physnet_cutoff: Positive = 6.0
+    physnet_cutoff: Positive = setting(6.0, Scope.MODEL)
     """Cutoff of PhysNet's messages, Å."""
 
-    dcmnet_cutoff: Positive = 10.0
+    dcmnet_cutoff: Positive = setting(10.0, Scope.MODEL)
     """Cutoff of DCMNet's messages, Å."""
 
 

@@ -7,50 +7,50 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.settings import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, SharedConfig
+from shared.settings import NonNegative, NonNegativeInt, Positive, PositiveInt, Scope, Seed, SharedConfig, setting
 
 
 @dataclass(frozen=True)
 class ModelConfig(SharedConfig):
     """Hyperparameters that fix the model's parameters and outputs; saved beside the weights."""
 
-    physnet_features: PositiveInt = 64
+    physnet_features: PositiveInt = setting(64, Scope.MODEL)
     """Features per atom in PhysNet."""
 
-    physnet_iterations: PositiveInt = 5
+    physnet_iterations: PositiveInt = setting(5, Scope.MODEL)
     """PhysNet modules."""
 
-    physnet_basis: Annotated[int, Field(ge=2)] = 64
+    physnet_basis: Annotated[int, Field(ge=2)] = setting(64, Scope.MODEL)
     """Radial basis functions in PhysNet."""
 
-    physnet_residual_interaction: NonNegativeInt = 1
+    physnet_residual_interaction: NonNegativeInt = setting(1, Scope.MODEL)
     """Residual blocks on the messages of a module (3 in the paper)."""
 
-    physnet_residual_atomic: NonNegativeInt = 1
+    physnet_residual_atomic: NonNegativeInt = setting(1, Scope.MODEL)
     """Residual blocks on the features after a module (2 in the paper)."""
 
-    physnet_residual_output: NonNegativeInt = 1
+    physnet_residual_output: NonNegativeInt = setting(1, Scope.MODEL)
     """Residual blocks in each output block (1 in the paper)."""
 
-    dcmnet_features: PositiveInt = 32
+    dcmnet_features: PositiveInt = setting(32, Scope.MODEL)
     """Feature channels per atom and spherical-harmonic component in DCMNet."""
 
-    dcmnet_iterations: PositiveInt = 2
+    dcmnet_iterations: PositiveInt = setting(2, Scope.MODEL)
     """Message passes in DCMNet."""
 
-    dcmnet_basis: Annotated[int, Field(ge=2)] = 32
+    dcmnet_basis: Annotated[int, Field(ge=2)] = setting(32, Scope.MODEL)
     """Radial basis functions in DCMNet."""
 
-    dcmnet_max_degree: Annotated[int, Field(ge=1, le=4)] = 2
+    dcmnet_max_degree: Annotated[int, Field(ge=1, le=4)] = setting(2, Scope.MODEL)
     """Highest degree of DCMNet's equivariant features."""
 
-    n_dcm: PositiveInt = 3
+    n_dcm: PositiveInt = setting(3, Scope.MODEL)
     """Distributed charges per atom."""
 
-    exact_monopoles: bool = True
+    exact_monopoles: bool = setting(True, Scope.STEP)
     """Shift each atom's distributed charges so that they sum exactly to PhysNet's charge; else a penalty holds them."""
 
-    mix_coulomb_energy: bool = False
+    mix_coulomb_energy: bool = setting(False, Scope.STEP)
     """Add the Coulomb energy of the distributed charges, times a learnt factor, to PhysNet's energy."""
 
 
@@ -58,125 +58,125 @@ class ModelConfig(SharedConfig):
 class TrainConfig(ModelConfig):
     """Train PhysNet and DCMNet jointly on preprocessed shards."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "joint"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = setting("joint", Scope.RUN)
     """Name of the run: its folder below --runs-dir."""
 
-    runs_dir: str = "runs"
+    runs_dir: str = setting("runs", Scope.HOST)
     """Folder that holds the runs."""
 
-    frames: Annotated[str, Field(pattern=r"^(frames-[0-9a-f]{16})?$")] = ""
+    frames: Annotated[str, Field(pattern=r"^(frames-[0-9a-f]{16})?$")] = setting("", Scope.HOST)
     """Data to train on, by their folder's name (default: of a run that exists, its own; else the latest)."""
 
-    from_run: str = ""
+    from_run: str = setting("", Scope.HOST)
     """Repeat this run (runs/NAME): its settings, except for the flags given here, on the same data."""
 
-    init_from: str = ""
+    init_from: str = setting("", Scope.RUN)
     """Begin with the best weights of this run (runs/NAME), for fine-tuning on other data or with other settings."""
 
-    freeze: Literal["none", "physnet", "dcmnet"] = "none"
+    freeze: Literal["none", "physnet", "dcmnet"] = setting("none", Scope.STEP)
     """Network whose weights stay as they are."""
 
-    epochs: PositiveInt = 100
+    epochs: PositiveInt = setting(100, Scope.HOST)
     """Passes over the training split."""
 
-    batch_size: PositiveInt = 16
+    batch_size: PositiveInt = setting(16, Scope.RUN)
     """Molecules per step."""
 
-    learning_rate: Positive = 3e-3
+    learning_rate: Positive = setting(3e-3, Scope.RUN)
     """Peak learning rate of AMSGrad (PhysNet) and Adam (DCMNet)."""
 
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant"] = setting("cosine", Scope.RUN)
     """Learning rate after the warm-up: down to 1 % along a cosine, or constant."""
 
-    warmup_epochs: NonNegative = 1.0
+    warmup_epochs: NonNegative = setting(1.0, Scope.RUN)
     """Epochs over which the learning rate rises from 1 % to its peak."""
 
-    grad_clip_norm: NonNegative = 1.0
+    grad_clip_norm: NonNegative = setting(1.0, Scope.STEP)
     """Largest gradient norm of each network (0 = no clipping)."""
 
-    largest_loss: Positive = 1e20
+    largest_loss: Positive = setting(1e20, Scope.HOST)
     """A batch with a larger loss, or one that is not a number, ends the run; lower it if gradients are not clipped."""
 
-    best_by: Literal["errors", "loss"] = "errors"
+    best_by: Literal["errors", "loss"] = setting("errors", Scope.HOST)
     """What makes an epoch the best: the geometric mean of the validation errors, or the validation loss."""
 
-    early_stopping: NonNegativeInt = 0
+    early_stopping: NonNegativeInt = setting(0, Scope.HOST)
     """End after so many epochs without a better one (0 = never)."""
 
-    checkpoint_minutes: NonNegative = 1.0
+    checkpoint_minutes: NonNegative = setting(1.0, Scope.HOST)
     """Save the full state after so many minutes, inside an epoch too."""
 
-    checkpoint_epochs: NonNegativeInt = 0
+    checkpoint_epochs: NonNegativeInt = setting(0, Scope.HOST)
     """Also save it at the end of every so many epochs (0 = by time only, and at the end of the run)."""
 
-    keep_checkpoints: PositiveInt = 3
+    keep_checkpoints: PositiveInt = setting(3, Scope.HOST)
     """How many of the latest checkpoints are kept."""
 
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = setting(0.999, Scope.STEP)
     """Decay of the running average of the weights that is evaluated and saved as best (0 = the weights themselves)."""
 
-    energy_weight: NonNegative = 1.0
+    energy_weight: NonNegative = setting(1.0, Scope.STEP)
     """Weight of the energy loss, 1/eV²."""
 
-    forces_weight: NonNegative = 50.0
+    forces_weight: NonNegative = setting(50.0, Scope.STEP)
     """Weight of the force loss, Å²/eV²."""
 
-    dipole_weight: NonNegative = 25.0
+    dipole_weight: NonNegative = setting(25.0, Scope.STEP)
     """Weight of the dipole loss, 1/(e·Å)²."""
 
-    esp_weight: NonNegative = 10000.0
+    esp_weight: NonNegative = setting(10000.0, Scope.STEP)
     """Weight of the ESP loss, (e/Hartree)²."""
 
-    mono_weight: NonNegative = 1.0
+    mono_weight: NonNegative = setting(1.0, Scope.STEP)
     """Weight of the difference between PhysNet's charge and the sum of the distributed charges, 1/e²."""
 
-    dipole_source: Literal["physnet", "dcmnet"] = "physnet"
+    dipole_source: Literal["physnet", "dcmnet"] = setting("physnet", Scope.STEP)
     """Charges whose dipole enters the loss."""
 
-    esp_min_distance: NonNegative = 0.0
+    esp_min_distance: NonNegative = setting(0.0, Scope.RUN)
     """Leave out grid points closer than this to any atom, Å (0 = keep all)."""
 
-    esp_max_value: NonNegative = 0.0
+    esp_max_value: NonNegative = setting(0.0, Scope.RUN)
     """Leave out grid points with a larger absolute ESP, Hartree/e (0 = keep all)."""
 
-    esp_radius_factor: NonNegative = 1.0
+    esp_radius_factor: NonNegative = setting(1.0, Scope.RUN)
     """Leave out grid points within this multiple of an atom's van der Waals radius (0 = keep all)."""
 
-    data_placement: Literal["auto", "device", "stream"] = "auto"
+    data_placement: Literal["auto", "device", "stream"] = setting("auto", Scope.HOST)
     """Training data on the device, or streamed from the shards; auto: on the device if they fit."""
 
-    chunk_size: NonNegativeInt = 0
+    chunk_size: NonNegativeInt = setting(0, Scope.PROGRAM)
     """Molecules that a device handles at once, adding up gradients (0 = all; on a processor, what its cache holds)."""
 
-    matmul_precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    matmul_precision: Literal["float32", "tf32", "bfloat16"] = setting("float32", Scope.STEP)
     """Precision of matrix products, where the device has others; a processor always computes in float32."""
 
-    host_devices: NonNegativeInt = 0
+    host_devices: NonNegativeInt = setting(0, Scope.HOST)
     """Devices that the processor is divided into (0 = one per core, with at least 8 molecules of a batch each)."""
 
-    distributed: bool = False
+    distributed: bool = setting(False, Scope.HOST)
     """Train together with the other processes that srun (Slurm) or mpirun (Open MPI) started."""
 
-    coordinator: Annotated[str, Field(pattern=r"^(\S+:\d+)?$")] = ""
+    coordinator: Annotated[str, Field(pattern=r"^(\S+:\d+)?$")] = setting("", Scope.HOST)
     """HOST:PORT of process 0, where no launcher tells the processes of each other."""
 
-    processes: PositiveInt = 1
+    processes: PositiveInt = setting(1, Scope.HOST)
     """Number of processes, with --coordinator."""
 
-    process_id: NonNegativeInt = 0
+    process_id: NonNegativeInt = setting(0, Scope.HOST)
     """This process, from 0, with --coordinator."""
 
-    seed: Seed = 0
+    seed: Seed = setting(0, Scope.RUN)
     """Seed of the initial weights and of the shuffle."""
 
-    plot_results: bool = True
+    plot_results: bool = setting(True, Scope.HOST)
     """Draw scatter plots and ESP pictures at the end."""
 
-    tensorboard: bool = True
+    tensorboard: bool = setting(True, Scope.HOST)
     """Write runs/NAME/tensorboard, where tensorboardX is installed."""
 
-    wandb: str = ""
+    wandb: str = setting("", Scope.HOST)
     """Weights & Biases project to log to (needs wandb)."""
 
-    plot_freq: NonNegativeInt = 0
+    plot_freq: NonNegativeInt = setting(0, Scope.HOST)
     """Also draw them every so many epochs (0 = only at the end)."""

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import uuid
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,21 +20,13 @@ from filelock import BaseFileLock, FileLock, Timeout
 from shared.data_record import describe_difference
 from shared.errors import UserError
 from shared.files import write_atomically
-from shared.settings import as_tables, checked, read_toml, save_settings
+from shared.settings import Scope, as_tables, checked, names_in, read_toml, save_settings
 from train.config import TrainConfig
 from train.data.dataset import Cache
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
 EVALUATION_FORMAT = 2
 """Of evaluation-SPLIT.json. 2: with limits and spreads by element and by distance."""
-
-_MAY_CHANGE = (
-    *("config", "cache_dir", "runs_dir", "frames", "from_run", "epochs"),
-    *("plot_results", "plot_freq", "tensorboard", "wandb"),
-    *("early_stopping", "best_by", "largest_loss", "checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),
-    *("data_placement", "chunk_size", "host_devices", "distributed", "coordinator", "processes", "process_id"),
-)
-"""Settings that a continued run may change: they do not touch the steps taken, beyond rounding."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +247,7 @@ def check_settings(folder: RunFolder, config: TrainConfig) -> None:
     if not folder.config_file.exists():
         return
     saved = load_config(folder)
-    names = [field.name for field in fields(TrainConfig) if field.name not in _MAY_CHANGE]
+    names = names_in(TrainConfig, *(scope for scope in Scope if scope.is_fixed))
     changed = [name for name in names if getattr(saved, name) != getattr(config, name)]
     if changed:
         shown = ", ".join(f"{name} {getattr(saved, name)} → {getattr(config, name)}" for name in changed)

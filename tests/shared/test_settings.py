@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
 
 from preprocess.config import PreprocessConfig
 from shared.errors import UserError
-from shared.settings import SharedConfig, as_tables, parse_settings, save_settings
+from shared.settings import Scope, SharedConfig, as_tables, names_in, parse_settings, save_settings
+from tests import config_file
 from train.config import TrainConfig
 
 REPOSITORY_CONFIG = Path(__file__).parents[2] / "config.toml"
@@ -163,16 +163,21 @@ def test_every_setting_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--" + field.name.replace("_", "-") in shown
 
 
-def test_repository_config_holds_every_setting_at_its_default_and_explains_it() -> None:
-    """Both programs read the defaults from it; each key has a comment on its line or above; none is missing."""
-    lines = REPOSITORY_CONFIG.read_text().splitlines()
-    keys = [(number, found[1]) for number, line in enumerate(lines) if (found := re.match(r"(\w+) *=", line))]
-    for number, key in keys:
-        assert "#" in lines[number] or lines[number - 1].startswith("#"), f"line {number + 1}: {key}"
-    expected = set()
-    programs: tuple[tuple[type[SharedConfig], str], ...] = ((PreprocessConfig, "preprocess"), (TrainConfig, "train"))
-    for config_class, table in programs:
+def test_the_repository_s_config_is_that_of_the_settings_and_is_read_back() -> None:
+    """It documents every setting at its default; `python -m tests.config_file > config.toml` makes it anew."""
+    assert REPOSITORY_CONFIG.read_text(encoding="utf-8") == config_file.render()
+    for config_class, table in ((PreprocessConfig, "preprocess"), (TrainConfig, "train")):
         config = parse_settings(config_class, table, ["--config", str(REPOSITORY_CONFIG)])
         assert dataclasses.replace(config, config="config.toml") == config_class()
-        expected |= {field.name for field in dataclasses.fields(config_class)} - {"config"}
-    assert {key for _, key in keys} == expected
+
+
+def test_every_setting_of_training_says_what_it_determines() -> None:
+    scopes = {field.name: field.metadata["scope"] for field in dataclasses.fields(TrainConfig)}
+    assert set(scopes.values()) == set(Scope)
+    assert names_in(TrainConfig, *Scope) == list(scopes)
+    # What is compiled for one training serves another one of other data, lengths and places.
+    free = ("frames", "name", "seed", "epochs", "batch_size", "learning_rate", "cache_dir")
+    assert not any(scopes[name].is_compiled for name in free)
+    assert all(scopes[name].is_compiled and scopes[name].is_fixed for name in ("n_dcm", "esp_weight", "ema_decay"))
+    assert all(scopes[name].is_fixed for name in ("seed", "batch_size", "learning_rate", "esp_radius_factor"))
+    assert not scopes["epochs"].is_fixed

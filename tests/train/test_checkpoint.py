@@ -1,4 +1,4 @@
-"""Checkpoints: damage is noticed and answered by the one before, and formats of earlier versions are read."""
+"""Checkpoints: damage is noticed and answered by the one before."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ import pytest
 
 from shared.errors import UserError
 from tests import support
-from train.config import ModelConfig
-from train.model.saved_model import load_weights
 from train.run.checkpoint import Checkpoints, Progress, Saved
 from train.step.compiled_steps import Steps
 from train.step.devices import all_devices
 from train.step.metrics import zero_sums
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 
 
 def steps_of(config: Any) -> Steps:
@@ -124,34 +120,5 @@ def test_other_format(tiny: Steps, written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(written, folder)
     (folder / "7" / "progress" / "metadata").write_text(json.dumps({"format": 99}))
-    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues formats 2 to 5"):
+    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues format 5"):
         restore(folder, tiny)
-
-
-@pytest.mark.parametrize("number", [2, 3, 4])
-def test_checkpoints_of_every_format_are_read(number: int, tmp_path: Path) -> None:
-    """Written by the versions that introduced the formats. Their average is, in an epoch that was the best, best/."""
-    folder = GOLDEN / f"format-{number}"
-    shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
-    model = load_weights(folder / "best")
-    steps = steps_of(support.small_config(**{k: getattr(model.config, k) for k in ModelConfig.__annotations__}))
-    saved, damaged = restore(tmp_path / "checkpoints", steps)
-    assert not damaged
-    expected = {
-        2: Progress(2, 0, 0.0, None, 2),
-        3: Progress(760, 4, saved.progress.seconds, None, 760),
-        4: Progress(2, 0, 0.0, 1.9691298357253364, 2),
-    }
-    assert saved.progress == expected[number]
-    assert int(saved.state.step) == {2: 4, 3: 761 * 4, 4: 6}[number]
-    best = steps.parameters.from_host(model.params)
-    if number != 3:
-        np.testing.assert_array_equal(saved.state.ema_params, best)
-        assert float(saved.sums.molecules) == 0.0
-    else:
-        # An epoch later, in a run that hardly changes any more.
-        np.testing.assert_allclose(saved.state.ema_params, best, atol=0.1)
-        assert float(saved.sums.molecules) == 8.0
-        # The data of that time lacked no target.
-        assert float(saved.sums.energy_molecules) == float(saved.sums.dipole_molecules) == 8.0
-        assert float(saved.sums.force_atoms) == float(saved.sums.atoms) > 8.0

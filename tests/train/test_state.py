@@ -11,7 +11,7 @@ import optax
 
 from tests.support import small_config
 from train.config import TrainConfig
-from train.step.optimizer import as_adam, build_optimizer, from_adam
+from train.step.optimizer import build_optimizer
 from train.step.train_step import parameter_vector
 
 
@@ -92,18 +92,3 @@ def test_a_rare_gradient_moves_a_parameter_little() -> None:
         update, state = optax.scale_by_adam().update(jnp.full(1, gradient), state)
         moved.append(float(update[0]))
     assert 25.0 < sum(moved) < 35.0
-
-
-def test_the_state_of_earlier_versions_goes_on() -> None:
-    """Adam's moments are kept. While gradients grow, the present second moment is the largest: nothing is lost."""
-    rng = np.random.default_rng(1)
-    gradients = (0.01 * np.geomspace(1.0, 9.0, 31)[:, None] * rng.choice([-1.0, 1.0], size=(31, 4))).astype(np.float32)
-    _, state = run(gradients[:30])
-    adam = as_adam(state)
-    assert jax.tree.structure(adam) != jax.tree.structure(state)
-    again = from_adam(adam)
-    assert jax.tree.structure(again) == jax.tree.structure(state)
-    for name in ("count", "mu", "nu"):
-        np.testing.assert_array_equal(optax.tree.get(again, name), optax.tree.get(state, name))
-    direction, _ = build_optimizer(TrainConfig(), networks(0, 4)).update(jnp.asarray(gradients[30]), again)
-    np.testing.assert_allclose(direction, run(gradients)[0][30], rtol=1e-5)

@@ -16,14 +16,10 @@ import xxhash
 from shared.errors import UserError
 from train.step.devices import agreed
 from train.step.metrics import MetricSums, zero_sums
-from train.step.optimizer import TrainState, as_adam, from_adam
+from train.step.optimizer import TrainState
 
 _FORMAT = 5
-"""1: parameters as a tree of arrays. 2: as one vector, at the ends of epochs, numbered by them. 3: anywhere, numbered
-by steps, with the sums of the epoch so far and a checksum. 4: the best score instead of the best loss, AMSGrad's state
-instead of Adam's. 5: with counts of each target in the sums."""
-
-_READ_FORMATS = (2, 3, 4, 5)
+"""Another one is refused: what a state holds changed too often before the first release to guess."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Progress:
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches taken of the epoch after them
     seconds: float = 0.0  # spent on those
-    best_score: float | None = None  # of best_epoch; None in a checkpoint of an older format
+    best_score: float | None = None  # of best_epoch; None before the first evaluation
     best_epoch: int = 0  # 0: none yet
 
 
@@ -43,27 +39,6 @@ class Saved(NamedTuple):
     state: TrainState
     sums: MetricSums  # of the epoch so far
     progress: Progress
-
-
-class _EarlierSums(NamedTuple):
-    """What formats 3 and 4 hold of MetricSums."""
-
-    molecules: Any
-    atoms: Any
-    esp_molecules: Any
-    loss: Any
-    energy: Any
-    forces: Any
-    dipole: Any
-    dipole_dcm: Any
-    esp: Any
-    esp_point_charges: Any
-    monopole: Any
-
-    def completed(self) -> MetricSums:
-        """With the counts of each target: the data of that time lacked none."""
-        counts = {"energy_molecules": self.molecules, "force_atoms": self.atoms, "dipole_molecules": self.molecules}
-        return MetricSums(**self._asdict(), **counts)
 
 
 class _DamagedError(Exception):
@@ -144,32 +119,21 @@ class Checkpoints:
             found = progress.pop("format", 1)
         except (OSError, ValueError, AttributeError) as error:
             raise _DamagedError(_first_line(error)) from error
-        if found not in _READ_FORMATS:
+        if found != _FORMAT:
             raise UserError(
-                f"{self._folder}: checkpoints of format {found}, but this program continues formats 2 to 5; train "
+                f"{self._folder}: checkpoints of format {found}, but this program continues format {_FORMAT}; train "
                 "under another --name (best/ of this run stays usable)"
             )
-        sums: Any = jax.tree.map(lambda x: jax.device_put(x, like.step.sharding), zero_sums())
-        if 2 < found < 5:
-            sums = _EarlierSums(*(getattr(sums, name) for name in _EarlierSums._fields))
-        if found < 4:
-            like = like._replace(opt_state=as_adam(like.opt_state))
-        arrays: Any = {"state": like, "sums": sums} if found > 2 else like
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, arrays)
+        sums = jax.tree.map(lambda x: jax.device_put(x, like.step.sharding), zero_sums())
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": like, "sums": sums})
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         try:
             read = self._manager.restore(step, args=items)["state"]
         except Exception as error:
             raise _DamagedError(_first_line(error)) from error
-        if found > 2 and progress.pop("checksum", None) != _checksum(read, progress):
+        if progress.pop("checksum", None) != _checksum(read, progress):
             raise _DamagedError("it has another checksum")
-        progress.pop("best_loss", None)
-        state, sums = (read["state"], read["sums"]) if found > 2 else (read, sums)
-        if found < 4:
-            state = state._replace(opt_state=from_adam(state.opt_state))
-        if 2 < found < 5:
-            sums = sums.completed()
-        return Saved(state, sums, Progress(**progress))
+        return Saved(read["state"], read["sums"], Progress(**progress))
 
     def close(self) -> None:
         """Wait for the write under way."""

@@ -132,17 +132,12 @@ class _Training:
         self._tell_where()
 
     def _complete_best(self) -> None:
-        """The score of the best epoch: older checkpoints do not hold it, and what makes it best may have changed."""
+        """Score the best epoch again: what makes one the best may have changed."""
         best = self._progress.best_epoch
         records = run_folder.read_metrics(self._session.folder, best)
         scores = [self._score(record["valid"]) for record in records if record["epoch"] == best]
         if scores:
             self._progress = replace(self._progress, best_score=scores[0])
-        elif best and self._progress.best_score is None:
-            self._session.tell(
-                f"warning: epoch {best}, the best so far, is missing in {self._session.folder.metrics_file}; the next "
-                "one takes its place in best/"
-            )
 
     def _score(self, valid_metrics: dict[str, float]) -> float:
         if self._config.best_by == "loss":

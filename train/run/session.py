@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from shared.data_record import describe_data
 from shared.elements import symbol
 from shared.errors import UserError
 from shared.schema import Split
+from shared.settings import Scope, names_in
 from train import run_folder
 from train.config import ModelConfig, TrainConfig
 from train.data.dataset import Cache
@@ -32,9 +33,6 @@ from train.run_folder import RunFolder
 from train.step.compiled_steps import Steps
 from train.step.devices import Devices, all_devices
 from train.step.optimizer import TrainState
-
-_FINE_TUNING_MAY_CHANGE = ("config", "cache_dir", "exact_monopoles", "mix_coulomb_energy")
-"""Settings of the model that do not change what its weights mean."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ def check_same_model(config: ModelConfig, other: ModelConfig, run: str) -> None:
     Raises:
         UserError: they cannot; names the settings that differ.
     """
-    names = [field.name for field in fields(ModelConfig) if field.name not in _FINE_TUNING_MAY_CHANGE]
+    names = names_in(ModelConfig, Scope.MODEL)
     if other.mix_coulomb_energy and not config.mix_coulomb_energy:
         names.append("mix_coulomb_energy")
     changed = [name for name in names if getattr(config, name) != getattr(other, name)]

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ import xxhash
 from jax import export
 
 from shared.digests import settings_digest
+from shared.settings import Scope, names_in
 from train.config import TrainConfig
 from train.data.batch import Batch
 from train.model.prediction import Prediction
@@ -35,15 +35,6 @@ from train.step.parameter_vector import ParameterVector
 from train.step.program_cache import kept_programs
 
 Array = jax.Array
-
-_DO_NOT_MATTER = (
-    *("config", "cache_dir", "runs_dir", "name", "epochs", "batch_size", "seed", "plot_results", "plot_freq"),
-    *("learning_rate", "schedule", "warmup_epochs", "esp_min_distance", "esp_max_value", "esp_radius_factor"),
-    *("data_placement", "host_devices", "distributed", "coordinator", "processes", "process_id"),
-    *("from_run", "init_from", "largest_loss", "early_stopping", "best_by", "tensorboard", "wandb"),
-    *("checkpoint_minutes", "checkpoint_epochs", "keep_checkpoints"),
-)
-"""Settings that the programs do not contain: they are arguments, or stay on the host. A new one is taken to matter."""
 
 _COMPILED_AT_ONCE = 2
 
@@ -264,7 +255,8 @@ class Steps:
         return jitted.lower(*shapes)
 
     def _digest(self) -> str:
-        settings = {name: value for name, value in asdict(self._config).items() if name not in _DO_NOT_MATTER}
+        compiled = names_in(TrainConfig, *(scope for scope in Scope if scope.is_compiled))
+        settings = {name: getattr(self._config, name) for name in compiled}
         digest = xxhash.xxh3_128()
         for path in _sources():
             digest.update(path.read_bytes())

@@ -89,27 +89,6 @@ def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax
     return optax.chain(optax.stateless(clip_each), direction)
 
 
-def as_adam(opt_state: Any) -> Any:
-    """The optimizer's state as earlier versions kept it, which took Adam."""
-
-    def convert(part: Any) -> Any:
-        amsgrad = isinstance(part, optax.ScaleByAmsgradState)
-        return optax.ScaleByAdamState(part.count, part.mu, part.nu) if amsgrad else part
-
-    return jax.tree.map(convert, opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByAmsgradState))
-
-
-def from_adam(opt_state: Any) -> Any:
-    """The other way. No largest second moment is known: the next step's will be the first."""
-
-    def convert(part: Any) -> Any:
-        if not isinstance(part, optax.ScaleByAdamState):
-            return part
-        return optax.ScaleByAmsgradState(part.count, part.mu, part.nu, jax.tree.map(jnp.zeros_like, part.nu))
-
-    return jax.tree.map(convert, opt_state, is_leaf=lambda part: isinstance(part, optax.ScaleByAdamState))
-
-
 def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     # The average has a copy of its own: a step gives the parameters' memory back (donation), once for each array.

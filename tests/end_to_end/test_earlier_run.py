@@ -1,0 +1,56 @@
+"""A run that an earlier version began, with its cache, goes on and predicts as it did there.
+
+tests/golden/run holds two epochs of a small model, and the metrics of a third, as commit 9fee400 wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.digests import file_digest
+from train.run.evaluate_run import evaluate_run
+from train.run.loop import train
+from train.run_folder import RunFolder, load_config
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "run"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    shutil.copytree(GOLDEN, tmp_path / "golden")
+    monkeypatch.chdir(tmp_path / "golden")
+    return RunFolder(Path("runs/golden"))
+
+
+def test_it_goes_on(folder: RunFolder) -> None:
+    best = file_digest(folder.best / "weights.safetensors")
+    train(replace(load_config(folder), epochs=3, plot_results=False, tensorboard=False))
+    found, expected = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in (folder.metrics_file, GOLDEN / "continued-metrics.jsonl")
+    )
+    assert [record["epoch"] for record in found] == [1, 2, 3]
+    assert found[:2] == expected[:2]
+    for split in ("train", "valid"):
+        names = sorted(expected[2][split])
+        assert sorted(found[2][split]) == names
+        # Another processor rounds in another way.
+        values = [[record[2][split][name] for name in names] for record in (found, expected)]
+        np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6)
+    assert file_digest(folder.best / "weights.safetensors") != best
+
+
+def test_its_weights_have_the_errors_that_they_had(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json.loads(folder.evaluation_file("valid").read_text(encoding="utf-8"))
+    folder.limits_file("valid").unlink()
+    evaluate_run(folder.path, "valid", plots=False, predictions=False)
+    after = json.loads(folder.evaluation_file("valid").read_text(encoding="utf-8"))
+    assert after["metrics"] == pytest.approx(before["metrics"], rel=1e-4, abs=1e-6)
+    assert after["limits"]["spread"] == pytest.approx(before["limits"]["spread"], rel=1e-5)
+    assert "valid errors of the best weights (6 molecules)" in capsys.readouterr().out
