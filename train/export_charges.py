@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shared.errors import UserError, run_program
 from shared.files import write_atomically
+from shared.log import log
 from shared.settings import Finite, NonNegative, Positive, parse_flags
 
 
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for frame, grid in enumerate(grids):
         cube = potential_cube(predictor, molecules[frame], predictions[frame], grid)
         write_atomically(folder / f"esp-{frame}.cube", cube.encode())
-    print(f"charges of {len(molecules)} molecules in {folder}")
+    log.info(f"charges of {len(molecules)} molecules in {folder}")
 
 
 def _remove_older(folder: Path, frames: int, local_frames: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from shared.errors import run_program
 from shared.files import write_atomically
+from shared.log import log
 from shared.settings import parse_flags
 
 MODEL, DESCRIPTION, README = "model.jax-export", "model.json", "README.md"
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False).encode())
     write_atomically(folder / README, _readme(description).encode())
     write_atomically(folder / MODEL, artefact)
-    print(f"{folder / MODEL}: {len(artefact) / 2**20:.1f} MiB; {folder / README} tells how to load it")
+    log.info(f"{folder / MODEL}: {len(artefact) / 2**20:.1f} MiB; {folder / README} tells how to load it")
 
 
 def _readme(description: dict[str, Any]) -> str:

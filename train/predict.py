@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from shared.errors import UserError, run_program
 from shared.files import atomic_path, write_atomically
+from shared.log import log
 from shared.settings import Finite, PositiveInt, parse_flags
 
 if TYPE_CHECKING:
@@ -115,9 +116,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     write_atomically(_errors_file(output), json.dumps(record, indent=1).encode())
     for source in sources:
-        print(_describe(source, asked))
-    print(errors.describe())
-    print(f"predictions of {count:,} molecules in {output}, errors in {_errors_file(output)}")
+        log.info(_describe(source, asked))
+    log.info(errors.describe())
+    log.info(f"predictions of {count:,} molecules in {output}, errors in {_errors_file(output)}")
 
 
 def _predict(

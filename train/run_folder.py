@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "run.json"
 
     @property
+    def log_file(self) -> Path:
+        """What was said, with times; appended to by every start."""
+        return self.path / "train.log"
+
+    @property
     def metrics_file(self) -> Path:
         """One JSON object for each epoch."""
         return self.path / "metrics.jsonl"

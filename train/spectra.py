@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import UserError, run_program
+from shared.log import log
 from shared.settings import Finite, NonNegative, Positive, parse_flags
 
 _FEWEST_STEPS = 16
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     atoms.calc = calculator
     optimise(atoms, asked.fmax)
     modes = harmonic_modes(calculator.predictor.derivatives(atoms), atoms)
-    print(describe_modes(modes, atoms))
+    log.info(describe_modes(modes, atoms))
     name = asked.molecule or Path(asked.geometry).stem
     folder = Path(asked.output) if asked.output else Path(asked.run) / "spectra" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         dynamics = infrared_from_dynamics(atoms, asked.md_ps, asked.timestep, asked.temperature, asked.seed)
         write_spectra(folder / "spectrum.csv", modes, asked.width, dynamics)
         save_picture(picture, lambda: draw_spectra(name, modes, asked.width, dynamics))
-    print(f"geometry, modes, spectrum and picture in {folder}")
+    log.info(f"geometry, modes, spectrum and picture in {folder}")
 
 
 if __name__ == "__main__":

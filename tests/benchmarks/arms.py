@@ -28,7 +28,8 @@ from train.data.dataset import open_cache
 from train.data.loader import BatchPlan, Loader, in_blocks
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import JointModel, build_model, clean
-from train.run.epoch import build_feed
+from train.run.blocks import open_blocks
+from train.run.epoch import EpochRunner
 from train.run.session import split_loader
 from train.step.compiled_steps import Steps, compiler_options
 from train.step.devices import AXIS, Devices, all_devices, start_devices
@@ -70,7 +71,7 @@ def ours(config: TrainConfig, molecules: int) -> tuple[dict[str, Any], Round]:
     devices = all_devices()
     loader = open_loader(config, devices)
     steps = Steps(config, loader.batches_per_epoch, devices)
-    feed = build_feed(config, steps, loader)
+    epochs = EpochRunner(open_blocks(config, steps, loader))
     state = steps.create_state(0)
     pieces = cycled(loader, molecules)
 
@@ -78,7 +79,7 @@ def ours(config: TrainConfig, molecules: int) -> tuple[dict[str, Any], Round]:
         nonlocal state
         sums = devices.place(zero_sums())
         started = time.perf_counter()
-        for done in feed.epoch(state, sums, plans):
+        for done in epochs.run(state, sums, plans):
             state, sums = done.state, done.sums
         named_metrics(sums)  # waits for the device
         return time.perf_counter() - started
@@ -97,7 +98,7 @@ def ours(config: TrainConfig, molecules: int) -> tuple[dict[str, Any], Round]:
         plans = next(pieces)
         seconds = run(plans)
         number = sum(len(plan.rows) for plan in plans)
-        waited = feed.input_wait / seconds
+        waited = epochs.input_wait / seconds
         return {"seconds": seconds, "molecules": number, "atoms": count_atoms(loader, plans), "input_wait": waited}
 
     return {"compile_seconds": prepared, "flops": float(np.mean(flops)), "devices": devices.count}, one_round

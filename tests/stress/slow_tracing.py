@@ -5,7 +5,9 @@ By its path, with PYTHONPATH naming the sources to train with: they may be those
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import importlib
 import random
 import signal
 import threading
@@ -15,9 +17,18 @@ from typing import Any
 import jax
 
 from train import __main__
-from train.run import epoch as feed
-from train.run import loop
-from train.step import compiled_steps as compiled
+
+
+def _module(*names: str) -> Any:
+    """The first that there is: the sources may be older than the rooms."""
+    for name in names:
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(name)
+    raise SystemExit(f"none of {names}")
+
+
+compiled = _module("train.step.compiled_steps", "train.compiled")
+epoch, loop = _module("train.run.epoch", "train.feed"), _module("train.run.loop", "train.loop")
 
 BETALN = jax.scipy.special.betaln
 COMPILE = compiled.Steps._compile
@@ -45,7 +56,7 @@ def slow_betaln(a: Any, b: Any) -> Any:
     return BETALN(a, b)
 
 
-def compile_and_tell(self: compiled.Steps, what: Any, *more: Any) -> Any:
+def compile_and_tell(self: Any, what: Any, *more: Any) -> Any:
     """A program; the first argument is its name, or a key that begins with its name."""
     made = COMPILE(self, what, *more)
     if (what if isinstance(what, str) else what[0]).startswith("train"):
@@ -56,9 +67,9 @@ def compile_and_tell(self: compiled.Steps, what: Any, *more: Any) -> Any:
 if __name__ == "__main__":
     faulthandler.register(signal.SIGUSR2)  # where it hangs, if it does
     jax.scipy.special.betaln = slow_betaln
-    compiled.Steps._compile = compile_and_tell  # type: ignore[method-assign]
+    compiled.Steps._compile = compile_and_tell
     # A dispatch for every step, for each to meet what is traced beside it.
-    feed._SECONDS_PER_DISPATCH = 0.0
+    epoch._SECONDS_PER_DISPATCH = 0.0
     # The evaluation at the end would take longer than all else.
     loop._finish = lambda *_, **__: None
     __main__._run()

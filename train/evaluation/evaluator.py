@@ -12,6 +12,7 @@ import jax
 from tqdm import tqdm
 
 from shared.files import write_atomically
+from shared.log import log
 from shared.schema import NAME_ARRAY
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
@@ -131,10 +132,10 @@ def finish_run(
 
         draw_all(folder, targets, split)
     if not quiet:
-        print(describe_evaluation(record, limits))
+        log.info(describe_evaluation(record, limits))
         if predictions:
-            print(f"predictions in {folder.predictions_file(split)}")
-        print(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
+            log.info(f"predictions in {folder.predictions_file(split)}")
+        log.info(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
     return metrics
 
 

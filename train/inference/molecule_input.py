@@ -8,6 +8,7 @@ from ase.build import molecule
 
 from shared.errors import UserError
 from shared.input.ase_files import read_frames
+from shared.log import log
 from train.inference.predictor import total_charge_of
 
 
@@ -39,7 +40,7 @@ def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:
         raise UserError(f"--geometry {error}") from error
     periodic = sum(bool(frame.pbc.any()) for _, frame in frames)
     if periodic:
-        print(f"note: {periodic} of {len(frames)} frames are periodic; each is taken for one molecule by itself")
+        log.info(f"note: {periodic} of {len(frames)} frames are periodic; each is taken for one molecule by itself")
     return [_plain(frame, f"--geometry {where}") for where, frame in frames]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import run_program
+from shared.log import log
 from shared.schema import Split
 from shared.settings import parse_flags
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     page = render(facts, asked.split, evaluation, samples, molecules).encode()
     path = folder.report_file(asked.split)
     write_atomically(path, page)
-    print(f"report in {path} ({len(page) / 1e6:.1f} MB), {len(pictures)} more pictures in {folder.plots}")
+    log.info(f"report in {path} ({len(page) / 1e6:.1f} MB), {len(pictures)} more pictures in {folder.plots}")
 
 
 def _is_evaluated(folder: RunFolder, split: str) -> bool:
@@ -75,7 +76,7 @@ def _is_evaluated(folder: RunFolder, split: str) -> bool:
         return True  # damaged, which the report tells
     current = not isinstance(record, dict) or record.get("format_version", 1) == EVALUATION_FORMAT
     if not current:
-        print(f"{results[0]} is of an earlier version: evaluating again")
+        log.info(f"{results[0]} is of an earlier version: evaluating again")
     return current
 
 

@@ -65,7 +65,7 @@ def diverged(session: Session, state: TrainState, progress: Progress, checkpoint
 
 
 def _molecules(session: Session, plan: BatchPlan) -> list[dict[str, Any]]:
-    bucket = session.feed.loader.buckets[plan.bucket]
+    bucket = session.loader.buckets[plan.bucket]
     names = (bytes(name).decode("utf-8", "replace") for name in bucket.take(NAME_ARRAY, plan.rows))
     rows = (int(row) for row in bucket.take("row", plan.rows))
     return [{"row": row, "name": name} for row, name in zip(rows, names, strict=True)]
@@ -73,7 +73,7 @@ def _molecules(session: Session, plan: BatchPlan) -> list[dict[str, Any]]:
 
 def _gradient_norms(session: Session, state: TrainState, plan: BatchPlan) -> tuple[dict[str, float], float]:
     """Norm of the loss's gradient for each array of parameters, and the loss."""
-    steps, loader = session.steps, session.feed.loader
+    steps, loader = session.steps, session.loader
     batch = loader.read(plan, steps.devices.own_part(loader.places))
     gradient, loss, _ = steps.gradient(state.params, steps.devices.place_batch(batch, loader.places))
     tree = steps.parameters.to_host(gradient)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shared.data_record import describe_data
+from shared.log import log
 from shared.schema import Split
 from train.data.dataset import open_cache
 from train.evaluation.evaluator import finish_run
@@ -44,9 +45,9 @@ def evaluate_run(
         cache = open_cache(cache_dir, config.physnet_cutoff, config.dcmnet_cutoff)
     else:
         cache = open_own_data(folder, config)
-    print(f"evaluate: data: {describe_data(cache.record, split)}")
+    log.info(f"evaluate: data: {describe_data(cache.record, split)}")
     if cache.record["frames"] != own["frames"]:
-        print(f"note: {folder.path} was trained on other data, {describe_data(own)}")
+        log.info(f"note: {folder.path} was trained on other data, {describe_data(own)}")
         trained = fit_to_data(trained, cache, folder.path)
         # Apart from what is said of the training's own data.
         folder = RunFolder(folder.path / "other-data" / cache.record["frames"][:12])

@@ -67,14 +67,15 @@ class Interruption:
         if self.at_once:
             raise stopped(number, "with everything saved; the same command does what is left")
 
-    def wait_for(self, future: Future[Result]) -> Result:
-        """The result of work that began before the first step.
+    def wait_for(self, future: Future[Result], look: Callable[[], None] = lambda: None) -> Result:
+        """Return the result of work that began before the first step; ``look`` is called again and again meanwhile.
 
         Raises:
             Interrupted: asked to stop meanwhile.
         """
 
         def check() -> None:
+            look()
             if self.asked:
                 raise stopped(self.asked, "before the first step; nothing is lost, and the same command starts again")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -14,15 +16,17 @@ import jax
 from tqdm import tqdm
 
 from shared.errors import Interrupted, UserError
+from shared.log import log_file
 from train import run_folder
 from train.config import TrainConfig
 from train.evaluation.evaluator import evaluate_split, finish_run
 from train.model.saved_model import TrainedModel, save_weights
 from train.run.checkpoint import Checkpoints, Progress, Saved
+from train.run.compile_progress import CompileProgress
 from train.run.divergence import diverged
-from train.run.epoch import Dispatched
+from train.run.epoch import Dispatched, EpochRunner
 from train.run.interruption import Interruption, stopped
-from train.run.session import Session, first_state, open_session, prepare_evaluation, split_loader
+from train.run.session import Session, describe_session, first_state, open_session, prepare_evaluation, split_loader
 from train.run.tracking import Tracker
 from train.run.watchdog import Watchdog
 from train.step.compiled_steps import Steps
@@ -47,19 +51,27 @@ def train(config: TrainConfig) -> Path:
     """
     with Interruption() as interruption, Watchdog(interruption) as watchdog:
         session = open_session(config, interruption)
-        watchdog.watch(session.steps, session.folder)
         try:
-            with _Training(session) as training:
-                training.run()
-            # From here on there is nothing to save.
-            interruption.at_once = True
-            if interruption.asked:
-                raise stopped(interruption.asked, "after the last epoch, and saved; the same command evaluates it")
-            _finish(session, plots=config.plot_results)
+            with log_file(session.folder.log_file if session.is_first else None) as aside:
+                aside.info("begin: %s", shlex.join(sys.argv))
+                watchdog.watch(session.steps, session.folder)
+                _train(session)
         finally:
             session.steps.close()
             session.lock.release()
     return session.folder.path
+
+
+def _train(session: Session) -> None:
+    for text in describe_session(session):
+        session.tell(text)
+    with _Training(session) as training:
+        training.run()
+    # From here on there is nothing to save.
+    session.interruption.at_once = True
+    if session.interruption.asked:
+        raise stopped(session.interruption.asked, "after the last epoch, and saved; the same command evaluates it")
+    _finish(session, plots=session.config.plot_results)
 
 
 class _Training:
@@ -68,6 +80,8 @@ class _Training:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._config = session.config
+        self._epochs = EpochRunner(session.blocks)
+        self._compiling = CompileProgress(session.steps, session.tell)
         self._checkpoints = Checkpoints(session.folder.checkpoints, session.config.keep_checkpoints)
         self._saved_at = time.monotonic()
         self._evaluations: list[Future[Any]] = []
@@ -111,12 +125,12 @@ class _Training:
         steps = session.steps
         new = self._checkpoints.latest() is None
         creating = steps.prepare_create() if new else None
-        session.feed.prepare(session.plans(0))
+        self._epochs.prepare(session.plans(0))
         self._evaluations = prepare_evaluation(session)
         # All tracing ends before the first step begins, see Steps; what is traced is compiled meanwhile and afterwards.
-        session.interruption.wait_for(steps.traced())
+        session.interruption.wait_for(steps.traced(), self._compiling.tell)
         if creating is not None:
-            session.interruption.wait_for(creating)
+            session.interruption.wait_for(creating, self._compiling.tell)
             self._state, self._progress = first_state(session), Progress()
             self._sums = steps.devices.place(zero_sums())
         else:
@@ -149,7 +163,7 @@ class _Training:
         if epoch >= epochs:
             self._session.tell(f"this run has finished its {epoch} epochs; more --epochs (make's EPOCHS=) continue it")
         elif batch:
-            batches = self._session.feed.loader.batches_per_epoch
+            batches = self._session.loader.batches_per_epoch
             self._session.tell(f"continuing in epoch {epoch + 1} of {epochs}, after batch {batch} of {batches}")
         elif epoch:
             self._session.tell(f"continuing after epoch {epoch} of {epochs}")
@@ -163,7 +177,7 @@ class _Training:
         plans = session.plans(self._progress.epoch)
         start = time.perf_counter() - self._progress.seconds
         with tqdm(
-            total=len(session.feed.loader),
+            total=len(session.loader),
             initial=sum(len(plan.rows) for plan in plans[:done]),
             desc=f"epoch {self._progress.epoch + 1}",
             unit="mol",
@@ -187,12 +201,12 @@ class _Training:
         return metrics
 
     def _dispatches(self, plans: list[Any]) -> Iterator[tuple[float | None, Dispatched]]:
-        """What the feed dispatches, and a loss if one has arrived that was not seen yet.
+        """Yield each dispatch, and a loss if one has arrived that was not seen yet.
 
         Asking for one that has not arrived would make the device wait for the host.
         """
         waiting: Any = None
-        for dispatched in self._session.feed.epoch(self._state, self._sums, plans):
+        for dispatched in self._epochs.run(self._state, self._sums, plans, self._while_compiling):
             # These replace the arrays that went in, whose memory is given up.
             self._state, self._sums = dispatched.state, dispatched.sums
             loss = None
@@ -200,6 +214,10 @@ class _Training:
                 loss, waiting = float(waiting), None
             waiting = dispatched.loss if waiting is None else waiting
             yield loss, dispatched
+
+    def _while_compiling(self) -> None:
+        self._compiling.tell()
+        self._answer(None, 0)
 
     def _answer(self, loss: float | None, steps: int) -> None:
         """Save, stop, or end with what is known of a divergence, as it may be time to."""
@@ -221,6 +239,7 @@ class _Training:
         session = self._session
 
         def answer() -> None:
+            self._compiling.tell()
             if session.interruption.asked and jax.process_count() == 1:
                 self._save()
                 raise self._stopped(session.interruption.asked)
@@ -242,8 +261,8 @@ class _Training:
         record = {
             "epoch": epoch,
             "seconds": seconds,
-            "samples_per_second": len(session.feed.loader) / seconds,
-            "input_wait_seconds": session.feed.input_wait,
+            "samples_per_second": len(session.loader) / seconds,
+            "input_wait_seconds": self._epochs.input_wait,
             "best_epoch": self._progress.best_epoch,
             "train": train_metrics,
             "valid": valid_metrics,
@@ -273,7 +292,7 @@ class _Training:
         if not math.isfinite(float(self._sums.loss)):
             raise self._diverged()
         # An epoch has one place more than batches: that after the last one, before its evaluation.
-        places = self._session.feed.loader.batches_per_epoch + 1
+        places = self._session.loader.batches_per_epoch + 1
         step = self._progress.epoch * places + self._progress.batch
         self._checkpoints.save(Saved(self._state, self._sums, self._progress), step)
         self._saved_at = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from filelock import BaseFileLock
 from shared.data_record import describe_data
 from shared.elements import symbol
 from shared.errors import UserError
+from shared.log import log
 from shared.schema import Split
 from shared.settings import Scope, names_in
 from train import run_folder
@@ -24,7 +26,7 @@ from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import check_esp, describe_missing
 from train.model.prediction import Params
 from train.model.saved_model import TrainedModel, load_weights
-from train.run.epoch import Feed, ResidentFeed, build_feed
+from train.run.blocks import Blocks, ResidentBlocks, open_blocks
 from train.run.initial_charges import element_charges
 from train.run.interruption import Interruption
 from train.run.run_data import open_data
@@ -41,9 +43,10 @@ class Session:
 
     config: TrainConfig
     cache: Cache
+    note: str  # on the choice of the data, or empty
     folder: RunFolder
     steps: Steps
-    feed: Feed
+    blocks: Blocks
     valid: Loader
     interruption: Interruption
     lock: BaseFileLock
@@ -55,12 +58,17 @@ class Session:
 
     def plans(self, epoch: int) -> list[BatchPlan]:
         """The batches of an epoch, in order."""
-        return self.feed.loader.plan(self.config.seed, epoch)
+        return self.blocks.loader.plan(self.config.seed, epoch)
+
+    @property
+    def loader(self) -> Loader:
+        """Batches of the training split."""
+        return self.blocks.loader
 
     def tell(self, text: str) -> None:
-        """Print, in the first process."""
+        """Say something, in the first process."""
         if self.is_first:
-            print(text)
+            log.info(text)
 
 
 def open_session(config: TrainConfig, interruption: Interruption) -> Session:
@@ -81,25 +89,28 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
     try:
         run_folder.prepare_run(config, cache, write=devices.is_first)
         steps = Steps(config, loader.batches_per_epoch, devices)
-        feed = build_feed(config, steps, loader)
+        blocks = open_blocks(config, steps, loader)
     except UserError:
         # Nobody else would release it, in a notebook.
         lock.release()
         raise
-    session = Session(config, cache, folder, steps, feed, valid, interruption, lock)
-    session.tell(f"train: data: {describe_data(cache.record)}")
-    if note:
-        session.tell(f"note: {note}")
-    where = "on the device" if isinstance(feed, ResidentFeed) else "streamed"
-    session.tell(
+    return Session(config, cache, note, folder, steps, blocks, valid, interruption, lock)
+
+
+def describe_session(session: Session) -> Iterator[str]:
+    """Yield what is said of a run before it begins: its data, devices and folder, and what is odd about them."""
+    config, loader, devices = session.config, session.loader, session.steps.devices
+    yield f"train: data: {describe_data(session.cache.record)}"
+    if session.note:
+        yield f"note: {session.note}"
+    where = "on the device" if isinstance(session.blocks, ResidentBlocks) else "streamed"
+    yield (
         f"train: {len(loader):,} molecules, {len(loader.buckets)} bucket(s), {where}; "
-        f"{devices.count} {devices.platform} device(s); run {folder.path}"
+        f"{devices.count} {devices.platform} device(s); run {session.folder.path}"
     )
-    for note in describe_missing(loader, valid):
-        session.tell(note)
+    yield from describe_missing(loader, session.valid)
     for difference in run_folder.other_versions(config.from_run) if config.from_run else []:
-        session.tell(f"note: not as in {config.from_run}: {difference}; results may differ")
-    return session
+        yield f"note: not as in {config.from_run}: {difference}; results may differ"
 
 
 def _check_before(config: TrainConfig) -> None:
@@ -154,7 +165,7 @@ def _fitted_to_data(session: Session, params: Params) -> Params:
     """Charges that the dipoles or ESPs tell, and displacements of one length."""
     from train.run.initial_displacements import scale_displacements  # slow: imports the model
 
-    loader = session.feed.loader
+    loader = session.loader
     charges = element_charges(loader)
     shift = np.array(params["physnet"]["params"]["shift"])
     shift[:, 1] = charges

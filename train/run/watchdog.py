@@ -128,7 +128,12 @@ class Watchdog:
     def _end(self, text: str, code: int) -> NoReturn:
         # Past Python's files, whose locks the threads that hang may hold.
         try:
-            os.write(_STDERR, f"\n{text} {self._how_to_go_on()}\n".encode())
+            line = f"{text} {self._how_to_go_on()}\n"
+            os.write(_STDERR, f"\n{line}".encode())
+            if self._watched:
+                with contextlib.suppress(OSError):
+                    log = os.open(self._watched[1].log_file, os.O_WRONLY | os.O_APPEND)
+                    os.write(log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}".encode())
             if code == EXIT_STUCK:
                 faulthandler.dump_traceback(_STDERR)
         finally:

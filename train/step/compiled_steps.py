@@ -155,6 +155,11 @@ class Steps:
         """Whether anything that was prepared is still being compiled. May be asked by any thread."""
         return any(not future.done() for future in list(self._executables.values()))
 
+    def compiled(self) -> tuple[int, int]:
+        """Return how many programs are compiled, and of how many."""
+        futures = list(self._executables.values())
+        return sum(future.done() for future in futures), len(futures)
+
     def close(self) -> None:
         """Do not begin what was prepared and is not needed any more."""
         for key, future in list(self._executables.items()):

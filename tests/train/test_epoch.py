@@ -16,8 +16,9 @@ from train.data.batch import Batch
 from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
-from train.run import epoch as feed
-from train.run.epoch import ResidentFeed, StreamFeed, build_feed
+from train.run import blocks, epoch
+from train.run.blocks import Blocks, ResidentBlocks, StreamedBlocks, open_blocks
+from train.run.epoch import EpochRunner
 from train.step.compiled_steps import Steps
 from train.step.devices import all_devices
 
@@ -27,21 +28,21 @@ def loader(small_cache: Path) -> Loader:
     return Loader(open_cache(small_cache, 6.0, 10.0).load_split("train"), 2, EspSelection())
 
 
-def build(loader: Loader, **changes: Any) -> feed.Feed:
+def build(loader: Loader, **changes: Any) -> Blocks:
     config = support.small_config(**changes)
-    return build_feed(config, Steps(config, 5, all_devices()), loader)
+    return open_blocks(config, Steps(config, 5, all_devices()), loader)
 
 
 def test_size_decides_where_the_data_are_kept(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = [loader.gather(i, np.arange(len(bucket)), len(bucket)) for i, bucket in enumerate(loader.buckets)]
     assert loader.nbytes == sum(array.nbytes for batch in everything for array in batch)
-    monkeypatch.setattr(feed, "_free_memory", lambda devices: 10.0 * loader.nbytes)
-    assert isinstance(build(loader), ResidentFeed)
-    assert isinstance(build(loader, data_placement="stream"), StreamFeed)
-    monkeypatch.setattr(feed, "_free_memory", lambda devices: 2.0 * loader.nbytes)
-    assert isinstance(build(loader), StreamFeed)
-    assert isinstance(build(loader, data_placement="device"), ResidentFeed)
-    monkeypatch.setattr(feed, "_free_memory", lambda devices: 1.0 * loader.nbytes)
+    monkeypatch.setattr(blocks, "_free_memory", lambda devices: 10.0 * loader.nbytes)
+    assert isinstance(build(loader), ResidentBlocks)
+    assert isinstance(build(loader, data_placement="stream"), StreamedBlocks)
+    monkeypatch.setattr(blocks, "_free_memory", lambda devices: 2.0 * loader.nbytes)
+    assert isinstance(build(loader), StreamedBlocks)
+    assert isinstance(build(loader, data_placement="device"), ResidentBlocks)
+    monkeypatch.setattr(blocks, "_free_memory", lambda devices: 1.0 * loader.nbytes)
     with pytest.raises(UserError, match="use --data-placement stream"):
         build(loader, data_placement="device")
 
@@ -73,14 +74,15 @@ def test_every_planned_step_is_dispatched_once(
 
     monkeypatch.setattr(built.steps, "train_resident", record_resident)
     monkeypatch.setattr(built.steps, "train_block", record_block)
-    monkeypatch.setattr(feed, "_SECONDS_PER_DISPATCH", 1e9)
+    monkeypatch.setattr(epoch, "_SECONDS_PER_DISPATCH", 1e9)
     monkeypatch.setattr(Loader, "run_length", lambda *_: 3)
     molecules = 0
     dispatches = 0
-    for epoch in range(2):
-        plans = loader.plan(1, epoch)
+    runner = EpochRunner(built)
+    for number in range(2):
+        plans = loader.plan(1, number)
         taken.clear()
-        for done in built.epoch(0, 0, plans):  # type: ignore[arg-type]
+        for done in runner.run(0, 0, plans):  # type: ignore[arg-type]
             molecules += done.molecules
             dispatches += 1
         assert taken == [loader.buckets[plan.bucket].take("energy", plan.rows).tolist() for plan in plans]
