@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from preprocess.config import PreprocessConfig
-from preprocess.decide import Decision, decide
 from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
+from preprocess.stages.up_to_date import Decision, decide
 from shared.errors import UserError, run_program
 from shared.manifest import digest_cache, read_manifest, write_current
 from shared.settings import SharedConfig, parse_settings
@@ -69,7 +69,7 @@ def preprocess(config: PreprocessConfig) -> Path | None:
     files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
     decision = decide(files, config, digests)
     if config.dry_run:
-        from preprocess.input.understood import describe_understood, understand_headers
+        from preprocess.stages.understood import describe_understood, understand_headers
 
         print(describe_understood(understand_headers(files, [file.reading(config) for file in files])))
         _say_what_would_be(decision, cache_dir)
@@ -77,8 +77,8 @@ def preprocess(config: PreprocessConfig) -> Path | None:
     cache_dir.mkdir(parents=True, exist_ok=True)
     if decision.why_frames or decision.why_edges:
         # Imported here: numba costs more to import than a no-op takes.
-        from preprocess.build import build
-        from preprocess.stage import lock_cache
+        from preprocess.stages.build import build
+        from preprocess.stages.resumable import lock_cache
 
         with lock_cache(cache_dir):
             # The run that held the lock may have built what is wanted.

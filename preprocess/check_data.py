@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.checks import CheckedFile, CheckInput, Evidence, Finding, conclude, gather, merge, report
+from preprocess.checks.evidence import CheckedFile, CheckInput, Evidence, Finding, merge
+from preprocess.checks.measure import gather
+from preprocess.checks.report import report
+from preprocess.checks.rules import conclude
 from preprocess.config import PreprocessConfig
-from preprocess.engine import open_engine
 from preprocess.input.conversions import convert_foreign
 from preprocess.input.grid_padding import pad_grids
 from preprocess.input.grid_points import find_real_points
 from preprocess.input.pairs import Chunk, PairFiles, Reading, find_pairs
-from preprocess.input.prepare import Prepared, prepare
 from preprocess.input.reader import Grids, Molecules, PairReader, open_pair
 from preprocess.input.row_order import find_permutation
 from preprocess.input.validate import PairingError, check_grids, check_molecules
+from preprocess.stages.executor import open_engine
+from preprocess.stages.first_pass import Prepared, prepare
 from shared.errors import UserError, run_program
 from shared.files import write_atomically
 from shared.manifest import digest_cache

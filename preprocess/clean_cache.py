@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from preprocess.stage import lock_cache
+from preprocess.stages.resumable import lock_cache
 from shared.data_record import describe_data
 from shared.errors import UserError, run_program
 from shared.manifest import CONVERTED, CURRENT, current_stages, read_manifest, stage_folder

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.reference import level, pool
+from preprocess.reference import method as level
+from preprocess.reference import workers as pool
 from preprocess.reference.config import ReferenceConfig, parse
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import UNITS, Output, Row, draw_split
-from preprocess.reference.parts import ModesTask, ReferenceTask, Task
-from preprocess.stage import lock_cache
+from preprocess.reference.tasks import ModesTask, ReferenceTask, Task
+from preprocess.stages.resumable import lock_cache
 from shared.cores import usable_cores
 from shared.errors import UserError, run_program
 from shared.schema import SPLITS

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from preprocess.checks.esp import POLAR
 from preprocess.checks.evidence import Finding, Severity
-from preprocess.checks.group import FEWEST, FEWEST_ALL_AGREE, Group, median
+from preprocess.checks.measure_esp import POLAR
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group, median
+from preprocess.checks.physical_constants import DIPOLE_UNITS, ESP_UNITS
 from preprocess.checks.rules_grid import (
     GOOD_FIT,
     esp_of_nothing,
     grid_unit_and_frame,
     points_inside_atoms,
 )
-from preprocess.checks.tables import DIPOLE_UNITS, ESP_UNITS
 from shared.units import ESP_UNITS_IN_HARTREE_PER_E
 
 

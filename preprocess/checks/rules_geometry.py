@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding
-from preprocess.checks.group import FEWEST, FEWEST_ALL_AGREE, Group, examples
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group, examples
 
 _SHORTEST_BOND = 0.4
 _IN_BOHR = (1.32, 2.4)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from preprocess.checks.esp import AXES, POLAR
 from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, Finding
-from preprocess.checks.group import FEWEST, FEWEST_ALL_AGREE, Group, median
+from preprocess.checks.measure_esp import AXES, POLAR
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group, median
 from preprocess.input.grid_points import FAR_ANGSTROM
 from shared.units import BOHR_IN_ANGSTROM, LENGTH_UNITS_IN_ANGSTROM
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding, Severity
-from preprocess.checks.group import FEWEST, FEWEST_ALL_AGREE, Group
-from preprocess.checks.tables import ENERGY_UNITS, FORCE_UNITS, atomic_energy_sum
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group
+from preprocess.checks.physical_constants import ENERGY_UNITS, FORCE_UNITS, atomic_energy_sum
 from shared import units
 
 _NEAR_ANGSTROM = 0.1

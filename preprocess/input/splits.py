@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from preprocess.config import PreprocessConfig
-from preprocess.engine import Engine
 from preprocess.input.molecule_kinds import Kinds, describe_kinds, join_kinds
 from preprocess.input.pairs import Chunk, PairFiles, Reading
 from preprocess.input.reader import open_pair
 from preprocess.input.split_settings import check_shares
 from preprocess.input.validate import atom_mask, check_molecules
+from preprocess.stages.executor import Engine
 from shared.errors import UserError
 from shared.input.layout import read_member
 from shared.input.npz import NpzFile

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from preprocess.reference.grid import Shells
-from preprocess.reference.level import Level
+from preprocess.reference.method import Level
 from shared.errors import UserError
 from shared.settings import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, parse_flags
 

@@ -10,9 +10,9 @@ from ase import units as ase_units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.optimize import BFGS
 
-from preprocess.reference.level import Level
+from preprocess.reference.method import Level
 from preprocess.reference.molecules import Molecule
-from preprocess.reference.theory import LeftOut, converge, forces
+from preprocess.reference.single_point import LeftOut, converge, forces
 from shared import units
 from shared.elements import MASSES
 from shared.normal_modes import HBAR, normal_modes

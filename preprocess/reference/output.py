@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from preprocess.reference.molecules import Molecule
-from preprocess.reference.parts import FOLDER
+from preprocess.reference.tasks import FOLDER
 from shared.errors import UserError
 from shared.files import atomic_path, write_atomically
 from shared.schema import SPLITS, Split

@@ -1,4 +1,4 @@
-"""What a padded atom, edge and grid point cost in a training step: the weights of :mod:`preprocess.plan`.
+"""What a padded atom, edge and grid point cost in a training step: the weights of :mod:`preprocess.stages.buckets`.
 
 A grid of bucket shapes is timed in turn (dense molecules: every pair of atoms is an edge) and the cost
 ``atoms * (grid + ATOM_COST + EDGE_COST * (atoms - 1))`` is fitted to the medians by non-negative least squares.

@@ -155,9 +155,9 @@ def child(command: list[str]) -> tuple[float, float]:
 
 def breakdown(data: Path, cache: Path) -> None:
     """One run in this process, its parts timed; several threads work at once, so that parts add up to more than it."""
-    from preprocess import frames
     from preprocess.__main__ import main as run
     from preprocess.input import reader
+    from preprocess.stages import frames
     from shared import shards
     from shared.input import npz
 
@@ -222,7 +222,7 @@ def _compare(config: RateConfig, root: Path) -> None:
     base = "inflate" if config.compressed else "copy"
     run = [sys.executable, "-m", "preprocess", *flags, "--cache-dir", str(cache), "--checks", "off"]
     run += ["--workers", str(config.workers), "--max-buckets", "3"]
-    _, idle = child([sys.executable, "-c", "import preprocess.build, preprocess.stage"])
+    _, idle = child([sys.executable, "-c", "import preprocess.stages.build, preprocess.stages.resumable"])
     times: dict[str, list[tuple[float, float]]] = {}
     for _ in range(config.rounds):
         forget(data)

@@ -12,19 +12,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from preprocess.checks import (
-    CheckedFile,
-    CheckInput,
-    Evidence,
-    Finding,
-    conclude,
-    gather,
-    merge,
-    report,
-)
-from preprocess.checks.tables import ATOMIC_ENERGIES
+from preprocess.checks.evidence import CheckedFile, CheckInput, Evidence, Finding, merge
+from preprocess.checks.measure import gather
+from preprocess.checks.physical_constants import ATOMIC_ENERGIES
+from preprocess.checks.report import report
+from preprocess.checks.rules import conclude
 from preprocess.input.row_order import find_permutation
-from preprocess.statistics import centers_of_mass
+from preprocess.stages.reference_energies import centers_of_mass
 from shared import units
 from shared.input.unit_choice import InputUnits
 from shared.schema import Split

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from preprocess.plan import ATOM_COST, BUCKET_COST, EDGE_COST, Plan, choose_buckets
+from preprocess.stages.buckets import ATOM_COST, BUCKET_COST, EDGE_COST, Plan, choose_buckets
 from shared.buckets import FrameShape
 
 Sizes = list[tuple[int, int]]

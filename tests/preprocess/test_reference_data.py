@@ -25,14 +25,14 @@ from pyscf.hessian import thermo
 from preprocess import reference_data
 from preprocess.reference.config import ReferenceConfig, parse
 from preprocess.reference.grid import RADII, Shells, sphere
-from preprocess.reference.level import Level
+from preprocess.reference.method import Level
 from preprocess.reference.modes import Modes, find_modes, harmonic_modes, mean_squares, relax
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import Row, draw_split
-from preprocess.reference.parts import ReferenceTask
 from preprocess.reference.sampling import displacement_sampler, draw, mode_sampler
-from preprocess.reference.theory import LeftOut, compute, converge
-from preprocess.statistics import centers_of_mass
+from preprocess.reference.single_point import LeftOut, compute, converge
+from preprocess.reference.tasks import ReferenceTask
+from preprocess.stages.reference_energies import centers_of_mass
 from shared import units
 from shared.elements import MASSES
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, Interrupted, UserError
@@ -314,7 +314,7 @@ def test_finished_run_is_not_repeated(
 ) -> None:
     """The same command computes nothing; other settings are refused, and the difference is named."""
     before = files(quiet)
-    monkeypatch.setattr("preprocess.reference.pool.run", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("preprocess.reference.workers.run", lambda *_: pytest.fail("computed again"))
     reference_data.main([*words, "--output", str(quiet), "--workers", "1"])
     assert "train 48, valid 6, test 6" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"another calculation \(basis = sto-3g, not 3-21g\)"):
@@ -383,7 +383,7 @@ def test_geometries_that_do_not_converge_are_left_out(tmp_path: Path, capsys: py
 
 def test_nothing_is_left_if_all_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error, and the folder can be used again."""
-    monkeypatch.setattr("preprocess.reference.pool.run", lambda tasks, *_: [task() for task in tasks])
+    monkeypatch.setattr("preprocess.reference.workers.run", lambda tasks, *_: [task() for task in tasks])
     with pytest.raises(UserError, match="none of 1 geometries"):
         reference_data.main(["--molecules", "H2O", "--basis", "sto-3g", "--max-cycles", "1", "--output", str(tmp_path)])
     assert files(tmp_path) == {}
@@ -504,7 +504,7 @@ def test_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("preprocess.reference.pool.run", fail)
+    monkeypatch.setattr("preprocess.reference.workers.run", fail)
     with pytest.raises(OSError, match="No space left on device; finished geometries are kept") as caught:
         reference_data.main(["--molecules", "H2", "--output", str(tmp_path)])
     assert caught.value.filename == str(tmp_path / "parts")
@@ -512,7 +512,7 @@ def test_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_signal_between_tasks_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     """The former handlers come back."""
-    from preprocess.reference.pool import stop_on_signals
+    from preprocess.reference.workers import stop_on_signals
 
     before: Any = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="SIGTERM"), stop_on_signals():

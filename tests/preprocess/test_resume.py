@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster
 from preprocess import clean_cache
 from preprocess.__main__ import main, preprocess
 from preprocess.config import PreprocessConfig
-from preprocess.stage import lock_cache
+from preprocess.stages.resumable import lock_cache
 from shared.errors import UserError, run_program
 from shared.manifest import read_manifest
 from shared.shards import ShardWriter
@@ -343,7 +343,7 @@ def test_scheduler_that_is_not_there_is_told(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An address where nobody listens."""
-    monkeypatch.setattr("preprocess.engine._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("preprocess.stages.executor._CONNECT_SECONDS", 1)
     with pytest.raises(UserError, match=r"--scheduler tcp://127\.0\.0\.1:9: cannot be reached"):
         run_with(settings, tmp_path, scheduler="tcp://127.0.0.1:9")
 

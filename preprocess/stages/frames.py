@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.engine import Engine
 from preprocess.input.grid_padding import pad_grids
 from preprocess.input.pairs import Chunk, PairFiles, Reading, describe_input
-from preprocess.input.prepare import Prepared
 from preprocess.input.reader import Grids, Molecules, open_pair
 from preprocess.input.validate import atom_mask, check_grids
-from preprocess.plan import Plan
-from preprocess.stage import Piece, StageBuild, finish_piece
-from preprocess.statistics import centers_of_mass, sum_reference_energies
+from preprocess.stages.buckets import Plan
+from preprocess.stages.executor import Engine
+from preprocess.stages.first_pass import Prepared
+from preprocess.stages.reference_energies import centers_of_mass, sum_reference_energies
+from preprocess.stages.resumable import Piece, StageBuild, finish_piece
 from shared.buckets import FrameShape, array_shape
 from shared.digests import array_digest, settings_digest
 from shared.errors import UserError

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.reference.grid import Shells
-from preprocess.reference.level import Level
+from preprocess.reference.method import Level
 from preprocess.reference.molecules import Molecule
 from shared.digests import settings_digest
 from shared.files import write_atomically
@@ -66,7 +66,7 @@ class Task(ABC):
 
     def __call__(self) -> None:
         """Compute, and write the result."""
-        from preprocess.reference.theory import LeftOut
+        from preprocess.reference.single_point import LeftOut
 
         try:
             arrays = self.compute()
@@ -114,7 +114,7 @@ class ReferenceTask(Task):
         return {**super().recipe, "shells": list(self.shells.factors), "density": self.shells.density}
 
     def compute(self) -> dict[str, np.ndarray]:
-        from preprocess.reference.theory import LeftOut, compute
+        from preprocess.reference.single_point import LeftOut, compute
 
         # The potential belongs to the points as they are stored.
         grid = self.shells.points(self.molecule.atomic_numbers, self.molecule.positions).astype(np.float32)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from pyscf import dft, gto, scf
 
-from preprocess.reference.level import Level, core_potentials
+from preprocess.reference.method import Level, core_potentials
 from preprocess.reference.molecules import Molecule
-from preprocess.statistics import centers_of_mass
+from preprocess.stages.reference_energies import centers_of_mass
 from shared import units
 from shared.elements import symbol
 

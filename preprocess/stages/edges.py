@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.engine import Engine
-from preprocess.stage import Piece, StageBuild, finish_piece
+from preprocess.stages.executor import Engine
+from preprocess.stages.resumable import Piece, StageBuild, finish_piece
 from shared.buckets import EdgeShape
 from shared.digests import settings_digest
 from shared.files import atomic_path

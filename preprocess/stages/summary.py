@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.plan import Plan, sample_cost
+from preprocess.stages.buckets import Plan, sample_cost
 from shared.elements import symbol
 from shared.manifest import shard_entries
 

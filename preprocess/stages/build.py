@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preprocess.config import PreprocessConfig
-from preprocess.decide import Basis, Decision, decide, remember_inputs
-from preprocess.edge_stage import Cutoffs, write_edges
-from preprocess.engine import Engine, open_engine
-from preprocess.frames import write_frames
 from preprocess.input.grid_points import PointCounts, total
 from preprocess.input.pairs import PairFiles
-from preprocess.input.prepare import Prepared, prepare
 from preprocess.input.splits import split_table
-from preprocess.input.understood import as_records, describe_understood, understand
 from preprocess.input.validate import check_elements_known
-from preprocess.plan import choose_buckets
-from preprocess.report import bucket_totals, describe
-from preprocess.stage import Piece, StageBuild, build_stage
-from preprocess.statistics import fit_reference_energies, shift_energies
+from preprocess.stages.buckets import choose_buckets
+from preprocess.stages.edges import Cutoffs, write_edges
+from preprocess.stages.executor import Engine, open_engine
+from preprocess.stages.first_pass import Prepared, prepare
+from preprocess.stages.frames import write_frames
+from preprocess.stages.reference_energies import fit_reference_energies, shift_energies
+from preprocess.stages.resumable import Piece, StageBuild, build_stage
+from preprocess.stages.summary import bucket_totals, describe
+from preprocess.stages.understood import as_records, describe_understood, understand
+from preprocess.stages.up_to_date import Basis, Decision, decide, remember_inputs
 from shared.digests import DigestCache
 from shared.errors import UserError
 from shared.manifest import SPLIT_TABLE, read_manifest
 from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS, Split
 
 if TYPE_CHECKING:
-    from preprocess.checks import Finding
+    from preprocess.checks.evidence import Finding
 
 
 def build(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding
-from preprocess.checks.group import EXAMPLES, Group, groups
+from preprocess.checks.molecule_groups import EXAMPLES, Group, groups
 from preprocess.checks.rules_esp import judge_esp
 from preprocess.checks.rules_geometry import close_atoms, positions_unit, repeated_geometries
 from preprocess.checks.rules_targets import energy_shift, judge_energies_and_forces

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from preprocess.checks.esp import examine_esp
 from preprocess.checks.evidence import MOLECULE, CheckedFile, CheckInput, Evidence
-from preprocess.checks.pairs import near_frames
-from preprocess.checks.tables import COVALENT_RADII, NOBLE_GASES
+from preprocess.checks.measure_esp import examine_esp
+from preprocess.checks.measure_frame_pairs import near_frames
+from preprocess.checks.physical_constants import COVALENT_RADII, NOBLE_GASES
 from shared.elements import MASSES
 from shared.schema import SPLITS
 

@@ -10,7 +10,7 @@ from typing import Any
 from preprocess.config import PreprocessConfig
 from preprocess.input.pairs import PairFiles, Reading, describe_input
 from preprocess.input.split_settings import split_settings
-from preprocess.plan import Plan
+from preprocess.stages.buckets import Plan
 from shared.buckets import FrameShape
 from shared.digests import DigestCache, settings_digest
 from shared.errors import UserError

@@ -12,8 +12,8 @@ import numpy as np
 from preprocess.input.conversions import converted_from
 from preprocess.input.grid_points import FAR_ANGSTROM, SENTINEL, PointCounts, total
 from preprocess.input.pairs import PairFiles, Reading
-from preprocess.input.prepare import PairSurvey, Prepared
 from preprocess.input.survey import merged
+from preprocess.stages.first_pass import PairSurvey, Prepared
 from shared.input.layout import Layout, Quantity
 from shared.input.unit_names import Kind
 from shared.schema import SPLITS

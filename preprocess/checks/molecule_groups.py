@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocess.checks.esp import POLAR, POLAR_AS_GIVEN
 from preprocess.checks.evidence import CheckedFile, Evidence, Finding, Severity
+from preprocess.checks.measure_esp import POLAR, POLAR_AS_GIVEN
 from shared.input.unit_choice import InputUnits
 
 FEWEST = 8

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from preprocess.config import PreprocessConfig
-from preprocess.engine import Engine
 from preprocess.input.grid_points import PointCounts, total
 from preprocess.input.matching import match_rows, needs_random_access, with_stored_esp
 from preprocess.input.pairs import Chunk, PairFiles, Reading, RowFacts, describe_input, split_into_chunks
@@ -24,6 +23,7 @@ from preprocess.input.split_settings import split_settings
 from preprocess.input.splits import divide_rows
 from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
+from preprocess.stages.executor import Engine
 from shared.digests import settings_digest
 from shared.files import write_atomically
 from shared.input.npz import Checksum
