@@ -538,6 +538,13 @@ def test_report() -> None:
     assert report([], merge([])) == "data: 0 molecules of 0 files checked, nothing wrong found"
 
 
+def test_a_divided_file_is_one_file() -> None:
+    """Whatever the number of splits that its rows are in."""
+    given = take(sample("co2"), slice(30))
+    given = replace(given, file=given.file._replace(divided=True), split=np.arange(30) % 3)
+    assert report([], gather(given)).startswith("data: 30 molecules of 1 files checked")
+
+
 def rows_to_pair(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Numbers and positions of n molecules of one to five atoms, padding NaN; the last three repeat the first."""
     generator = np.random.default_rng(seed)
