@@ -338,6 +338,14 @@ def test_few_molecules_tell_what_all_of_them_say(kind: str, count: int) -> None:
     assert errors == {"--energy-unit hartree", "--grid-unit bohr"}
 
 
+def test_few_molecules_tell_the_unit_of_their_positions() -> None:
+    """Although one of them is compressed, so that its bonds are usual ones in the wrong unit."""
+    given = take(sample("co2"), slice(7))
+    short = change("positions", lambda r: r * 0.75, [3])(given)
+    spoilt = change("positions", lambda r: r / BOHR)(replace(short, n_grid=np.where(np.arange(7) == 3, 0, short.n_grid)))
+    assert [one.remedy for one in findings(spoilt)] == ["--position-unit bohr"]
+
+
 def expect(found: list[Finding], check: str, remedy: str) -> None:
     """One finding with this remedy."""
     assert [one.check for one in found] == [check], found
