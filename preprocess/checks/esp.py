@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from preprocess.checks.evidence import TOO_FEW_POINTS, CheckInput
+from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, CheckInput
 from preprocess.checks.multipoles import USUAL, Fit, Sites, charges_only, choose_sites, fit, number_of_unknowns
 from preprocess.checks.tables import ELECTRONEGATIVITY, INSIDE_RADII
 from shared.units import BOHR_IN_ANGSTROM
@@ -89,7 +89,8 @@ def examine_esp(
         found[name] = np.nan
     for name in ("polarity", "residual", "tried", "gain", "cosine", "cosine_tried", "inside", "esp"):
         found[name] = np.nan
-    found["axes_residual"] = found["axes_better"] = np.nan
+    for name in ("axes_residual", "axes_better", "dipole_over_bohr", "nuclei"):
+        found[name] = np.nan
     found["axes"] = -1
 
     def batches(rows: np.ndarray) -> Iterator[_Batch]:
@@ -241,6 +242,27 @@ def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None
         found["tried"][rows, column] = residual
         found["gain"][rows, column] = residual / np.maximum(standard, 1e-4)
         found["cosine_tried"][rows, column] = _cosine(batch, given, candidate)
+        if CANDIDATES[column] == "over bohr":
+            squares = (given.dipole[rows] ** 2).sum(axis=1)
+            product = (given.dipole[rows] * candidate.dipole).sum(axis=1)
+            found["dipole_over_bohr"][rows] = product / np.where(squares > POLAR_AS_GIVEN**2, squares, np.nan)
+    for column, points in enumerate((batch.grid / BOHR_IN_ANGSTROM, batch.grid)):
+        found["nuclei"][rows, column] = _with_nuclei_moved(batch, points)
+
+
+def _with_nuclei_moved(batch: _Batch, points: np.ndarray) -> np.ndarray:
+    """(n,) size of the ESP over its present size once its nuclei, in Å beside ``points`` in Bohr, are in Bohr too.
+
+    An ESP of neutral molecules is small because nuclei and electrons cancel: with nuclei elsewhere it is tens of times
+    as large, and no other mistake is undone by moving them.
+    """
+    moved = np.zeros(points.shape[:2])
+    for scale, sign in ((1.0, -1.0), (1 / BOHR_IN_ANGSTROM, 1.0)):
+        offset = points[:, :, None] - batch.sites.positions[:, None] * scale
+        distance = np.sqrt(np.einsum("npak,npak->npa", offset, offset))
+        moved += sign * (batch.numbers[:, None] / np.maximum(distance, 1e-3)).sum(axis=2)
+    squares = [np.where(batch.real, values**2, 0.0).sum(axis=1) for values in (batch.esp + moved, batch.esp)]
+    return np.sqrt(squares[0] / np.where(squares[1] > 0, squares[1], np.nan))
 
 
 def _candidate_grids(batch: _Batch) -> Iterator[np.ndarray]:

@@ -55,12 +55,14 @@ MOLECULE = np.dtype(
             (len(CANDIDATES),),
         ),  # residual on each candidate, at the points outside the atoms of both grids
         ("gain", "f2", (len(CANDIDATES),)),  # that over the residual of the grid as given at the same points
+        ("dipole_over_bohr", "f4"),  # fitted dipole over D on the candidate "over bohr"
+        ("nuclei", "f2", (2,)),  # size of the ESP with its nuclei moved from Å to Bohr; the grid in Å, in Bohr
         ("axes", "i1"),  # the exchange or reversal of the grid's axes that fits best; -1 = not tried
         ("axes_residual", "f2"),
         ("axes_better", "f2"),  # share of those exchanges and reversals that fit better than the grid as given
     ]
 )
-"""One molecule, 150 bytes. Numbers that could not be computed are NaN."""
+"""One molecule, 158 bytes. Numbers that could not be computed are NaN."""
 
 PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4")])
 """Two near frames of one molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
@@ -117,7 +119,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is kept of the molecules examined. Grows by about 170 bytes per molecule (150, and its pairs); picklable."""
+    """What is kept of the molecules examined. Grows by about 180 bytes per molecule (158, and its pairs); picklable."""
 
     files: tuple[CheckedFile, ...]
     compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom

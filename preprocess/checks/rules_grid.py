@@ -20,6 +20,7 @@ _FEWEST_MENDED = 4
 _SHARE_MENDED = 0.1
 _NOTABLE_ESP = 1e-3
 """Hartree/e: below it (atoms, some hydrocarbons) a poor fit says little."""
+_NUCLEI_MOVED = 0.3
 _OTHER_AXES = 0.03
 """Share of the 47 exchanges of axes; one may fit better by chance."""
 _WRONG_ORIGIN = {
@@ -79,10 +80,38 @@ def _another_unit_or_origin(group: Group) -> list[Finding]:
     lost = (m["tried"][:, best] == TOO_FEW_POINTS) & (m["residual"] < TOO_FEW_POINTS)
     spoilt = tried & (lost | (m["gain"][:, best] > 1 / _BETTER))
     partly = bool(spoilt.sum() >= max(_FEWEST_MENDED, _SHARE_MENDED * tried.sum()))
+    if CANDIDATES[best] == "over bohr" and is_bohr(median(m["dipole_over_bohr"][found])):
+        return [nuclei_in_angstrom(group, found, tried, f"its dipole is then 1.89 times D; {numbers}")]
     check, wrong, remedy = _name_candidate(CANDIDATES[best], group, partly)
     if partly:
         numbers += f", while {spoilt.sum()} fit as given"
     return [group.find(check, "error", found, f"{wrong}; {numbers}", remedy, tried, of_esp=True)]
+
+
+def is_bohr(ratio: float) -> bool:
+    """Whether a ratio of dipoles is that of lengths in Bohr taken for Å."""
+    return bool(abs(ratio * BOHR_IN_ANGSTROM - 1) < 0.1)
+
+
+def nuclei_in_angstrom(group: Group, bad: np.ndarray, among: np.ndarray, numbers: str) -> Finding:
+    """An ESP that was computed with nuclei in Å and points in Bohr: no unit flag mends it."""
+    what = f"esp was computed with nuclei in Å against points in Bohr: {numbers}"
+    remedy = "compute esp again with nuclei and points in one unit (R and vdw_surface are no other), or leave it out"
+    return group.find("esp-nuclei", "error", bad, what, remedy, among, of_esp=True)
+
+
+def misplaced_nuclei(group: Group) -> list[Finding]:
+    """An ESP that all but vanishes once its nuclei are moved from Å to Bohr, in all molecules tried but a few."""
+    size = group.molecules["nuclei"]
+    tried = np.isfinite(size).all(axis=1)
+    bad = tried & (size.min(axis=1) < _NUCLEI_MOVED)
+    if tried.sum() < FEWEST_ALL_AGREE or bad.sum() < 0.8 * tried.sum():
+        return []
+    numbers = (
+        f"with its nuclei in Bohr it is {median(size[bad].min(axis=1)):.1%} as large in {bad.sum()} of {tried.sum()} "
+        "molecules"
+    )
+    return [nuclei_in_angstrom(group, bad, tried, numbers)]
 
 
 def _name_candidate(name: str, group: Group, partly: bool) -> tuple[str, str, str]:

@@ -164,6 +164,25 @@ def points_in_atoms(molecules: CheckInput) -> CheckInput:
     return replace(molecules, grid=grid, esp_values=esp)
 
 
+def charges_in_angstrom(molecules: CheckInput) -> CheckInput:
+    """The ESP of charges on the atoms, their positions in Å taken for Bohr."""
+    esp = np.zeros_like(molecules.esp_values)
+    for i, (atoms, points) in enumerate(zip(molecules.n_atoms, molecules.n_grid, strict=True)):
+        grid, nuclei = molecules.grid[i, :points, None] / BOHR, molecules.positions[i, :atoms]
+        right, wrong = (1 / np.linalg.norm(grid - place, axis=2) for place in (nuclei / BOHR, nuclei))
+        charges = np.linalg.lstsq(right, molecules.esp_values[i, :points], rcond=None)[0]
+        esp[i, :points] = wrong @ charges
+    return replace(molecules, esp_values=esp)
+
+
+def nuclei_in_angstrom(molecules: CheckInput) -> CheckInput:
+    """The ESP of the right electrons, and of nuclei whose positions in Å were taken for Bohr."""
+    grid, nuclei = molecules.grid[:, :, None] / BOHR, molecules.positions[:, None]
+    right, wrong = (1 / np.linalg.norm(grid - place, axis=3).clip(1e-9) for place in (nuclei / BOHR, nuclei))
+    charges = molecules.atomic_numbers[:, None]
+    return replace(molecules, esp_values=molecules.esp_values + (charges * (wrong - right)).sum(axis=2))
+
+
 def less_atoms(molecules: CheckInput) -> CheckInput:
     """Energies less those of the free atoms."""
     atoms = np.where(molecules.atomic_numbers > 0, ATOMIC_ENERGIES[molecules.atomic_numbers], 0.0).sum(axis=1)
@@ -219,6 +238,11 @@ POTENTIALS: dict[str, tuple[Spoil, str, str]] = {
         "esp-fit",
         "order of its points",
     ),
+    "esp in e/Å": (change("esp_values", lambda v: v / BOHR), "esp-unit", "multiply esp by 0.529177"),
+    "esp of charges in Å": (charges_in_angstrom, "esp-nuclei", "in one unit"),
+    "esp of charges in Å, grid in Bohr": (both(charges_in_angstrom, GRIDS["in Bohr"][0]), "esp-nuclei", "in one unit"),
+    "esp of nuclei in Å": (nuclei_in_angstrom, "esp-nuclei", "in one unit"),
+    "esp of nuclei in Å, grid in Bohr": (both(nuclei_in_angstrom, GRIDS["in Bohr"][0]), "esp-nuclei", "in one unit"),
     "esp negative": (change("esp_values", np.negative), "esp-sign", "negate esp"),
     "esp zero": (change("esp_values", np.zeros_like), "zero-target", "fill in esp"),
     "esp zero in two rows": (change("esp_values", np.zeros_like, [4, 9]), "zero-target", "remove these"),
