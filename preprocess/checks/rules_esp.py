@@ -68,7 +68,8 @@ def dipole_and_esp_unit(group: Group) -> list[Finding]:
     given = ESP_UNITS[group.units.esp_unit]
     names |= {f"esp {u}": given / s for u, s in ESP_UNITS.items() if u != group.units.esp_unit}
     # A grid that lies outside the atoms in Bohr too is in Bohr.
-    if is_bohr(size) and group.units.dipole_unit != "au" and median(m["tried"][:, CANDIDATES.index("times bohr")]) < GOOD_FIT:
+    fits_in_bohr = median(m["tried"][:, CANDIDATES.index("times bohr")]) < GOOD_FIT
+    if is_bohr(size) and fits_in_bohr and group.units.dipole_unit != "au":
         return [*findings, nuclei_in_angstrom(group, agree, polar, numbers)]
     # Rounded: of equal factors the first one, a dipole's.
     kind, unit = min(names, key=lambda name: round(abs(np.log(size / names[name])), 6)).split(" ", 1)

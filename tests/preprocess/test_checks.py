@@ -366,7 +366,8 @@ def test_few_molecules_tell_the_unit_of_their_positions() -> None:
     """Although one of them is compressed, so that its bonds are usual ones in the wrong unit."""
     given = take(sample("co2"), slice(7))
     short = change("positions", lambda r: r * 0.75, [3])(given)
-    spoilt = change("positions", lambda r: r / BOHR)(replace(short, n_grid=np.where(np.arange(7) == 3, 0, short.n_grid)))
+    without = replace(short, n_grid=np.where(np.arange(7) == 3, 0, short.n_grid))
+    spoilt = change("positions", lambda r: r / BOHR)(without)
     assert [one.remedy for one in findings(spoilt)] == ["--position-unit bohr"]
 
 
