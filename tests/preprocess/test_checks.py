@@ -283,6 +283,11 @@ TARGETS: dict[str, tuple[Spoil, str, str]] = {
         "--energy-unit hartree",
     ),
     "positive atomisation energies": (both(less_atoms, change("energy", np.negative)), "force-sign", "or E, if"),
+    "E normalised": (
+        change("energy", lambda e: (e - e.mean()) / e.std()),
+        "energy-normalised",
+        "as they were computed",
+    ),
     "E zero": (change("energy", np.zeros_like), "zero-target", "--energy-weight 0"),
     "E constant": (change("energy", lambda e: 0 * e - 100), "constant-target", "fill in E"),
     "E outliers": (change("energy", lambda e: e + 100, [4, 9]), "outlier-energy", "look at these rows"),
@@ -369,6 +374,17 @@ def test_few_molecules_tell_the_unit_of_their_positions() -> None:
     without = replace(short, n_grid=np.where(np.arange(7) == 3, 0, short.n_grid))
     spoilt = change("positions", lambda r: r / BOHR)(without)
     assert [one.remedy for one in findings(spoilt)] == ["--position-unit bohr"]
+
+
+def test_normalised_energies_of_single_frames() -> None:
+    """No slope contradicts them: a warning. Energies less their mean are not taken for normalised where F fits."""
+    single = take(sample("mixed"), np.unique(sample("mixed").atomic_numbers, axis=0, return_index=True)[1])
+    (found,) = findings(change("energy", lambda e: (e - e.mean()) / e.std())(single))
+    assert (found.check, found.severity) == ("energy-normalised", "warning")
+    whole = sample("co2")
+    spread = whole.energy.std()
+    stretched = replace(whole, energy=(whole.energy - whole.energy.mean()) / spread, forces=whole.forces / spread)
+    assert findings(stretched) == []
 
 
 def expect(found: list[Finding], check: str, remedy: str) -> None:
