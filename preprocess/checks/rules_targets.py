@@ -21,6 +21,8 @@ _FORCE_BESIDE = {
 }
 _NEAREST_UNIT = 0.25
 """Logarithms, of factors told by few pairs: the trapezoid rule errs by a tenth between frames 0.2 Å apart."""
+_LARGEST_FORCE = 25.0
+"""eV/Å, median over molecules: a bond breaks at some 5; geometries distorted far beyond vibrations reach 9."""
 _COARSE_EV = 0.5e-3
 _USELESS_EV = 0.1
 _FEWEST_TURNED = 4
@@ -132,15 +134,24 @@ def energy_unit(group: Group) -> tuple[str | None, np.ndarray, float]:
 
 
 def _unchecked_forces(group: Group, unit: str | None) -> list[Finding]:
-    """E and F in units of different systems, which is rare, where no near frames tell whether that is so."""
+    """What is odd of F where no near frames tell its unit: one of another system than that of E, or its size."""
     force = group.units.force_unit
     energy = unit or group.units.energy_unit
-    if force.split("/")[0] == energy.split("/")[0] or not (group.molecules["force"] > 0).any():
+    size = group.molecules["force"]
+    known = np.isfinite(size) & (size > 0)
+    if not known.any():
         return []
-    everyone = np.ones(len(group.molecules), dtype=bool)
-    what = f"E is in {energy} and F is taken for {force}; no two near frames of one molecule tell whether it is"
-    remedy = f"name the unit of F with --force-unit (in the units of E: {_FORCE_BESIDE.get(energy, force)})"
-    return [group.find("force-unit", "warning", everyone, what, remedy)]
+    usual = float(np.median(size[known]))
+    beside = _FORCE_BESIDE.get(energy, force)
+    if usual > _LARGEST_FORCE:
+        what = f"the largest force of half the molecules is more than {usual:.3g} eV/Å, which no bond withstands"
+    elif force.split("/")[0] != energy.split("/")[0]:
+        what = f"E is in {energy} and F is taken for {force}"
+    else:
+        return []
+    remedy = f"name the unit of F with --force-unit (in the units of E: {beside})"
+    what += "; no two near frames of one molecule tell whether F is in that unit"
+    return [group.find("force-unit", "warning", known, what, remedy)]
 
 
 def measure_slope(pairs: np.ndarray, fewest: int = FEWEST) -> Slope | None:

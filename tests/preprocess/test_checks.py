@@ -387,6 +387,18 @@ def test_normalised_energies_of_single_frames() -> None:
     assert findings(stretched) == []
 
 
+def test_forces_of_single_frames() -> None:
+    """Their unit is said to be unchecked; forces that no bond withstands are a warning."""
+    backwards = take(sample("mixed"), np.arange(114)[::-1])
+    single = take(backwards, np.unique(backwards.atomic_numbers, axis=0, return_index=True)[1])
+    assert findings(single) == []
+    assert "the unit of F is not checked" in report([], gather(single))
+    assert "not checked" not in report([], gather(sample("mixed")))
+    (found,) = findings(change("forces", lambda f: f / KCAL)(single))
+    assert (found.check, found.severity) == ("force-unit", "warning")
+    assert "which no bond withstands" in found.what
+
+
 def expect(found: list[Finding], check: str, remedy: str) -> None:
     """One finding with this remedy."""
     assert [one.check for one in found] == [check], found
