@@ -188,6 +188,7 @@ def _as_input(
         n_grid=m.n_grid[rows],
         grid=points,
         esp_values=values,
+        grid_shift=m.grid_shift[rows],
         nowhere=_padding_counted(m, rows, points, values),
         split=None if split is None else split[rows],
     )

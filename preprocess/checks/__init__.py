@@ -1,6 +1,6 @@
 """Checks of the users' data against physics: units, frames, signs, charges, copies, outliers.
 
-``gather`` keeps some 180 bytes per molecule, ``merge`` joins what chunks gave, ``conclude`` finds what is wrong.
+``gather`` keeps some 190 bytes per molecule, ``merge`` joins what chunks gave, ``conclude`` finds what is wrong.
 """
 
 from preprocess.checks.conclude import conclude

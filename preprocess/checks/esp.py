@@ -227,7 +227,8 @@ def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None
     Other points would not compare: a grid shrunk into the atoms keeps its farthest points, which are easily fitted.
     """
     rows, outside = batch.rows, batch.sites.outside(batch.grid)
-    for column, grid in enumerate(_candidate_grids(batch)):
+    moved = np.zeros((len(rows), 3)) if given.grid_shift is None else given.grid_shift[rows]
+    for column, grid in enumerate(_candidate_grids(batch, moved)):
         # A grid as given that lies within the atoms is no standard; the candidate is then judged by itself.
         also = outside | (found["residual"][rows] == TOO_FEW_POINTS)[:, None]
         candidate = batch.fit(grid, also=also)
@@ -265,11 +266,12 @@ def _with_nuclei_moved(batch: _Batch, points: np.ndarray) -> np.ndarray:
     return np.sqrt(squares[0] / np.where(squares[1] > 0, squares[1], np.nan))
 
 
-def _candidate_grids(batch: _Batch) -> Iterator[np.ndarray]:
-    """The grids of CANDIDATES."""
+def _candidate_grids(batch: _Batch, moved: np.ndarray) -> Iterator[np.ndarray]:
+    """The grids of CANDIDATES; ``moved``: (n, 3) Å, how the given ones were."""
     grid, centroid = batch.grid, batch.sites.positions.mean(axis=1)
     yield grid * BOHR_IN_ANGSTROM
     yield grid / BOHR_IN_ANGSTROM
+    yield grid - moved[:, None]
     for shift in (batch.sites.center, centroid, batch.first_atom, centroid - _middle(batch)[:, 0]):
         yield grid + shift[:, None]
 

@@ -13,9 +13,10 @@ from shared.schema import Split
 
 Severity = Literal["error", "warning"]
 
-CANDIDATES = ("times bohr", "over bohr", "plus mass", "plus centroid", "plus atom", "centred")
-"""What undoes a mistake in the grid: 0.529 times; 1/0.529 times; plus the atoms' centre of mass, plus their centroid,
-plus the first atom's position; and moved so that its own centre lies on the atoms' centroid."""
+CANDIDATES = ("times bohr", "over bohr", "as stored", "plus mass", "plus centroid", "plus atom", "centred")
+"""What undoes a mistake in the grid: 0.529 times; 1/0.529 times; without the shift of --grid-frame; plus the atoms'
+centre of mass, plus their centroid, plus the first atom's position; and moved so that its own centre lies on the atoms'
+centroid."""
 
 TOO_FEW_POINTS = 2.0
 """In place of a residual: too few grid points lie outside the atoms for a fit (a fit's own residual is at most 1)."""
@@ -62,7 +63,7 @@ MOLECULE = np.dtype(
         ("axes_better", "f2"),  # share of those exchanges and reversals that fit better than the grid as given
     ]
 )
-"""One molecule, 158 bytes. Numbers that could not be computed are NaN."""
+"""One molecule, 164 bytes. Numbers that could not be computed are NaN."""
 
 PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4")])
 """Two near frames of one molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
@@ -102,6 +103,7 @@ class CheckInput:
     grid: np.ndarray  # (n, G, 3) Å
     esp_values: np.ndarray  # (n, G) Hartree/e
     split: np.ndarray | None = None  # (n,) index into SPLITS, where the rows of the file are divided
+    grid_shift: np.ndarray | None = None  # (n, 3) Å, by which ``grid`` was moved
     nowhere: np.ndarray | None = None  # (n,) share of the points that the file counts, but that no grid holds
 
 
@@ -119,7 +121,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is kept of the molecules examined. Grows by about 180 bytes per molecule (158, and its pairs); picklable."""
+    """What is kept of the molecules examined. Grows by about 190 bytes per molecule (164, and its pairs); picklable."""
 
     files: tuple[CheckedFile, ...]
     compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom

@@ -24,6 +24,7 @@ _NUCLEI_MOVED = 0.3
 _OTHER_AXES = 0.03
 """Share of the 47 exchanges of axes; one may fit better by chance."""
 _WRONG_ORIGIN = {
+    "as stored": "the grid lies in the frame of R as it is in the file",
     "plus mass": "the grid is relative to the centre of mass",
     "plus centroid": "the grid is relative to the atoms' centroid",
     "plus atom": "the grid is relative to the first atom",
@@ -118,7 +119,8 @@ def _name_candidate(name: str, group: Group, partly: bool) -> tuple[str, str, st
     """Check, fault and remedy; ``partly``: other molecules of the file are right as they are."""
     only = " (only of the molecules that need it)" if partly else ""
     if name in _WRONG_ORIGIN:
-        return "grid-frame", _WRONG_ORIGIN[name], _frame_remedy(group)
+        remedy = "--grid-frame given" if name == "as stored" else _frame_remedy(group)
+        return "grid-frame", _WRONG_ORIGIN[name], remedy
     factor = {"times bohr": BOHR_IN_ANGSTROM, "over bohr": 1 / BOHR_IN_ANGSTROM}[name]
     actual = LENGTH_UNITS_IN_ANGSTROM[group.units.grid_unit] * factor
     unit = next((one for one, size in LENGTH_UNITS_IN_ANGSTROM.items() if abs(size / actual - 1) < 0.01), None)

@@ -23,6 +23,7 @@ from preprocess.checks import (
     report,
 )
 from preprocess.checks.tables import ATOMIC_ENERGIES
+from preprocess.input.pairs import GridFrame
 from preprocess.input.row_order import find_permutation
 from preprocess.statistics import centers_of_mass
 from shared import units
@@ -33,7 +34,7 @@ from tests import support
 BOHR, HARTREE, DEBYE = units.BOHR_IN_ANGSTROM, units.HARTREE_IN_EV, units.DEBYE_IN_E_ANGSTROM
 KCAL = units.KCAL_PER_MOL_IN_EV
 FLAGS = InputUnits(grid_unit="angstrom", energy_unit="ev", force_unit="ev/angstrom", dipole_unit="debye")
-PER_MOLECULE = tuple(f.name for f in fields(CheckInput) if f.name not in ("file", "split", "nowhere"))
+PER_MOLECULE = tuple(f.name for f in fields(CheckInput) if f.name not in ("file", "split", "grid_shift", "nowhere"))
 
 Spoil = Callable[[CheckInput], CheckInput]
 
@@ -397,6 +398,16 @@ def test_forces_of_single_frames() -> None:
     (found,) = findings(change("forces", lambda f: f / KCAL)(single))
     assert (found.check, found.severity) == ("force-unit", "warning")
     assert "which no bond withstands" in found.what
+
+
+@pytest.mark.parametrize("frame", ["cube", "centroid", "fit"])
+def test_grids_that_were_moved_out_of_the_frame_of_r(frame: GridFrame) -> None:
+    """They lay in it as they are in the file."""
+    shift = np.random.default_rng(0).normal(size=(22, 3))
+    given = take(sample("co2"), slice(None, None, 3))
+    moved = replace(given, grid=given.grid + shift[:, None], grid_shift=shift)
+    (found,) = findings(replace(moved, file=moved.file._replace(grid_frame=frame, has_origin=True)))
+    assert (found.check, found.severity, found.remedy) == ("grid-frame", "error", "--grid-frame given")
 
 
 def expect(found: list[Finding], check: str, remedy: str) -> None:
