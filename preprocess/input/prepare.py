@@ -29,7 +29,7 @@ from shared.digests import settings_digest, write_atomically
 from shared.input.npz import Checksum
 from shared.schema import Split
 
-_FORMAT = 1
+_FORMAT = 2
 """Of what is remembered of a pair."""
 
 _CHUNKS_PER_TASK = 8
