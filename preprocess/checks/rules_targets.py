@@ -143,7 +143,7 @@ def _unchecked_forces(group: Group, unit: str | None) -> list[Finding]:
         return []
     usual = float(np.median(size[known]))
     beside = _FORCE_BESIDE.get(energy, force)
-    if usual > _LARGEST_FORCE:
+    if usual > _LARGEST_FORCE and known.sum() >= FEWEST:
         what = f"the largest force of half the molecules is more than {usual:.3g} eV/Å, which no bond withstands"
     elif force.split("/")[0] != energy.split("/")[0]:
         what = f"E is in {energy} and F is taken for {force}"
