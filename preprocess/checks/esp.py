@@ -96,6 +96,8 @@ def examine_esp(
     def batches(rows: np.ndarray) -> Iterator[_Batch]:
         return _batches(given, numbers, positions, center, rows, sizes)
 
+    real = np.arange(given.esp_values.shape[1]) < given.n_grid[:, None]
+    found["largest_esp"] = np.where(real, np.abs(given.esp_values), 0.0).max(axis=1, initial=0.0)
     sizes = number_of_unknowns(numbers, given.n_grid)
     for batch in batches(np.flatnonzero(given.n_grid > 0)):
         _describe(batch, found)

@@ -46,6 +46,7 @@ MOLECULE = np.dtype(
         ("largest_charge", "f4"),  # e, of a fit with charges alone
         ("polarity", "f2"),  # correlation of those charges with electronegativity: negative if electrons draw charge
         ("esp", "f4"),  # Hartree/e, root mean square
+        ("largest_esp", "f4"),  # Hartree/e, greatest |ESP| of all points
         ("inside", "f4"),  # share of the grid points inside an atom
         ("nowhere", "f4"),  # share of the grid points where no grid is: padding that is counted
         ("integer_grid", "?"),  # all coordinates of the grid are whole numbers
@@ -63,7 +64,7 @@ MOLECULE = np.dtype(
         ("axes_better", "f2"),  # share of those exchanges and reversals that fit better than the grid as given
     ]
 )
-"""One molecule, 164 bytes. Numbers that could not be computed are NaN."""
+"""One molecule, 168 bytes. Numbers that could not be computed are NaN."""
 
 PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4")])
 """Two near frames of one molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
@@ -121,7 +122,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is kept of the molecules examined. Grows by about 190 bytes per molecule (164, and its pairs); picklable."""
+    """What is kept of the molecules examined. Grows by about 190 bytes per molecule (168, and its pairs); picklable."""
 
     files: tuple[CheckedFile, ...]
     compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom

@@ -15,6 +15,7 @@ from preprocess.checks.rules_grid import (
     misplaced_nuclei,
     nuclei_in_angstrom,
     points_inside_atoms,
+    values_cut_off,
 )
 from preprocess.checks.tables import DIPOLE_UNITS, ESP_UNITS
 from shared.units import ESP_UNITS_IN_HARTREE_PER_E
@@ -33,7 +34,7 @@ def judge_esp(group: Group) -> list[Finding]:
     if unfit:
         return zero + unfit
     unit = dipole_and_esp_unit(group)
-    rest = points_inside_atoms(group) + zero + zero_dipoles(group)
+    rest = points_inside_atoms(group) + values_cut_off(group) + zero + zero_dipoles(group)
     if any(one.check.startswith("esp") for one in unit):
         return unit + rest
     return unit + total_charge(group) + dipole_origin(group) + single_rows(group) + rest

@@ -184,6 +184,19 @@ def nuclei_in_angstrom(molecules: CheckInput) -> CheckInput:
     return replace(molecules, esp_values=molecules.esp_values + (charges * (wrong - right)).sum(axis=2))
 
 
+def large_values_dropped(molecules: CheckInput) -> CheckInput:
+    """Only the points with less than 10 kcal/mol/e."""
+    real = np.arange(molecules.grid.shape[1]) < molecules.n_grid[:, None]
+    kept = real & (np.abs(molecules.esp_values) < 10 / units.HARTREE_IN_KCAL_PER_MOL)
+    order = np.argsort(~kept, axis=1, kind="stable")
+    return replace(
+        molecules,
+        n_grid=kept.sum(axis=1),
+        esp_values=np.take_along_axis(molecules.esp_values, order, axis=1),
+        grid=np.take_along_axis(molecules.grid, order[..., None], axis=1),
+    )
+
+
 def less_atoms(molecules: CheckInput) -> CheckInput:
     """Energies less those of the free atoms."""
     atoms = np.where(molecules.atomic_numbers > 0, ATOMIC_ENERGIES[molecules.atomic_numbers], 0.0).sum(axis=1)
@@ -239,6 +252,7 @@ POTENTIALS: dict[str, tuple[Spoil, str, str]] = {
         "esp-fit",
         "order of its points",
     ),
+    "large esp dropped": (large_values_dropped, "esp-cut", "give all points"),
     "esp in e/Å": (change("esp_values", lambda v: v / BOHR), "esp-unit", "multiply esp by 0.529177"),
     "esp of charges in Å": (charges_in_angstrom, "esp-nuclei", "in one unit"),
     "esp of charges in Å, grid in Bohr": (both(charges_in_angstrom, GRIDS["in Bohr"][0]), "esp-nuclei", "in one unit"),
