@@ -389,6 +389,16 @@ def test_more_energies_than_potentials(order: list[int], tmp_path: Path) -> None
     assert_same([m for m in found if len(m["esp"])], clean("clean", "train"))
 
 
+def test_a_bad_value_is_named_with_its_row_in_its_own_file(tmp_path: Path) -> None:
+    """Where the files hold different rows, that of the ESP file."""
+    settings = files_of("clean")
+    arrays = {key: values[[6, 3, 0]] for key, values in np.load(settings["train_esp"][0]).items()}
+    arrays["esp"][2, 5] = np.nan
+    np.savez(tmp_path / "some.npz", **arrays)
+    with pytest.raises(UserError, match=r"some.npz: 'esp' is nan in row 2 \(index \(2, 5\)\)"):
+        preprocess(tmp_path, {**settings, "train_esp": (str(tmp_path / "some.npz"),)})
+
+
 def test_an_esp_file_without_geometries_has_to_belong(tmp_path: Path) -> None:
     """Rows are paired by number; rows of other molecules are found by physics."""
     settings = rewritten(
