@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Check all molecules, print what was found and write it to check-data.txt in the cache folder.
 
     Raises:
-        UserError: bad settings or input, or the data contradict themselves.
+        UserError: bad settings or input, or the data contradict themselves and ``--checks`` is ``stop``.
     """
     config = parse_settings(PreprocessConfig, "preprocess", argv, prog="python -m preprocess.check_data")
     digests = digest_cache(Path(config.cache_dir))
@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (text + "\n").encode())
     print(f"report in {path}")
-    _stop_at_errors(findings, "this report")
+    if config.checks == "stop":
+        _stop_at_errors(findings, "this report")
 
 
 def check_sample(prepared: Prepared, config: PreprocessConfig) -> list[Finding]:
@@ -190,6 +191,7 @@ def _as_input(
         n_grid=m.n_grid[rows],
         grid=points,
         esp_values=values,
+        grid_shift=m.grid_shift[rows],
         nowhere=_padding_counted(m, rows, points, values),
         split=None if split is None else split[rows],
     )

@@ -13,9 +13,10 @@ from shared.schema import Split
 
 Severity = Literal["error", "warning"]
 
-CANDIDATES = ("times bohr", "over bohr", "plus mass", "plus centroid", "plus atom", "centred")
-"""What undoes a mistake in the grid: 0.529 times; 1/0.529 times; plus the atoms' centre of mass, plus their centroid,
-plus the first atom's position; and moved so that its own centre lies on the atoms' centroid."""
+CANDIDATES = ("times bohr", "over bohr", "as stored", "plus mass", "plus centroid", "plus atom", "centred")
+"""What undoes a mistake in the grid: 0.529 times; 1/0.529 times; without the shift of --grid-frame; plus the atoms'
+centre of mass, plus their centroid, plus the first atom's position; and moved so that its own centre lies on the atoms'
+centroid."""
 
 TOO_FEW_POINTS = 2.0
 """In place of a residual: too few grid points lie outside the atoms for a fit (a fit's own residual is at most 1)."""
@@ -45,6 +46,7 @@ MOLECULE = np.dtype(
         ("largest_charge", "f4"),  # e, of a fit with charges alone
         ("polarity", "f2"),  # correlation of those charges with electronegativity: negative if electrons draw charge
         ("esp", "f4"),  # Hartree/e, root mean square
+        ("largest_esp", "f4"),  # Hartree/e, greatest |ESP| of all points
         ("inside", "f4"),  # share of the grid points inside an atom
         ("nowhere", "f4"),  # share of the grid points where no grid is: padding that is counted
         ("integer_grid", "?"),  # all coordinates of the grid are whole numbers
@@ -55,12 +57,14 @@ MOLECULE = np.dtype(
             (len(CANDIDATES),),
         ),  # residual on each candidate, at the points outside the atoms of both grids
         ("gain", "f2", (len(CANDIDATES),)),  # that over the residual of the grid as given at the same points
+        ("dipole_over_bohr", "f4"),  # fitted dipole over D on the candidate "over bohr"
+        ("nuclei", "f2", (2,)),  # size of the ESP with its nuclei moved from Å to Bohr; the grid in Å, in Bohr
         ("axes", "i1"),  # the exchange or reversal of the grid's axes that fits best; -1 = not tried
         ("axes_residual", "f2"),
         ("axes_better", "f2"),  # share of those exchanges and reversals that fit better than the grid as given
     ]
 )
-"""One molecule, 150 bytes. Numbers that could not be computed are NaN."""
+"""One molecule, 168 bytes. Numbers that could not be computed are NaN."""
 
 PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4")])
 """Two near frames of one molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
@@ -100,6 +104,7 @@ class CheckInput:
     grid: np.ndarray  # (n, G, 3) Å
     esp_values: np.ndarray  # (n, G) Hartree/e
     split: np.ndarray | None = None  # (n,) index into SPLITS, where the rows of the file are divided
+    grid_shift: np.ndarray | None = None  # (n, 3) Å, by which ``grid`` was moved
     nowhere: np.ndarray | None = None  # (n,) share of the points that the file counts, but that no grid holds
 
 
@@ -117,7 +122,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is kept of the molecules examined. Grows by about 170 bytes per molecule; picklable."""
+    """What is kept of the molecules examined. Grows by about 190 bytes per molecule (168, and its pairs); picklable."""
 
     files: tuple[CheckedFile, ...]
     compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom

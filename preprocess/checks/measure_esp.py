@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from preprocess.checks.evidence import TOO_FEW_POINTS, CheckInput
+from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, CheckInput
 from preprocess.checks.multipoles import USUAL, Fit, Sites, charges_only, choose_sites, fit, number_of_unknowns
 from preprocess.checks.physical_constants import ELECTRONEGATIVITY, INSIDE_RADII
 from shared.units import BOHR_IN_ANGSTROM
@@ -89,12 +89,15 @@ def examine_esp(
         found[name] = np.nan
     for name in ("polarity", "residual", "tried", "gain", "cosine", "cosine_tried", "inside", "esp"):
         found[name] = np.nan
-    found["axes_residual"] = found["axes_better"] = np.nan
+    for name in ("axes_residual", "axes_better", "dipole_over_bohr", "nuclei"):
+        found[name] = np.nan
     found["axes"] = -1
 
     def batches(rows: np.ndarray) -> Iterator[_Batch]:
         return _batches(given, numbers, positions, center, rows, sizes)
 
+    real = np.arange(given.esp_values.shape[1]) < given.n_grid[:, None]
+    found["largest_esp"] = np.where(real, np.abs(given.esp_values), 0.0).max(axis=1, initial=0.0)
     sizes = number_of_unknowns(numbers, given.n_grid)
     for batch in batches(np.flatnonzero(given.n_grid > 0)):
         _describe(batch, found)
@@ -226,7 +229,8 @@ def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None
     Other points would not compare: a grid shrunk into the atoms keeps its farthest points, which are easily fitted.
     """
     rows, outside = batch.rows, batch.sites.outside(batch.grid)
-    for column, grid in enumerate(_candidate_grids(batch)):
+    moved = np.zeros((len(rows), 3)) if given.grid_shift is None else given.grid_shift[rows]
+    for column, grid in enumerate(_candidate_grids(batch, moved)):
         # A grid as given that lies within the atoms is no standard; the candidate is then judged by itself.
         also = outside | (found["residual"][rows] == TOO_FEW_POINTS)[:, None]
         candidate = batch.fit(grid, also=also)
@@ -241,13 +245,35 @@ def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None
         found["tried"][rows, column] = residual
         found["gain"][rows, column] = residual / np.maximum(standard, 1e-4)
         found["cosine_tried"][rows, column] = _cosine(batch, given, candidate)
+        if CANDIDATES[column] == "over bohr":
+            squares = (given.dipole[rows] ** 2).sum(axis=1)
+            product = (given.dipole[rows] * candidate.dipole).sum(axis=1)
+            found["dipole_over_bohr"][rows] = product / np.where(squares > POLAR_AS_GIVEN**2, squares, np.nan)
+    for column, points in enumerate((batch.grid / BOHR_IN_ANGSTROM, batch.grid)):
+        found["nuclei"][rows, column] = _with_nuclei_moved(batch, points)
 
 
-def _candidate_grids(batch: _Batch) -> Iterator[np.ndarray]:
-    """The grids of CANDIDATES."""
+def _with_nuclei_moved(batch: _Batch, points: np.ndarray) -> np.ndarray:
+    """(n,) size of the ESP over its present size once its nuclei, in Å beside ``points`` in Bohr, are in Bohr too.
+
+    An ESP of neutral molecules is small because nuclei and electrons cancel: with nuclei elsewhere it is tens of times
+    as large, and no other mistake is undone by moving them.
+    """
+    moved = np.zeros(points.shape[:2])
+    for scale, sign in ((1.0, -1.0), (1 / BOHR_IN_ANGSTROM, 1.0)):
+        offset = points[:, :, None] - batch.sites.positions[:, None] * scale
+        distance = np.sqrt(np.einsum("npak,npak->npa", offset, offset))
+        moved += sign * (batch.numbers[:, None] / np.maximum(distance, 1e-3)).sum(axis=2)
+    squares = [np.where(batch.real, values**2, 0.0).sum(axis=1) for values in (batch.esp + moved, batch.esp)]
+    return np.sqrt(squares[0] / np.where(squares[1] > 0, squares[1], np.nan))
+
+
+def _candidate_grids(batch: _Batch, moved: np.ndarray) -> Iterator[np.ndarray]:
+    """The grids of CANDIDATES; ``moved``: (n, 3) Å, how the given ones were."""
     grid, centroid = batch.grid, batch.sites.positions.mean(axis=1)
     yield grid * BOHR_IN_ANGSTROM
     yield grid / BOHR_IN_ANGSTROM
+    yield grid - moved[:, None]
     for shift in (batch.sites.center, centroid, batch.first_atom, centroid - _middle(batch)[:, 0]):
         yield grid + shift[:, None]
 

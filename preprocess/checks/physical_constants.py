@@ -50,7 +50,7 @@ FORCE_UNITS = {
 
 DIPOLE_UNITS = units.DIPOLE_UNITS_IN_E_ANGSTROM
 
-ESP_UNITS = {**units.ESP_UNITS_IN_HARTREE_PER_E, "mHartree/e": 1e-3}
+ESP_UNITS = {**units.ESP_UNITS_IN_HARTREE_PER_E, "mHartree/e": 1e-3, "e/angstrom": units.BOHR_IN_ANGSTROM}
 """In Hartree/e."""
 
 

@@ -58,6 +58,10 @@ def _summary(findings: Sequence[Finding], evidence: Evidence) -> str:
         measured.append(
             f"the work of F is {slope.value:.3f} times the change of E ({slope.count} pairs of near frames)"
         )
-    return f"data: {len(m):,} molecules of {len(evidence.files)} files checked, {verdict}" + "".join(
+    elif (m["force"] > 0).any():
+        measured.append("the unit of F is not checked (too few pairs of near frames of one molecule)")
+    # A file whose rows are divided counts once, whatever the number of its splits.
+    files = {file._replace(split="train") if file.divided else file for file in evidence.files}
+    return f"data: {len(m):,} molecules of {len(files)} files checked, {verdict}" + "".join(
         f"; {one}" for one in measured
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from preprocess.checks.evidence import Finding, Severity
+from preprocess.checks.evidence import CANDIDATES, Finding, Severity
 from preprocess.checks.measure_esp import POLAR
 from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group, median
 from preprocess.checks.physical_constants import DIPOLE_UNITS, ESP_UNITS
@@ -12,7 +12,11 @@ from preprocess.checks.rules_grid import (
     GOOD_FIT,
     esp_of_nothing,
     grid_unit_and_frame,
+    is_bohr,
+    misplaced_nuclei,
+    nuclei_in_angstrom,
     points_inside_atoms,
+    values_cut_off,
 )
 from shared.units import ESP_UNITS_IN_HARTREE_PER_E
 
@@ -20,6 +24,9 @@ from shared.units import ESP_UNITS_IN_HARTREE_PER_E
 def judge_esp(group: Group) -> list[Finding]:
     """All rules about grid and ESP; those that build on a sound grid only where it is sound."""
     zero = zero_esp(group)
+    nuclei = misplaced_nuclei(group)
+    if nuclei:
+        return zero + nuclei
     grid = grid_unit_and_frame(group)
     if grid:
         return zero + grid
@@ -27,7 +34,7 @@ def judge_esp(group: Group) -> list[Finding]:
     if unfit:
         return zero + unfit
     unit = dipole_and_esp_unit(group)
-    rest = points_inside_atoms(group) + zero + zero_dipoles(group)
+    rest = points_inside_atoms(group) + values_cut_off(group) + zero + zero_dipoles(group)
     if any(one.check.startswith("esp") for one in unit):
         return unit + rest
     return unit + total_charge(group) + dipole_origin(group) + single_rows(group) + rest
@@ -61,7 +68,12 @@ def dipole_and_esp_unit(group: Group) -> list[Finding]:
     names = {f"dipole {u}": s / DIPOLE_UNITS[group.units.dipole_unit] for u, s in DIPOLE_UNITS.items()}
     given = ESP_UNITS[group.units.esp_unit]
     names |= {f"esp {u}": given / s for u, s in ESP_UNITS.items() if u != group.units.esp_unit}
-    kind, unit = min(names, key=lambda name: abs(np.log(size / names[name]))).split(" ", 1)
+    # A grid that lies outside the atoms in Bohr too is in Bohr.
+    fits_in_bohr = median(m["tried"][:, CANDIDATES.index("times bohr")]) < GOOD_FIT
+    if is_bohr(size) and fits_in_bohr and group.units.dipole_unit != "au":
+        return [*findings, nuclei_in_angstrom(group, agree, polar, numbers)]
+    # Rounded: of equal factors the first one, a dipole's.
+    kind, unit = min(names, key=lambda name: round(abs(np.log(size / names[name])), 6)).split(" ", 1)
     if abs(np.log(size / names[f"{kind} {unit}"])) > 0.06:
         what = f"{numbers}, which no unit explains"
         if few:

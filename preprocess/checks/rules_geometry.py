@@ -28,9 +28,10 @@ def positions_unit(group: Group) -> list[Finding]:
         (_IN_BOHR, "Bohr taken for Å", "--position-unit bohr"),
         (_SHRUNK, "Å divided by 1.89", "give R of both files in Å: they were converted from Bohr once too often"),
     ):
-        # Of few molecules all have to be clearly so: one may be a stretched geometry.
-        fits = known & (bond > low * (1.1 if few else 1.0)) & (bond < high * (0.9 if few else 1.0))
-        if fits.sum() >= (1.0 if few else 0.8) * known.sum():
+        fits = known & (bond > low) & (bond < high)
+        # Of few molecules half have to be clearly so: they may be stretched geometries.
+        clear = not few or 1.1 * low < np.median(bond[known]) < 0.9 * high
+        if clear and fits.sum() >= 0.8 * known.sum():
             if group.units.position_unit != "angstrom":
                 remedy = "--position-unit angstrom" if name.startswith("Å") else "look at the unit of R"
             what = f"bonds are {np.median(bond[known]):.2f} times as long as the elements' usual ones: R is {name}"

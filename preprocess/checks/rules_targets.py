@@ -21,9 +21,12 @@ _FORCE_BESIDE = {
 }
 _NEAREST_UNIT = 0.25
 """Logarithms, of factors told by few pairs: the trapezoid rule errs by a tenth between frames 0.2 Å apart."""
+_LARGEST_FORCE = 25.0
+"""eV/Å, median over molecules: a bond breaks at some 5; geometries distorted far beyond vibrations reach 9."""
 _COARSE_EV = 0.5e-3
 _USELESS_EV = 0.1
 _FEWEST_TURNED = 4
+_FEWEST_TO_LOOK_NORMALISED = 32
 _DEVIATIONS = 25.0
 _TIMES_TENTH = 10.0
 _FEWEST_WITH_OUTLIERS = 40
@@ -47,7 +50,38 @@ def judge_energies_and_forces(group: Group) -> list[Finding]:
     if any(one.severity == "error" for one in trivial):
         return trivial
     frame = force_frame(group)
-    return trivial + frame + energy_and_force_units(group, bool(frame)) + outliers(group)
+    normalised = normalised_energies(group, bool(frame))
+    return trivial + frame + (normalised or energy_and_force_units(group, bool(frame))) + outliers(group)
+
+
+def normalised_energies(group: Group, turned: bool) -> list[Finding]:
+    """Energies of mean 0 and standard deviation 1, in the unit given, whose slope F is not: they have no unit.
+
+    Where no near frames tell the slope, a warning. ``turned``: the forces are known to be wrong.
+    """
+    energy = group.molecules["energy"] / ENERGY_UNITS[group.units.energy_unit]
+    known = np.isfinite(energy)
+    count = int(known.sum())
+    if count < FEWEST:
+        return []
+    mean, spread = float(energy[known].mean()), float(energy[known].std())
+    slope = None if turned else measure_slope(group.pairs, FEWEST_ALL_AGREE)
+    # A sample's own mean and deviation are off by 1/√n; of the mere look of it more is asked.
+    margin = 0.3 if slope is None else 3 / np.sqrt(count) + 0.05
+    if max(abs(mean), abs(spread - 1)) > margin or (slope is None and count < _FEWEST_TO_LOOK_NORMALISED):
+        return []
+    what = f"E looks normalised (mean {mean:.2f}, standard deviation {spread:.2f})"
+    remedy = "give the energies as they were computed, in a unit (E times their standard deviation, plus their mean)"
+    if slope is None:
+        what += "; no two near frames of one molecule tell whether F is its slope"
+        return [group.find("energy-normalised", "warning", known, what, remedy)]
+    if slope.value > 0 and abs(np.log(slope.value)) < max(0.12, 4 * slope.error / abs(slope.value)):
+        return []
+    what += f", and F is not its slope: between near frames the work of the forces is {slope.value:.4g} times as large"
+    unit = _nearest_force_unit(group, slope.value)
+    if unit:
+        remedy += f"; only if they are in {group.units.energy_unit} less their mean: --force-unit {unit}"
+    return [group.find("energy-normalised", "error", known, what, remedy, known)]
 
 
 def energy_and_force_units(group: Group, turned: bool) -> list[Finding]:
@@ -100,15 +134,24 @@ def energy_unit(group: Group) -> tuple[str | None, np.ndarray, float]:
 
 
 def _unchecked_forces(group: Group, unit: str | None) -> list[Finding]:
-    """E and F in units of different systems, which is rare, where no near frames tell whether that is so."""
+    """What is odd of F where no near frames tell its unit: one of another system than that of E, or its size."""
     force = group.units.force_unit
     energy = unit or group.units.energy_unit
-    if force.split("/")[0] == energy.split("/")[0] or not (group.molecules["force"] > 0).any():
+    size = group.molecules["force"]
+    known = np.isfinite(size) & (size > 0)
+    if not known.any():
         return []
-    everyone = np.ones(len(group.molecules), dtype=bool)
-    what = f"E is in {energy} and F is taken for {force}; no two near frames of one molecule tell whether it is"
-    remedy = f"name the unit of F with --force-unit (in the units of E: {_FORCE_BESIDE.get(energy, force)})"
-    return [group.find("force-unit", "warning", everyone, what, remedy)]
+    usual = float(np.median(size[known]))
+    beside = _FORCE_BESIDE.get(energy, force)
+    if usual > _LARGEST_FORCE and known.sum() >= FEWEST:
+        what = f"the largest force of half the molecules is more than {usual:.3g} eV/Å, which no bond withstands"
+    elif force.split("/")[0] != energy.split("/")[0]:
+        what = f"E is in {energy} and F is taken for {force}"
+    else:
+        return []
+    remedy = f"name the unit of F with --force-unit (in the units of E: {beside})"
+    what += "; no two near frames of one molecule tell whether F is in that unit"
+    return [group.find("force-unit", "warning", known, what, remedy)]
 
 
 def measure_slope(pairs: np.ndarray, fewest: int = FEWEST) -> Slope | None:
@@ -138,10 +181,8 @@ def _explain_few(group: Group, slope: Slope, unit: str | None) -> list[Finding]:
     factor = slope.value * (flagged / ENERGY_UNITS[unit] if unit else 1.0)
     if slope.agree < 1.0 or factor <= 0 or abs(np.log(factor)) < _BEYOND_DOUBT:
         return []
-    given = FORCE_UNITS[group.units.force_unit]
-    distance = {name: abs(np.log(factor * size / given)) for name, size in units.FORCE_UNITS_IN_EV_PER_ANGSTROM.items()}
-    name = min(distance, key=lambda one: distance[one])
-    if distance[name] > _NEAREST_UNIT:
+    name = _nearest_force_unit(group, factor)
+    if not name:
         return []
     everyone = np.ones(len(group.molecules), dtype=bool)
     what = (
@@ -149,6 +190,15 @@ def _explain_few(group: Group, slope: Slope, unit: str | None) -> list[Finding]:
         f"{slope.value:.4g} times the change of E ({slope.count} pairs, all agree)"
     )
     return [group.find("force-unit", "error", everyone, what, _remedy("force", name), everyone)]
+
+
+def _nearest_force_unit(group: Group, factor: float) -> str:
+    """The unit in which F is nearest to ``factor`` times less; empty if none is near."""
+    given = FORCE_UNITS[group.units.force_unit]
+    known = units.FORCE_UNITS_IN_EV_PER_ANGSTROM.items()
+    distance = {name: abs(np.log(factor * size / given)) for name, size in known} if factor > 0 else {}
+    name = min(distance, key=lambda one: distance[one], default="")
+    return name if distance.get(name, np.inf) < _NEAREST_UNIT else ""
 
 
 def _explain(group: Group, slope: Slope, factor: float, energy_known: bool) -> list[Finding]:

@@ -217,8 +217,8 @@ class PairFiles:
 
     @property
     def counts_points(self) -> bool:
-        """Whether the ESP file says which grid points are real; else they have to be looked at."""
-        return self.esp is None or "n_grid" in self.esp
+        """Whether the ESP file counts its real grid points; else the grids have to be looked at."""
+        return self.esp is None or ("n_grid" in self.esp and "esp_mask" not in self.esp)
 
     @cached_property
     def digests(self) -> dict[str, str]:

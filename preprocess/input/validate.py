@@ -34,9 +34,9 @@ def check_molecules(molecules: Molecules) -> None:
         UserError: naming file, key, row and value.
     """
     efd, esp = molecules.pair.efd_shown, molecules.pair.esp_shown
-    start = molecules.start
-    _check_counts(efd, molecules.atomic_numbers, molecules.n_atoms, start)
-    _check_range(esp, "n_grid", molecules.n_grid, 0, molecules.grid_width, "grid points", start)
+    rows = np.arange(molecules.start, molecules.start + len(molecules))
+    _check_counts(efd, molecules.atomic_numbers, molecules.n_atoms, rows)
+    _check_range(esp, "n_grid", molecules.n_grid, 0, molecules.grid_width, "grid points", molecules.esp_row)
     real = atom_mask(molecules.n_atoms, molecules.positions.shape[1])
     for key, name, values, mask in (
         ("R", "", molecules.positions, real[..., None]),
@@ -46,8 +46,8 @@ def check_molecules(molecules: Molecules) -> None:
         ("Q", "", molecules.total_charge, None),
     ):
         lacking = _lacking(values, mask) if name in molecules.may_lack else None
-        _check_finite(efd, key, values, mask, start, lacking)
-    _check_whole(efd, molecules.total_charge, start)
+        _check_finite(efd, key, values, mask, rows, lacking)
+    _check_whole(efd, molecules.total_charge, rows)
     if molecules.esp_positions is not None:
         _check_esp_geometry(molecules, esp, real)
 
@@ -58,12 +58,12 @@ def _lacking(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return nan.reshape(len(values), -1).all(axis=1)
 
 
-def _check_whole(path: str, charges: np.ndarray, start: int) -> None:
+def _check_whole(path: str, charges: np.ndarray, rows: np.ndarray) -> None:
     off = np.abs(charges - np.rint(charges)) > WHOLE_CHARGE
     if off.any():
         row = int(np.argmax(off))
         raise UserError(
-            f"{path}: row {start + row} of 'Q' is {charges[row]:.6g}, no total charge of a molecule (a whole number); "
+            f"{path}: row {rows[row]} of 'Q' is {charges[row]:.6g}, no total charge of a molecule (a whole number); "
             "mend it, or leave 'Q' out (then all are 0)"
         )
 
@@ -72,9 +72,9 @@ def _check_esp_geometry(molecules: Molecules, esp: str, real: np.ndarray) -> Non
     assert molecules.esp_atomic_numbers is not None
     assert molecules.esp_n_atoms is not None
     assert molecules.esp_positions is not None
-    _check_counts(esp, molecules.esp_atomic_numbers, molecules.esp_n_atoms, molecules.start)
+    _check_counts(esp, molecules.esp_atomic_numbers, molecules.esp_n_atoms, molecules.esp_row)
     esp_real = atom_mask(molecules.esp_n_atoms, molecules.esp_positions.shape[1])
-    _check_finite(esp, "R", molecules.esp_positions, esp_real[..., None], molecules.start)
+    _check_finite(esp, "R", molecules.esp_positions, esp_real[..., None], molecules.esp_row)
     _check_pairing(molecules, molecules.esp_atomic_numbers, molecules.esp_n_atoms, molecules.esp_positions, real)
 
 
@@ -86,8 +86,8 @@ def check_grids(molecules: Molecules, grids: Grids) -> None:
     """
     real = atom_mask(molecules.n_grid, grids.esp.shape[1])
     esp = molecules.pair.esp_shown
-    _check_finite(esp, "esp", grids.esp, real, molecules.start)
-    _check_finite(esp, "vdw_surface", grids.points, real[..., None], molecules.start)
+    _check_finite(esp, "esp", grids.esp, real, molecules.esp_row)
+    _check_finite(esp, "vdw_surface", grids.points, real[..., None], molecules.esp_row)
 
 
 def check_elements_known(pair: Pair, split: str, first_row_with: Mapping[int, int], trained: Container[int]) -> None:
@@ -116,16 +116,16 @@ def atom_mask(counts: np.ndarray, width: int) -> np.ndarray:
     return np.arange(width) < counts[:, None]
 
 
-def _check_counts(path: str, numbers: np.ndarray, n_atoms: np.ndarray, start: int) -> None:
+def _check_counts(path: str, numbers: np.ndarray, n_atoms: np.ndarray, rows: np.ndarray) -> None:
     width = numbers.shape[1]
-    _check_range(path, "N", n_atoms, 1, width, "atoms", start)
+    _check_range(path, "N", n_atoms, 1, width, "atoms", rows)
     real = atom_mask(n_atoms, width)
     bad = np.where(real, (numbers < 1) | (numbers > MAX_ATOMIC_NUMBER), numbers != 0)
     if not bad.any():
         return
     row, column = np.argwhere(bad)[0]
     value, count = int(numbers[row, column]), int(n_atoms[row])
-    row += start
+    row = rows[row]
     if column >= count:
         raise UserError(f"{path}: row {row} of 'Z' holds {value} at atom {column}, but 'N' counts {count} atoms there")
     raise UserError(
@@ -134,17 +134,17 @@ def _check_counts(path: str, numbers: np.ndarray, n_atoms: np.ndarray, start: in
     )
 
 
-def _check_range(path: str, key: str, values: np.ndarray, low: int, high: int, what: str, start: int) -> None:
+def _check_range(path: str, key: str, values: np.ndarray, low: int, high: int, what: str, rows: np.ndarray) -> None:
     bad = (values < low) | (values > high)
     if bad.any():
         row = int(np.argmax(bad))
         raise UserError(
-            f"{path}: row {start + row} of {key!r} is {values[row]}; the arrays have room for {low} to {high} {what}"
+            f"{path}: row {rows[row]} of {key!r} is {values[row]}; the arrays have room for {low} to {high} {what}"
         )
 
 
 def _check_finite(
-    path: str, key: str, values: np.ndarray, mask: np.ndarray | None, start: int, but: np.ndarray | None = None
+    path: str, key: str, values: np.ndarray, mask: np.ndarray | None, rows: np.ndarray, but: np.ndarray | None = None
 ) -> None:
     # Not just finite: a larger number would become infinite when the shards narrow it to float32. NaN fails too.
     bad = ~(np.abs(values) <= np.finfo(np.float32).max)
@@ -155,9 +155,9 @@ def _check_finite(
     if bad.any():
         where = np.argwhere(bad)[0]
         row, *inner = (int(i) for i in where)
-        index = (start + row, *inner)
+        index = (int(rows[row]), *inner)
         raise UserError(
-            f"{path}: {key!r} is {values[tuple(where)]} in row {start + row} (index {index}); "
+            f"{path}: {key!r} is {values[tuple(where)]} in row {rows[row]} (index {index}); "
             "remove the molecule from both files or mend the value"
         )
 

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from preprocess.config import PreprocessConfig
 from preprocess.input.grid_points import PointCounts, total
 from preprocess.input.pairs import PairFiles
@@ -24,7 +26,7 @@ from preprocess.stages.up_to_date import Basis, Decision, decide, remember_input
 from shared.digests import DigestCache
 from shared.errors import UserError
 from shared.manifest import SPLIT_TABLE, read_manifest
-from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS, Split
+from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS
 
 if TYPE_CHECKING:
     from preprocess.checks.evidence import Finding
@@ -147,18 +149,19 @@ def _finish(
     findings: list[Finding],
 ) -> None:
     splits = {}
-    counts = iter(pieces)
-    points = [total(PointCounts(*next(counts).counts) for _ in chunks) for chunks in prepared.chunks]
-    for split in SPLITS:
+    counted = iter(pieces)
+    points = [total(PointCounts(*next(counted).counts[0]) for _ in chunks) for chunks in prepared.chunks]
+    of_splits = np.array([piece.counts[1:] for piece in pieces]).sum(axis=0).tolist()
+    for split, (without_esp, grid_points) in zip(SPLITS, of_splits, strict=True):
         found = prepared.merged(split)
         if found.samples:
             splits[split] = {
                 "samples": found.samples,
                 "atoms": found.atoms,
-                "grid_points": found.grid_points,
+                "grid_points": grid_points,
                 "energy_ev": shift_energies(found.energies, basis.reference).summary(),
                 "forces_ev_per_angstrom": found.forces.summary(),
-                "lacking": {**found.lacking, "esp": _without_esp(prepared, points, split)},
+                "lacking": {**found.lacking, "esp": without_esp},
             }
     recipe = decision.recipe
     understood = understand(prepared, points)
@@ -181,14 +184,3 @@ def _finish(
     divided = [survey.facts.split for survey in prepared.surveys if survey.facts.split is not None]
     stage.finish(manifest, pieces, {SPLIT_TABLE: split_table(divided)} if divided else None)
     print(describe_understood(understood))
-
-
-def _without_esp(prepared: Prepared, points: list[PointCounts], split: Split) -> int:
-    """Count a split's frames without ESP: as written, or of divided files as surveyed."""
-    number = 0
-    for file, survey, counts in zip(prepared.files, prepared.surveys, points, strict=True):
-        if file.pair.split == split:
-            number += counts.without_esp
-        elif split in survey.splits and file.pair.split is None:
-            number += sum(n for (_, grid), n in survey.splits[split].sizes.items() if grid == 0)
-    return number

@@ -30,7 +30,7 @@ from shared.input.npz import Checksum
 from shared.manifest import CONVERTED
 from shared.schema import Split
 
-_FORMAT = 1
+_FORMAT = 2
 """Of what is remembered of a pair."""
 
 _CHUNKS_PER_TASK = 8

@@ -25,8 +25,11 @@ from shared.digests import array_digest, settings_digest
 from shared.errors import UserError
 from shared.files import atomic_path
 from shared.input.npz import Checksum
-from shared.schema import FRAME_ARRAYS, NAME_ARRAY, SCHEMA_VERSION, Split
+from shared.schema import FRAME_ARRAYS, NAME_ARRAY, SCHEMA_VERSION, SPLITS, Split
 from shared.shards import ShardEntry, ShardWriter, describe_shard
+
+_FORMAT = 2
+"""Of what is noted of a piece."""
 
 _BYTES_AT_ONCE = 4 << 20
 """Padded grids made at a time: they stay in the processor's cache until they are written."""
@@ -62,7 +65,8 @@ class FrameTask:
                 checksums: dict[str, list[list[Any]]] = {
                     file: [list(c) for c in parts if c.start == chunk.start] for file, parts in reader.checksums.items()
                 }
-                piece = Piece(next(recipes), shards, checksums, list(grids.counts))
+                counts = [list(grids.counts), *_esp_counts(chunk, molecules.n_grid)]
+                piece = Piece(next(recipes), shards, checksums, counts)
                 finish_piece(self.folder, chunk.name, piece)
                 pieces.append(piece)
         return pieces
@@ -120,6 +124,12 @@ class FrameTask:
         return points, esp
 
 
+def _esp_counts(chunk: Chunk, n_grid: np.ndarray) -> list[list[int]]:
+    """Frames without ESP, and grid points, of each split."""
+    own = {split: n_grid[rows] for split, rows in chunk.members()}
+    return [[int((own[split] == 0).sum()), int(own[split].sum())] if split in own else [0, 0] for split in SPLITS]
+
+
 def write_frames(
     build: StageBuild,
     engine: Engine[list[Piece]],
@@ -164,6 +174,7 @@ def _recipe(file: PairFiles, reading: Reading, chunk: Chunk, plan: Plan, referen
     return settings_digest(
         {
             "schema": SCHEMA_VERSION,
+            "format": _FORMAT,
             "input": describe_input(file, reading),
             "rows": [chunk.start, chunk.stop, chunk.first_row],
             "facts": facts,

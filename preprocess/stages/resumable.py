@@ -36,13 +36,13 @@ _ATTEMPTS = 10
 class Piece:
     """A finished part of a stage: what it was made from, its shards, and the checksums of the input read for it.
 
-    ``counts`` is what the stage sums over its pieces.
+    ``counts`` are rows of numbers that the stage sums over its pieces.
     """
 
     recipe: str
     shards: list[ShardEntry]
     checksums: dict[str, list[list[Any]]]
-    counts: list[int] = field(default_factory=list)
+    counts: list[list[int]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
@@ -78,7 +78,7 @@ class StageBuild:
         self.resumed = 0  # pieces that an interrupted run left
         self._digests = digests
         self._finished: dict[str, Piece] = {}
-        self._elsewhere: dict[str, tuple[Path, list[ShardEntry], list[int]]] = {}
+        self._elsewhere: dict[str, tuple[Path, list[ShardEntry], list[list[int]]]] = {}
 
     def open(self, resume: bool, reuse: Iterable[Path]) -> None:
         """Begin, or go on with what a run before left.

@@ -151,11 +151,12 @@ def understand_efd(file: NpzFile, needs_energy: bool = True) -> Layout:
     _find_dipole(file, rows, width, columns, left_alone)
     _find_charge(file, rows, width, columns, left_alone)
     for key in _present(file, "name"):
-        if file.is_plain(key):
-            file.check(key, (rows,), "text")
-            columns["name"] = Column(key, False)
-        else:
+        if not file.is_plain(key):
             left_alone[key] = f"pickled objects, never loaded; to have names, save {key}.astype(str)"
+        elif _without_last_one(file.shape(key), 1) != (rows,) or file.dtype(key).kind not in "US":
+            left_alone[key] = f"{_described(file, key)}, not a text for each molecule"
+        else:
+            columns["name"] = Column(key, False)
     return Layout(file, columns, rows, width, 0, left_alone | _unused(file, columns, left_alone))
 
 
@@ -233,25 +234,27 @@ def _find_geometry(file: NpzFile, columns: dict[Quantity, Column]) -> tuple[int,
 def _find_dipole(
     file: NpzFile, rows: int, width: int, columns: dict[Quantity, Column], left_alone: dict[str, str]
 ) -> None:
-    present = _present(file, "dipole")
-    for key in present:
+    for key in _present(file, "dipole"):
         found = _without_last_one(file.shape(key), 2)
-        if found == (rows, 3) and "dipole" not in columns and file.is_plain(key):
+        if "dipole" in columns:
+            left_alone[key] = f"{columns['dipole'].key} is taken"
+        elif found == (rows, 3) and file.is_plain(key):
             file.check(key, (rows, 3), "float")
             columns["dipole"] = Column(key, False)
-        elif found == (rows,):
+        elif not file.is_plain(key):
+            left_alone[key] = "pickled objects, never loaded"
+        elif found in ((rows,), (rows, 1)):
             left_alone[key] = "the dipole's length, not its vector"
         elif found == (rows, width, 3):
             left_alone[key] = "dipoles of single atoms, not of the molecule"
-        elif "dipole" in columns:
-            left_alone[key] = f"{columns['dipole'].key} is taken"
         else:
-            file.check(key, (rows, 3), "float")
+            left_alone[key] = f"of shape {file.shape(key)}, not the dipole's vector"
+    present = [key for key in _present(file, "dipole") if key in left_alone]
     if present and "dipole" not in columns:
         key = present[0]
         raise UserError(
-            f"{file.shown}: {key!r} has shape {file.shape(key)}: {left_alone[key]}; give the vector (n, 3) as 'Dxyz', "
-            f"or leave {key!r} out to train without dipoles"
+            f"{file.shown}: {key!r} is {left_alone[key]}; give the vector (n, 3) as 'Dxyz', or leave {key!r} out to "
+            "train without dipoles"
         )
 
 
@@ -273,15 +276,21 @@ def _find_charge(
             else:
                 file.check(key, (rows,), "float")
                 columns["total_charge"] = Column(key, False)
-        elif shape[1:] in ((3, 3), (6,), (5,), (9,)) and shape[:1] == (rows,):
-            left_alone[key] = "a quadrupole, not the total charge (which is taken as 0)"
+        elif shape[:1] != (rows,) or file.dtype(key).kind not in "fiu":
+            raise UserError(
+                f"{file.shown}: {key!r} is {_described(file, key)}, expected ({rows},) numbers: the total charge of "
+                f"each molecule; give it so, or leave {key!r} out (then it is 0)"
+            )
         elif shape == (rows, width):
             left_alone[key] = "charges of the atoms, not the total charge (which is taken as 0)"
+        elif shape[1:] in ((3, 3), (6,), (5,), (9,)):
+            left_alone[key] = "a quadrupole, not the total charge (which is taken as 0)"
         else:
-            raise UserError(
-                f"{file.shown}: {key!r} has shape {shape}, expected ({rows},): the total charge of each molecule; give "
-                f"it so, or leave {key!r} out (then it is 0)"
-            )
+            left_alone[key] = f"{_described(file, key)}, perhaps charges of atoms, not the total charge (taken as 0)"
+
+
+def _described(file: NpzFile, key: str) -> str:
+    return f"of shape {file.shape(key)} and dtype {file.dtype(key)}"
 
 
 def _first_rows(file: NpzFile, key: str, count: int) -> np.ndarray:

@@ -144,7 +144,7 @@ def test_pickled_members_are_named_and_left_alone(tmp_path: Path, capsys: pytest
     assert "left alone: metadata (pickled objects, never loaded)" in capsys.readouterr().out
 
 
-def rewritten(tmp_path: Path, case: str, name: str, **changes: Any) -> dict[str, Any]:
+def rewritten(tmp_path: Path, case: str, name: str, /, **changes: Any) -> dict[str, Any]:
     """A case with members of both splits' files of one kind changed (None: left out); settings that name it."""
     for split in ("train", "valid"):
         for stem in (EFD, ESP):
@@ -254,8 +254,12 @@ SPELLINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "dipole": (EFD, {"Dxyz": None, "dipole": lambda f: f["Dxyz"]}),
     "D, and its length": (EFD, {"D": lambda f: np.linalg.norm(f["Dxyz"], axis=1)}),
     "vdw_grid": (ESP, {"vdw_surface": None, "vdw_grid": lambda f: f["vdw_surface"]}),
+    "names as numbers": (EFD, {"name": lambda f: np.arange(len(f["E"]))}),
+    "one name for all": (EFD, {"name": np.array("CO2")}),
+    "D, and pickled Dxyz": (EFD, {"D": lambda f: f["Dxyz"], "Dxyz": lambda f: f["Dxyz"].astype(object)}),
     "Q of one column": (EFD, {"Q": lambda f: np.zeros((len(f["E"]), 1))}),
     "Q as atomic charges": (EFD, {"Q": lambda f: 0.3 * np.ones(f["Z"].shape)}),
+    "Q as atomic charges, wider than R": (EFD, {"Q": lambda f: 0.3 * np.ones((len(f["E"]), 60))}),
     "Q as charges that are none": (EFD, {"Q": lambda f: 0.3 * np.ones(len(f["E"]))}),
     "Q as six numbers": (EFD, {"Q": lambda f: np.ones((len(f["E"]), 6))}),
     "wide": (EFD, {key: lambda f, key=key: widened(f[key]) for key in ("R", "Z", "F")}),
@@ -289,6 +293,15 @@ def scatter(path: Path, molecules: list[Molecule]) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "D as a length": ({"Dxyz": None, "D": lambda f: np.linalg.norm(f["Dxyz"], axis=1)}, "'D' .*the dipole's length"),
+    "D as a length in a column": (
+        {"Dxyz": None, "D": lambda f: np.linalg.norm(f["Dxyz"], axis=1)[:, None]},
+        "'D' .*the dipole's length",
+    ),
+    "Q as text": (
+        {"Q": lambda f: np.full(len(f["E"]), "0")},
+        r"'Q' is of shape \(\d+,\) and dtype <U1, expected .*numbers",
+    ),
+    "Q of no molecule": ({"Q": np.zeros(3)}, r"'Q' is of shape \(3,\) and dtype float64, expected"),
     "D of single atoms": ({"Dxyz": None, "D": lambda f: f["F"]}, "'D' .*dipoles of single atoms"),
     "E as objects": ({"E": lambda f: f["E"].astype(object)}, "'E' is a pickled object array, .*as numbers"),
     "E as float16": ({"E": lambda f: (f["E"] / 100).astype(np.float16)}, "energy-resolution"),
@@ -374,6 +387,16 @@ def test_more_energies_than_potentials(order: list[int], tmp_path: Path) -> None
     assert {m["row"] for m in found if len(m["esp"])} == set(order)
     assert len(found) == 10
     assert_same([m for m in found if len(m["esp"])], clean("clean", "train"))
+
+
+def test_a_bad_value_is_named_with_its_row_in_its_own_file(tmp_path: Path) -> None:
+    """Where the files hold different rows, that of the ESP file."""
+    settings = files_of("clean")
+    arrays = {key: values[[6, 3, 0]] for key, values in np.load(settings["train_esp"][0]).items()}
+    arrays["esp"][2, 5] = np.nan
+    np.savez(tmp_path / "some.npz", **arrays)
+    with pytest.raises(UserError, match=r"some.npz: 'esp' is nan in row 2 \(index \(2, 5\)\)"):
+        preprocess(tmp_path, {**settings, "train_esp": (str(tmp_path / "some.npz"),)})
 
 
 def test_an_esp_file_without_geometries_has_to_belong(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from preprocess.input.molecule_kinds import describe_kinds, join_kinds
 from preprocess.input.splits import divide_by_kind
 from shared.errors import UserError
-from shared.manifest import SPLIT_TABLE, current_stages, stage_folder
+from shared.manifest import SPLIT_TABLE, current_stages, read_manifest, stage_folder
 from shared.schema import SPLITS
 from tests import support
 from tests.input.shards import assert_same, read_clean, read_shards
@@ -64,6 +64,25 @@ def test_by_default_no_molecule_is_in_two_splits(
     assert set(split_of.values()) == set(SPLITS)
     count = int(re.search(r"divided by molecule \((\d+) of them\)", capsys.readouterr().out)[1])  # type: ignore[index]
     assert count == len(splits_of_name)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_frames_without_an_esp_are_counted_in_their_split(masked: bool, one_file: Path, tmp_path: Path) -> None:
+    """Those of which all values are 0 too, and only the points that are left, by number or also by mask."""
+    arrays = dict(np.load(one_file))
+    arrays["esp"][::3] = 0.0
+    if masked:
+        arrays["espMask"] = np.arange(arrays["esp"].shape[1]) % 2 * np.ones((len(ROWS), 1), np.int64)
+    np.savez(tmp_path / "all.npz", **arrays)
+    divide(tmp_path, tmp_path / "all.npz", split_by="frame", chunk_mib=0.05)
+    cache_dir, found = tmp_path / "cache", read_shards(tmp_path / "cache")
+    manifest = read_manifest(stage_folder(cache_dir, "frames", current_stages(cache_dir)["frames"]))
+    assert manifest is not None
+    for split in SPLITS:
+        own = [one for one in found if one["split"] == split]
+        counts = manifest["splits"][split]
+        assert counts["lacking"]["esp"] == sum(one["row"] % 3 == 0 for one in own)
+        assert counts["grid_points"] == sum(len(one["esp"]) for one in own)
 
 
 def test_frames_of_one_molecule_are_divided_by_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from preprocess.checks.measure import gather
 from preprocess.checks.physical_constants import ATOMIC_ENERGIES
 from preprocess.checks.report import report
 from preprocess.checks.rules import conclude
+from preprocess.input.pairs import GridFrame
 from preprocess.input.row_order import find_permutation
 from preprocess.stages.reference_energies import centers_of_mass
 from shared import units
@@ -27,7 +28,7 @@ from tests import support
 BOHR, HARTREE, DEBYE = units.BOHR_IN_ANGSTROM, units.HARTREE_IN_EV, units.DEBYE_IN_E_ANGSTROM
 KCAL = units.KCAL_PER_MOL_IN_EV
 FLAGS = InputUnits(grid_unit="angstrom", energy_unit="ev", force_unit="ev/angstrom", dipole_unit="debye")
-PER_MOLECULE = tuple(f.name for f in fields(CheckInput) if f.name not in ("file", "split", "nowhere"))
+PER_MOLECULE = tuple(f.name for f in fields(CheckInput) if f.name not in ("file", "split", "grid_shift", "nowhere"))
 
 Spoil = Callable[[CheckInput], CheckInput]
 
@@ -158,6 +159,38 @@ def points_in_atoms(molecules: CheckInput) -> CheckInput:
     return replace(molecules, grid=grid, esp_values=esp)
 
 
+def charges_in_angstrom(molecules: CheckInput) -> CheckInput:
+    """The ESP of charges on the atoms, their positions in Å taken for Bohr."""
+    esp = np.zeros_like(molecules.esp_values)
+    for i, (atoms, points) in enumerate(zip(molecules.n_atoms, molecules.n_grid, strict=True)):
+        grid, nuclei = molecules.grid[i, :points, None] / BOHR, molecules.positions[i, :atoms]
+        right, wrong = (1 / np.linalg.norm(grid - place, axis=2) for place in (nuclei / BOHR, nuclei))
+        charges = np.linalg.lstsq(right, molecules.esp_values[i, :points], rcond=None)[0]
+        esp[i, :points] = wrong @ charges
+    return replace(molecules, esp_values=esp)
+
+
+def nuclei_in_angstrom(molecules: CheckInput) -> CheckInput:
+    """The ESP of the right electrons, and of nuclei whose positions in Å were taken for Bohr."""
+    grid, nuclei = molecules.grid[:, :, None] / BOHR, molecules.positions[:, None]
+    right, wrong = (1 / np.linalg.norm(grid - place, axis=3).clip(1e-9) for place in (nuclei / BOHR, nuclei))
+    charges = molecules.atomic_numbers[:, None]
+    return replace(molecules, esp_values=molecules.esp_values + (charges * (wrong - right)).sum(axis=2))
+
+
+def large_values_dropped(molecules: CheckInput) -> CheckInput:
+    """Only the points with less than 10 kcal/mol/e."""
+    real = np.arange(molecules.grid.shape[1]) < molecules.n_grid[:, None]
+    kept = real & (np.abs(molecules.esp_values) < 10 / units.HARTREE_IN_KCAL_PER_MOL)
+    order = np.argsort(~kept, axis=1, kind="stable")
+    return replace(
+        molecules,
+        n_grid=kept.sum(axis=1),
+        esp_values=np.take_along_axis(molecules.esp_values, order, axis=1),
+        grid=np.take_along_axis(molecules.grid, order[..., None], axis=1),
+    )
+
+
 def less_atoms(molecules: CheckInput) -> CheckInput:
     """Energies less those of the free atoms."""
     atoms = np.where(molecules.atomic_numbers > 0, ATOMIC_ENERGIES[molecules.atomic_numbers], 0.0).sum(axis=1)
@@ -213,6 +246,12 @@ POTENTIALS: dict[str, tuple[Spoil, str, str]] = {
         "esp-fit",
         "order of its points",
     ),
+    "large esp dropped": (large_values_dropped, "esp-cut", "give all points"),
+    "esp in e/Å": (change("esp_values", lambda v: v / BOHR), "esp-unit", "multiply esp by 0.529177"),
+    "esp of charges in Å": (charges_in_angstrom, "esp-nuclei", "in one unit"),
+    "esp of charges in Å, grid in Bohr": (both(charges_in_angstrom, GRIDS["in Bohr"][0]), "esp-nuclei", "in one unit"),
+    "esp of nuclei in Å": (nuclei_in_angstrom, "esp-nuclei", "in one unit"),
+    "esp of nuclei in Å, grid in Bohr": (both(nuclei_in_angstrom, GRIDS["in Bohr"][0]), "esp-nuclei", "in one unit"),
     "esp negative": (change("esp_values", np.negative), "esp-sign", "negate esp"),
     "esp zero": (change("esp_values", np.zeros_like), "zero-target", "fill in esp"),
     "esp zero in two rows": (change("esp_values", np.zeros_like, [4, 9]), "zero-target", "remove these"),
@@ -253,6 +292,11 @@ TARGETS: dict[str, tuple[Spoil, str, str]] = {
         "--energy-unit hartree",
     ),
     "positive atomisation energies": (both(less_atoms, change("energy", np.negative)), "force-sign", "or E, if"),
+    "E normalised": (
+        change("energy", lambda e: (e - e.mean()) / e.std()),
+        "energy-normalised",
+        "as they were computed",
+    ),
     "E zero": (change("energy", np.zeros_like), "zero-target", "--energy-weight 0"),
     "E constant": (change("energy", lambda e: 0 * e - 100), "constant-target", "fill in E"),
     "E outliers": (change("energy", lambda e: e + 100, [4, 9]), "outlier-energy", "look at these rows"),
@@ -330,6 +374,48 @@ def test_few_molecules_tell_what_all_of_them_say(kind: str, count: int) -> None:
     found = findings(spoil(take(sample(kind), slice(count))))
     errors = {one.remedy for one in found if one.severity == "error"}
     assert errors == {"--energy-unit hartree", "--grid-unit bohr"}
+
+
+def test_few_molecules_tell_the_unit_of_their_positions() -> None:
+    """Although one of them is compressed, so that its bonds are usual ones in the wrong unit."""
+    given = take(sample("co2"), slice(7))
+    short = change("positions", lambda r: r * 0.75, [3])(given)
+    without = replace(short, n_grid=np.where(np.arange(7) == 3, 0, short.n_grid))
+    spoilt = change("positions", lambda r: r / BOHR)(without)
+    assert [one.remedy for one in findings(spoilt)] == ["--position-unit bohr"]
+
+
+def test_normalised_energies_of_single_frames() -> None:
+    """No slope contradicts them: a warning. Energies less their mean are not taken for normalised where F fits."""
+    single = take(sample("mixed"), np.unique(sample("mixed").atomic_numbers, axis=0, return_index=True)[1])
+    (found,) = findings(change("energy", lambda e: (e - e.mean()) / e.std())(single))
+    assert (found.check, found.severity) == ("energy-normalised", "warning")
+    whole = sample("co2")
+    spread = whole.energy.std()
+    stretched = replace(whole, energy=(whole.energy - whole.energy.mean()) / spread, forces=whole.forces / spread)
+    assert findings(stretched) == []
+
+
+def test_forces_of_single_frames() -> None:
+    """Their unit is said to be unchecked; forces that no bond withstands are a warning."""
+    backwards = take(sample("mixed"), np.arange(114)[::-1])
+    single = take(backwards, np.unique(backwards.atomic_numbers, axis=0, return_index=True)[1])
+    assert findings(single) == []
+    assert "the unit of F is not checked" in report([], gather(single))
+    assert "not checked" not in report([], gather(sample("mixed")))
+    (found,) = findings(change("forces", lambda f: f / KCAL)(single))
+    assert (found.check, found.severity) == ("force-unit", "warning")
+    assert "which no bond withstands" in found.what
+
+
+@pytest.mark.parametrize("frame", ["cube", "centroid", "fit"])
+def test_grids_that_were_moved_out_of_the_frame_of_r(frame: GridFrame) -> None:
+    """They lay in it as they are in the file."""
+    shift = np.random.default_rng(0).normal(size=(22, 3))
+    given = take(sample("co2"), slice(None, None, 3))
+    moved = replace(given, grid=given.grid + shift[:, None], grid_shift=shift)
+    (found,) = findings(replace(moved, file=moved.file._replace(grid_frame=frame, has_origin=True)))
+    assert (found.check, found.severity, found.remedy) == ("grid-frame", "error", "--grid-frame given")
 
 
 def expect(found: list[Finding], check: str, remedy: str) -> None:
@@ -530,6 +616,13 @@ def test_report() -> None:
     assert "dipole is 1.000 times D" in text
     assert "the work of F is 1.00" in text
     assert report([], merge([])) == "data: 0 molecules of 0 files checked, nothing wrong found"
+
+
+def test_a_divided_file_is_one_file() -> None:
+    """Whatever the number of splits that its rows are in."""
+    given = take(sample("co2"), slice(30))
+    given = replace(given, file=given.file._replace(divided=True), split=np.arange(30) % 3)
+    assert report([], gather(given)).startswith("data: 30 molecules of 1 files checked")
 
 
 def rows_to_pair(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -574,6 +574,8 @@ def test_check_data_looks_at_every_molecule(tmp_path: Path, capsys: pytest.Captu
     assert "80 molecules" in said
     assert "row 41" in said
     assert (tmp_path / "cache" / "check-data.txt").read_text() in said
+    check_data.main([*flags, "--cache-dir", str(tmp_path / "cache"), "--checks", "warn"])
+    assert "error [close-atoms]" in capsys.readouterr().out
 
 
 def test_rows_in_another_order_are_explained(tmp_path: Path) -> None:
