@@ -87,10 +87,11 @@ test: $(VENV)/.installed-dev  ## The tests (a few minutes)
 test-slow: $(VENV)/.installed-dev  ## The long checks as well
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
-lint: $(VENV)/.installed-dev  ## ruff and mypy
+lint: $(VENV)/.installed-dev  ## ruff, mypy, and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: preprocess  ## Batched training against batch size 1 with Python edge loops
 	$(BIN)/python -m tests.benchmarks.throughput $(ARGS)

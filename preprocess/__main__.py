@@ -16,6 +16,7 @@ from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
 from preprocess.stages.up_to_date import Decision, decide
 from shared.errors import UserError, run_program
+from shared.log import log
 from shared.manifest import digest_cache, read_manifest, write_current
 from shared.settings import SharedConfig, parse_settings
 
@@ -71,16 +72,16 @@ def preprocess(config: PreprocessConfig) -> Path | None:
     if config.dry_run:
         from preprocess.stages.understood import describe_understood, understand_headers
 
-        print(describe_understood(understand_headers(files, [file.reading(config) for file in files])))
+        log.info(describe_understood(understand_headers(files, [file.reading(config) for file in files])))
         _say_what_would_be(decision, cache_dir)
         return None
     cache_dir.mkdir(parents=True, exist_ok=True)
     if decision.why_frames or decision.why_edges:
         # Imported here: numba costs more to import than a no-op takes.
         from preprocess.stages.build import build
-        from preprocess.stages.resumable import lock_cache
+        from shared.files import lock_folder
 
-        with lock_cache(cache_dir):
+        with lock_folder(cache_dir):
             # The run that held the lock may have built what is wanted.
             digests = digest_cache(cache_dir)
             decision = decide(files, config, digests)
@@ -106,7 +107,7 @@ def _say_up_to_date(decision: Decision, cache_dir: Path, checks: str) -> None:
             f"{folder}: these data contradict themselves ({', '.join(manifest['contradictions'])}) and were built with "
             "--checks warn; `make check-data` names the flags that mend them (or go on all the same: --checks warn)"
         )
-    print(f"preprocess: up to date, {samples:,} samples in {folder} and {decision.edges_folder(cache_dir)}")
+    log.info(f"preprocess: up to date, {samples:,} samples in {folder} and {decision.edges_folder(cache_dir)}")
 
 
 def _say_what_would_be(decision: Decision, cache_dir: Path) -> None:
@@ -114,7 +115,7 @@ def _say_what_would_be(decision: Decision, cache_dir: Path) -> None:
         ("frames", decision.frames_folder(cache_dir), decision.why_frames),
         ("edges", decision.edges_folder(cache_dir), decision.why_edges),
     ):
-        print(f"{stage}: " + (f"would be built in {folder}: {why}" if why else f"up to date in {folder}"))
+        log.info(f"{stage}: " + (f"would be built in {folder}: {why}" if why else f"up to date in {folder}"))
 
 
 if __name__ == "__main__":

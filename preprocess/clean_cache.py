@@ -12,9 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from preprocess.stages.resumable import lock_cache
 from shared.data_record import describe_data
 from shared.errors import UserError, run_program
+from shared.files import lock_folder
+from shared.log import log
 from shared.manifest import CONVERTED, CURRENT, current_stages, read_manifest, stage_folder
 from shared.settings import SharedConfig, parse_flags
 
@@ -56,26 +57,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     cache_dir = Path(config.cache_dir)
     if not cache_dir.is_dir():
         raise UserError(f"{cache_dir}: no such folder; --cache-dir names the cache")
-    with lock_cache(cache_dir):
+    with lock_folder(cache_dir):
         total = 0
         runs = list(trained_runs(Path(config.runs_dir), cache_dir))
         for path in unneeded(cache_dir):
             users = [run for run in runs if path in run.stages]
             if training := [run for run in users if run.is_training]:
-                print(f"kept {path}: {_names(training)} {'is' if len(training) == 1 else 'are'} being trained on it")
+                log.info(f"kept {path}: {_names(training)} {'is' if len(training) == 1 else 'are'} being trained on it")
                 continue
             if users and path.name.startswith("frames-"):
-                print(_farewell(users))
+                log.info(_farewell(users))
             freed = freed_bytes(path)
             total += freed
-            print(f"{'would remove' if config.dry_run else 'removed'} {path}: {freed / 1e6:,.1f} MB")
+            log.info(f"{'would remove' if config.dry_run else 'removed'} {path}: {freed / 1e6:,.1f} MB")
             if config.dry_run:
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    print(f"{cache_dir}: {total / 1e6:,.1f} MB {'would be ' if config.dry_run else ''}freed")
+    log.info(f"{cache_dir}: {total / 1e6:,.1f} MB {'would be ' if config.dry_run else ''}freed")
 
 
 def trained_runs(runs_dir: Path, cache_dir: Path) -> Iterator[TrainedRun]:

@@ -19,9 +19,10 @@ from preprocess.reference.config import ReferenceConfig, parse
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import UNITS, Output, Row, draw_split
 from preprocess.reference.tasks import ModesTask, ReferenceTask, Task
-from preprocess.stages.resumable import lock_cache
 from shared.cores import usable_cores
 from shared.errors import UserError, run_program
+from shared.files import lock_folder
+from shared.log import log
 from shared.schema import SPLITS
 
 
@@ -51,14 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{single.name}: a single atom has no conformers; compute it with --samples 0")
     output = Output(Path(config.output))
     output.folder.mkdir(parents=True, exist_ok=True)
-    with lock_cache(output.folder), pool.stop_on_signals():
+    with lock_folder(output.folder), pool.stop_on_signals():
         record = output.begin(identity(config, molecules, version))
         if record is None:
             record = _Calculation(config, molecules, version, output).run()
         if not config.keep_parts:
             output.remove_parts()
     counts = ", ".join(f"{split} {count:,}" for split, count in record["splits"].items())
-    print(f"reference data in {output.folder}: {counts} geometries")
+    log.info(f"reference data in {output.folder}: {counts} geometries")
 
 
 def identity(config: ReferenceConfig, molecules: Sequence[Molecule], version: str) -> dict[str, Any]:
@@ -175,7 +176,7 @@ class _Calculation:
 
     def _tell(self, plan: Planned, reason: str) -> dict[str, Any]:
         name = self._molecules[plan.molecule].name
-        print(f"left out: {name} (molecule {plan.molecule}), sample {plan.sample}: {reason}")
+        log.info(f"left out: {name} (molecule {plan.molecule}), sample {plan.sample}: {reason}")
         return {"name": name, "molecule": plan.molecule, "sample": plan.sample, "reason": reason}
 
     def _write(self, count: int, rows: dict[int, Row], left_out: list[dict[str, Any]]) -> dict[str, Any]:

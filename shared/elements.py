@@ -31,3 +31,18 @@ VAN_DER_WAALS_RADII = _radii()
 def symbol(atomic_number: int) -> str:
     """Chemical symbol of an atomic number in 0 … 118 (``X`` for 0)."""
     return chemical_symbols[atomic_number]
+
+
+def centers_of_mass(positions: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:
+    """Centre of mass of every molecule, padding excluded.
+
+    Args:
+        positions: (n, atoms, 3) in Å; rows of padding may hold anything.
+        atomic_numbers: (n, atoms), 0 = padding.
+
+    Returns:
+        (n, 3) in Å, float64.
+    """
+    mass = MASSES[atomic_numbers]
+    real = np.where((atomic_numbers > 0)[..., None], positions, 0.0)
+    return (mass[..., None] * real).sum(axis=1) / mass.sum(axis=1)[:, None]

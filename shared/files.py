@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from shared.log import log
+
+_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -48,3 +56,29 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; wait, saying for whom, while another one holds it.
+
+    The system gives the lock back when its holder dies, however that happens.
+    """
+    lock, holder = FileLock(folder / ".lock"), folder / ".lock-holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = "another process"
+        with contextlib.suppress(OSError):
+            who = holder.read_text()
+        log.info(f"{folder} is in use by {who}; waiting for it (Ctrl-C to stop)")
+        lock.acquire(poll_interval=_POLL_SECONDS)
+    try:
+        with contextlib.suppress(OSError):  # it only serves the message above
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()

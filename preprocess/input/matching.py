@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from preprocess.input.pairs import PairFiles, Reading
-from preprocess.input.reader import PairReader
-from preprocess.input.row_order import flatten, same_geometry
-from preprocess.input.validate import PAIRING_TOLERANCE_ANGSTROM
+from preprocess.input.reader import PairReader, open_pair
+from preprocess.input.row_order import find_permutation, flatten, same_geometry
+from preprocess.input.validate import PAIRING_TOLERANCE_ANGSTROM, PairingError
 from shared.errors import UserError
 from shared.input.npz import verify_file, write_stored
+
+_ALIKE_ROWS = 1_000_000
+"""Rows up to which the order of one file is looked for in the other."""
 
 _MOST_ROWS = 2_000_000
 """Rows whose geometries are compared in memory."""
@@ -119,3 +123,20 @@ def find_rows(
         same = same_geometry(a[open_rows], b[candidates])
         found[open_rows[same]] = candidates[same]
     return found
+
+
+def explain_pairing(error: PairingError, readings: Sequence[Reading]) -> UserError:
+    """Return the error of two files whose rows differ, and whether another order of the rows would pair them."""
+    reading = next(one for one in readings if one.pair == error.pair)
+    with open_pair(reading) as reader:
+        if reader.files.rows > _ALIKE_ROWS:
+            return error
+        order = find_permutation(*reader.geometry("efd"), *reader.geometry("esp"))
+    if order is None:
+        return error
+    moved = int(np.flatnonzero(order != np.arange(len(order)))[0])
+    assert error.pair.esp is not None
+    return UserError(
+        f"{error}. Both files hold the same molecules in another order (row {moved} of {error.pair.efd.name} is row "
+        f"{order[moved]} of {error.pair.esp.name})"
+    )

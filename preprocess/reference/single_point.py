@@ -9,9 +9,8 @@ from pyscf import dft, gto, scf
 
 from preprocess.reference.method import Level, core_potentials
 from preprocess.reference.molecules import Molecule
-from preprocess.stages.reference_energies import centers_of_mass
 from shared import units
-from shared.elements import symbol
+from shared.elements import centers_of_mass, symbol
 
 _BLOCK_BYTES = 64 << 20
 """Integrals of the potential that are held at a time."""

@@ -25,6 +25,7 @@ from preprocess.stages.understood import as_records, describe_understood, unders
 from preprocess.stages.up_to_date import Basis, Decision, decide, remember_inputs
 from shared.digests import DigestCache
 from shared.errors import UserError
+from shared.log import log
 from shared.manifest import SPLIT_TABLE, read_manifest
 from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS
 
@@ -60,12 +61,12 @@ def build(
         edges = read_manifest(decision.edges_folder(cache_dir))
         assert edges is not None
     done = [f"{name} {'built' if why else 'unchanged'}" for name, why in _stages(decision)]
-    print("preprocess: " + ", ".join(done))
+    log.info("preprocess: " + ", ".join(done))
     folders = (folder, decision.edges_folder(cache_dir))
-    print(describe(frames, edges, folders, time.perf_counter() - started))
+    log.info(describe(frames, edges, folders, time.perf_counter() - started))
     if findings:
         errors = sum(finding.severity == "error" for finding in findings)
-        print(
+        log.info(
             f"DATA: {errors} errors, {len(findings) - errors} warnings, see above; `make check-data` looks at all of it"
         )
     return decision
@@ -82,7 +83,7 @@ def _build_frames(
     prepared = prepare(files, config, engine)
     basis = decision.recipe.basis
     if basis is not None and (why := _misfit(prepared, basis)):
-        print(f"preprocess: {why}; buckets and reference energies are chosen anew, and all frames made again")
+        log.info(f"preprocess: {why}; buckets and reference energies are chosen anew, and all frames made again")
         decision, basis = decide(files, config, digests, extend=False), None
     if basis is None:
         basis = _fit(prepared, config)
@@ -92,13 +93,13 @@ def _build_frames(
     _require_some_esp(prepared)
     findings: list[Finding] = []
     if config.checks != "off":
-        from preprocess.check_data import check_sample  # a change of cutoff does without it
+        from preprocess.stages.check import check_sample  # a change of cutoff does without it
 
         findings = check_sample(prepared, config)
     others = [path for path in sorted(cache_dir.glob("frames-*")) if not config.force]
     with build_stage(decision.frames_folder(cache_dir), digests, not config.force, others) as stage:
         if stage.resumed:
-            print(f"preprocess: goes on from {stage.resumed} finished pieces of an interrupted run")
+            log.info(f"preprocess: goes on from {stage.resumed} finished pieces of an interrupted run")
         pieces = write_frames(stage, engine, prepared, basis.plan, basis.reference)
         _finish(stage, prepared, decision, basis, pieces, findings)
     remember_inputs(files, digests)
@@ -183,4 +184,4 @@ def _finish(
     }
     divided = [survey.facts.split for survey in prepared.surveys if survey.facts.split is not None]
     stage.finish(manifest, pieces, {SPLIT_TABLE: split_table(divided)} if divided else None)
-    print(describe_understood(understood))
+    log.info(describe_understood(understood))

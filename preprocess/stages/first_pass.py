@@ -17,12 +17,12 @@ import numpy as np
 
 from preprocess.config import PreprocessConfig
 from preprocess.input.grid_points import PointCounts, total
-from preprocess.input.matching import match_rows, needs_random_access, with_stored_esp
+from preprocess.input.matching import explain_pairing, match_rows, needs_random_access, with_stored_esp
 from preprocess.input.pairs import Chunk, PairFiles, Reading, RowFacts, describe_input, split_into_chunks
 from preprocess.input.split_settings import split_settings
-from preprocess.input.splits import divide_rows
 from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
+from preprocess.stages.divide import divide_rows
 from preprocess.stages.executor import Engine
 from shared.digests import settings_digest
 from shared.files import write_atomically
@@ -145,8 +145,6 @@ def _survey(
     try:
         results = dict(engine.run(tasks, "read geometries", amounts))
     except PairingError as error:
-        from preprocess.check_data import explain_pairing
-
         raise explain_pairing(error, readings) from None
     found = []
     for pair, file in enumerate(files):

@@ -18,10 +18,11 @@ from preprocess.input.validate import atom_mask, check_grids
 from preprocess.stages.buckets import Plan
 from preprocess.stages.executor import Engine
 from preprocess.stages.first_pass import Prepared
-from preprocess.stages.reference_energies import centers_of_mass, sum_reference_energies
+from preprocess.stages.reference_energies import sum_reference_energies
 from preprocess.stages.resumable import Piece, StageBuild, finish_piece
 from shared.buckets import FrameShape, array_shape
 from shared.digests import array_digest, settings_digest
+from shared.elements import centers_of_mass
 from shared.errors import UserError
 from shared.files import atomic_path
 from shared.input.npz import Checksum

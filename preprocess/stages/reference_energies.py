@@ -1,4 +1,4 @@
-"""Per-element reference energies and centres of mass."""
+"""Reference energies of the elements, which the energies in the shards are relative to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from preprocess.input.survey import Composition, Moments
-from shared.elements import MASSES
 
 
 def fit_reference_energies(energies: Mapping[Composition, Moments]) -> dict[int, float]:
@@ -50,18 +49,3 @@ def sum_reference_energies(reference: Mapping[int, float], atomic_numbers: np.nd
         if z < table.size:
             table[z] = energy
     return table[atomic_numbers].sum(axis=1)
-
-
-def centers_of_mass(positions: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:
-    """Centre of mass of every molecule, padding excluded.
-
-    Args:
-        positions: (n, atoms, 3) in Å; rows of padding may hold anything.
-        atomic_numbers: (n, atoms), 0 = padding.
-
-    Returns:
-        (n, 3) in Å, float64.
-    """
-    mass = MASSES[atomic_numbers]
-    real = np.where((atomic_numbers > 0)[..., None], positions, 0.0)
-    return (mass[..., None] * real).sum(axis=1) / mass.sum(axis=1)[:, None]

@@ -11,15 +11,12 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from shared.digests import DigestCache, file_digest
 from shared.errors import UserError
@@ -192,32 +189,6 @@ def build_stage(folder: Path, digests: DigestCache, resume: bool, reuse: Iterabl
     finally:
         if build.partial.is_dir() and not build.kept():
             build.discard()
-
-
-@contextmanager
-def lock_cache(cache_dir: Path) -> Iterator[None]:
-    """Hold the cache for this process; wait, saying for whom, while another one holds it.
-
-    The system gives the lock back when its holder dies, however that happens.
-    """
-    lock, holder = FileLock(cache_dir / ".lock"), cache_dir / ".lock-holder"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        who = "another process"
-        with contextlib.suppress(OSError):
-            who = holder.read_text()
-        print(f"preprocess: {cache_dir} is in use by {who}; waiting for it (Ctrl-C to stop)")
-        lock.acquire(poll_interval=_POLL_SECONDS)
-    try:
-        with contextlib.suppress(OSError):  # it only serves the message above
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            holder.unlink(missing_ok=True)
-        lock.release()
 
 
 def _is_whole(path: Path, entry: ShardEntry) -> bool:

@@ -19,8 +19,8 @@ from preprocess.checks.report import report
 from preprocess.checks.rules import conclude
 from preprocess.input.pairs import GridFrame
 from preprocess.input.row_order import find_permutation
-from preprocess.stages.reference_energies import centers_of_mass
 from shared import units
+from shared.elements import centers_of_mass
 from shared.input.unit_choice import InputUnits
 from shared.schema import Split
 from tests import support

@@ -16,7 +16,8 @@ import scipy.linalg
 
 from preprocess import check_data
 from preprocess.input.survey import Composition, Moments
-from preprocess.stages.reference_energies import centers_of_mass, fit_reference_energies
+from preprocess.stages.reference_energies import fit_reference_energies
+from shared.elements import centers_of_mass
 from shared.errors import UserError
 from shared.schema import EDGE_ARRAYS, FRAME_ARRAYS, NAME_ARRAY, SPLITS
 from tests import support

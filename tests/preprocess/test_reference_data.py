@@ -32,9 +32,8 @@ from preprocess.reference.output import Row, draw_split
 from preprocess.reference.sampling import displacement_sampler, draw, mode_sampler
 from preprocess.reference.single_point import LeftOut, compute, converge
 from preprocess.reference.tasks import ReferenceTask
-from preprocess.stages.reference_energies import centers_of_mass
 from shared import units
-from shared.elements import MASSES
+from shared.elements import MASSES, centers_of_mass
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, Interrupted, UserError
 from tests import support
 

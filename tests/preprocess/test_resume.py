@@ -21,8 +21,8 @@ from distributed import Client, LocalCluster
 from preprocess import clean_cache
 from preprocess.__main__ import main, preprocess
 from preprocess.config import PreprocessConfig
-from preprocess.stages.resumable import lock_cache
 from shared.errors import UserError, run_program
+from shared.files import lock_folder
 from shared.manifest import read_manifest
 from shared.shards import ShardWriter
 from tests import support
@@ -268,7 +268,7 @@ def test_dry_run_says_why_and_does_nothing(
 
 def test_second_run_waits_and_says_for_whom(settings: dict[str, Any], tmp_path: Path) -> None:
     """The cache is held by this process; the other one goes on when it is given back."""
-    with lock_cache(tmp_path):
+    with lock_folder(tmp_path):
         process = start(settings, tmp_path)
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -1,0 +1,199 @@
+"""Molecules given to the checks: all of them, or a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.checks.evidence import CheckedFile, CheckInput, Evidence, Finding, merge
+from preprocess.checks.measure import gather
+from preprocess.checks.report import report
+from preprocess.checks.rules import conclude
+from preprocess.config import PreprocessConfig
+from preprocess.input.grid_padding import pad_grids
+from preprocess.input.grid_points import find_real_points
+from preprocess.input.pairs import Chunk, PairFiles, Reading
+from preprocess.input.reader import Grids, Molecules, PairReader, open_pair
+from preprocess.input.validate import check_grids, check_molecules
+from preprocess.stages.executor import Engine
+from preprocess.stages.first_pass import Prepared
+from shared.errors import UserError
+from shared.log import log
+from shared.schema import Split
+
+SAMPLED_MOLECULES = 800
+"""Molecules that preprocessing looks at, of all files together."""
+
+_FEWEST_OF_A_PAIR = 40
+_WINDOW_BYTES = 256 << 20
+"""Of a compressed pair the sample comes from its first rows: those behind cannot be had without inflating all before
+them, which takes a second for twice as many bytes."""
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """Chunks of one pair, examined one after the other."""
+
+    chunks: list[Chunk]
+    reading: Reading
+
+    def __call__(self) -> list[Evidence]:
+        """Evidence of every chunk.
+
+        Raises:
+            UserError: bad input, naming file, key, row and value.
+        """
+        with open_pair(self.reading) as reader:
+            return [gather(_as_input(reader, *read)) for read in reader.read_ahead(self.chunks)]
+
+
+def check_all(prepared: Prepared, engine: Engine[Any]) -> tuple[list[Finding], str]:
+    """Examine all molecules; return what was found, and the report."""
+    tasks = []
+    for file, reading, chunks in zip(prepared.files, prepared.readings, prepared.chunks, strict=True):
+        groups = [chunks] if file.is_sequential else [[chunk] for chunk in chunks]
+        tasks += [CheckTask(group, reading) for group in groups]
+    amounts = [sum(map(len, task.chunks)) for task in tasks]
+    found = dict(engine.run(tasks, "check data", amounts))
+    evidence = merge([part for index in range(len(tasks)) for part in found[index]])
+    findings = conclude(evidence)
+    return findings, report(findings, evidence)
+
+
+def check_sample(prepared: Prepared, config: PreprocessConfig) -> list[Finding]:
+    """Examine a seeded sample of the molecules and print what was found.
+
+    Raises:
+        UserError: the data contradict themselves, and the settings do not say to go on.
+    """
+    total = sum(file.rows for file in prepared.files)
+    parts = [
+        gather(_sample(file, reading, chunks, total))
+        for file, reading, chunks in zip(prepared.files, prepared.readings, prepared.chunks, strict=True)
+    ]
+    evidence = merge(parts)
+    findings = conclude(evidence)
+    if findings:
+        log.info(report(findings, evidence))
+    if config.checks == "stop":
+        stop_at_errors(findings, "the report above")
+    return findings
+
+
+def stop_at_errors(findings: Sequence[Finding], where: str) -> None:
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        remedies = "; ".join(dict.fromkeys(f"{finding.check}: {finding.remedy}" for finding in errors))
+        raise UserError(
+            f"the data contradict themselves, see {where}; {remedies} (or go on all the same: --checks warn)"
+        )
+
+
+def _sample(file: PairFiles, reading: Reading, chunks: list[Chunk], total: int) -> CheckInput:
+    """Some molecules of a pair, in the order of the file; its share of the sample follows its size."""
+    count = min(file.rows, max(_FEWEST_OF_A_PAIR, SAMPLED_MOLECULES * file.rows // total))
+    window = min(file.rows, file.rows_per_chunk(_WINDOW_BYTES)) if file.is_sequential else file.rows
+    # Seeded by the content: the same files give the same sample wherever they lie.
+    seed = int((file.digests["esp"] or file.digests["efd"])[:16], 16)
+    rows = np.sort(np.random.default_rng(seed).choice(window, min(count, window), replace=False))
+    of_chunk = np.searchsorted([chunk.stop for chunk in chunks], rows, side="right")
+    parts = []
+    with open_pair(reading) as reader:
+        if not file.is_sequential:
+            single = [chunks[i].part(int(row), int(row) + 1) for i, row in zip(of_chunk, rows, strict=True)]
+            return _joined([_as_input(reader, chunk, *_checked(reader, chunk)) for chunk in single])
+        for i in np.unique(of_chunk):
+            chunk = chunks[i].part(chunks[i].start, min(chunks[i].stop, window))
+            own = rows[of_chunk == i] - chunk.start
+            parts.append(_as_input(reader, chunk, *_checked(reader, chunk), own))
+        return _joined(parts)
+
+
+def _checked(reader: PairReader, chunk: Chunk) -> tuple[Molecules, Grids]:
+    molecules, grids = reader.frames(chunk)
+    check_molecules(molecules)
+    check_grids(molecules, grids)
+    return molecules, grids
+
+
+def _as_input(
+    reader: PairReader, chunk: Chunk, m: Molecules, grids: Grids, chosen: np.ndarray | None = None
+) -> CheckInput:
+    """Some rows of a chunk (default: all) that belong to a split."""
+    units, split = reader.reading.units, chunk.facts.split
+    rows = np.arange(len(m)) if chosen is None else chosen
+    if split is not None:
+        rows = rows[split[rows] >= 0]
+    width = int(m.n_grid[rows].max(initial=1))
+    points, values = np.zeros((len(rows), 1, 3), np.float32), np.zeros((len(rows), 1), np.float32)
+    if grids.esp.shape[1]:
+        points, values, _ = pad_grids(
+            grids.points, grids.esp, rows, m.n_grid, -m.grid_shift, units.grid_in_angstrom, width, units.scale("esp")
+        )
+    return CheckInput(
+        file=_checked_file(reader, chunk.pair.split or "train"),
+        rows=m.start + rows,
+        atomic_numbers=m.atomic_numbers[rows],
+        n_atoms=m.n_atoms[rows],
+        positions=m.positions[rows],
+        energy=m.energy[rows],
+        forces=m.forces[rows],
+        dipole=m.dipole[rows],
+        total_charge=m.total_charge[rows],
+        n_grid=m.n_grid[rows],
+        grid=points,
+        esp_values=values,
+        grid_shift=m.grid_shift[rows],
+        nowhere=_padding_counted(m, rows, points, values),
+        split=None if split is None else split[rows],
+    )
+
+
+def _padding_counted(m: Molecules, rows: np.ndarray, points: np.ndarray, esp: np.ndarray) -> np.ndarray:
+    """(n,) share of the points that the file counts as real, but that no grid holds."""
+    share = np.zeros(len(rows))
+    for i, row in enumerate(rows):
+        if count := int(m.n_grid[row]):
+            of_row = slice(i, i + 1)
+            found = find_real_points(
+                points[of_row, :count], esp[of_row, :count], m.positions[[row]], m.n_atoms[[row]], 1.0
+            )
+            share[i] = 1.0 - found.mask.mean()
+    return share
+
+
+def _checked_file(reader: PairReader, split: Split) -> CheckedFile:
+    efd, esp, reading = reader.files.efd, reader.files.esp, reader.reading
+    return CheckedFile(
+        split=split,
+        efd=Path(efd.file.shown).name,
+        esp=Path((esp or efd).file.shown).name,
+        units=reading.units,
+        grid_frame=reading.grid_frame,
+        has_origin=esp is not None and "grid_origin" in esp,
+        paired_by_row=esp is not None and "positions" not in esp,
+        energy_dtype=str(efd.file.dtype(efd.key("energy"))),
+        divided=reading.pair.split is None,
+    )
+
+
+def _joined(parts: Sequence[CheckInput]) -> CheckInput:
+    """Parts of one pair, whose arrays may have other widths, as one input."""
+    arrays: dict[str, Any] = {
+        name: _stacked([getattr(part, name) for part in parts])
+        for name, value in vars(parts[0]).items()
+        if isinstance(value, np.ndarray)
+    }
+    return replace(parts[0], **arrays)
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    if arrays[0].ndim == 1:
+        return np.concatenate(arrays)
+    width = max(array.shape[1] for array in arrays)
+    pads = [[(0, 0), (0, width - array.shape[1])] + [(0, 0)] * (array.ndim - 2) for array in arrays]
+    return np.concatenate([np.pad(array, pad) for array, pad in zip(arrays, pads, strict=True)])
