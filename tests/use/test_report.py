@@ -22,7 +22,7 @@ from shared.errors import UserError
 from shared.units import HARTREE_IN_KCAL_PER_MOL
 from tests.use import browser
 from train.data.dataset import open_cache
-from train.evaluation.evaluator import ERROR_ROWS
+from train.data.quantities import QUANTITIES
 from train.report import __main__ as report
 from train.report import molecules, predictions, samples
 from train.report.molecules import potential
@@ -120,7 +120,7 @@ def test_errors_and_figures_are_those_of_the_files(reported: Path, page: str) ->
     evaluation = json.loads((reported / "evaluation-test.json").read_text())
     table = re.findall(r"<tr><td>([^<]*)</td><td class=\"n\"><b>([^<]*)</b></td>", page)
     values = {label: float(value) for label, value in table}
-    for label, name, factor, _ in ERROR_ROWS:
+    for label, name, factor in ((one.error_label, one.metric, one.error_factor) for one in QUANTITIES):
         label = label.replace("'", "&#39;")
         assert values[label] == pytest.approx(evaluation["metrics"][name] * factor, rel=6e-3, abs=5e-9)
     figures = embedded(page, "figures")

@@ -18,6 +18,7 @@ from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import count_missing, shown
+from train.data.quantities import QUANTITIES
 from train.evaluation.baselines import Limits, limits_of
 from train.evaluation.errors_by_molecule import describe_molecules
 from train.evaluation.errors_by_region import describe_breakdown
@@ -30,16 +31,6 @@ from train.step.metrics import named_metrics, zero_sums
 
 _MOLECULES_DRAWN = 3
 _ESP_POINTS_KEPT = 64
-ERROR_ROWS = (
-    ("energy, MAE", "energy_mae_ev", 1000.0, "meV"),
-    ("forces, MAE", "forces_mae_ev_per_angstrom", 1000.0, "meV/Å"),
-    ("dipole of PhysNet's charges, MAE", "dipole_mae_debye", 1.0, "D"),
-    ("dipole of the distributed charges, MAE", "dipole_dcm_mae_debye", 1.0, "D"),
-    ("ESP of the distributed charges, RMSE", "esp_rmse_kcal_per_mol_e", 1.0, "kcal/mol/e"),
-    ("ESP of PhysNet's charges, RMSE", "esp_rmse_point_charges_kcal_per_mol_e", 1.0, "kcal/mol/e"),
-    ("monopole difference, MAE", "monopole_mae_e", 1.0, "e"),
-)
-"""Label, metric, factor to the unit that is shown, that unit."""
 
 
 def evaluate_split(
@@ -154,11 +145,12 @@ def describe_evaluation(record: dict[str, Any], limits: Limits) -> str:
 def describe_metrics(metrics: dict[str, float], limits: Limits) -> str:
     """A table of errors for people, between what the representation can reach and what the data spread over."""
     lines = [f"  {'':<40}{'error':>10} {'':<11}{'limit':>8}{'spread':>10}  of the way from limit to spread"]
-    for label, name, factor, unit in ERROR_ROWS:
+    for quantity in QUANTITIES:
+        name, factor = quantity.metric, quantity.error_factor
         if name not in metrics:
-            lines.append(f"  {label:<40}{'-':>10} not in the data")
+            lines.append(f"  {quantity.error_label:<40}{'-':>10} not in the data")
             continue
-        line = f"  {label:<40}{metrics[name] * factor:>10.4g} {unit:<11}"
+        line = f"  {quantity.error_label:<40}{metrics[name] * factor:>10.4g} {quantity.error_unit:<11}"
         fraction = limits.fraction(name, metrics[name])
         if fraction is not None:
             limit = f"{limits.limit(name):.3g}" if limits.limit(name) else "-"

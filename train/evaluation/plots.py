@@ -10,24 +10,10 @@ from matplotlib.figure import Figure
 
 from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
+from train.data.quantities import TARGETS
 from train.evaluation.results import MoleculeEsp, Targets
 from train.run_folder import RunFolder, read_metrics
 
-_SCATTER = (
-    ("energy", "energy - atomic references", "eV"),
-    ("forces", "force components", "eV/Å"),
-    ("dipole", "dipole components (PhysNet's charges)", "D"),
-    ("dipole_dcm", "dipole components (distributed charges)", "D"),
-    ("esp", "ESP (distributed charges)", "kcal/mol/e"),
-)
-_CURVES = (
-    ("loss", "loss"),
-    ("energy_mae_ev", "energy MAE, eV"),
-    ("forces_mae_ev_per_angstrom", "forces MAE, eV/Å"),
-    ("dipole_mae_debye", "dipole MAE (PhysNet), D"),
-    ("dipole_dcm_mae_debye", "dipole MAE (DCMNet), D"),
-    ("esp_rmse_kcal_per_mol_e", "ESP RMSE (DCMNet), kcal/mol/e"),
-)
 _HEXAGON_THRESHOLD = 5000
 
 
@@ -47,13 +33,14 @@ def draw_scatter(targets: Targets, split: str) -> Figure:
     """Prediction against reference for every target in the data, and the charges' two sums against each other."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
-    for axis, (name, title, unit) in zip(axes, _SCATTER, strict=False):
-        reference, predicted = targets.arrays(name)
+    for axis, quantity in zip(axes, TARGETS, strict=False):
+        reference, predicted = targets.arrays(quantity.key)
         if len(reference):
-            _scatter(axis, reference, predicted, unit)
-            axis.set(title=title, xlabel=f"reference, {unit}", ylabel=f"prediction, {unit}")
+            _scatter(axis, reference, predicted, quantity.unit)
+            labels = (f"{what}, {quantity.unit}" for what in ("reference", "prediction"))
+            axis.set(title=quantity.label, **dict(zip(("xlabel", "ylabel"), labels, strict=True)))
         else:
-            _say_missing(axis, title)
+            _say_missing(axis, quantity.label)
     charges, sums = targets.arrays("monopole")
     _scatter(axes[5], charges, sums, "e")
     axes[5].set(title="monopoles", xlabel="PhysNet's charge, e", ylabel="sum of the atom's distributed charges, e")
@@ -139,12 +126,14 @@ def draw_curves(records: list[dict]) -> Figure:
     """Training and validation errors over the epochs."""
     figure = Figure(figsize=(12, 7), layout="constrained")
     epochs = [record["epoch"] for record in records]
-    for axis, (name, label) in zip(figure.subplots(2, 3).ravel(), _CURVES, strict=True):
+    curves = [("loss", "loss", 1.0)]
+    curves += [(one.metric, f"{one.label}: {one.error_axis}", one.error_factor) for one in TARGETS]
+    for axis, (name, label, factor) in zip(figure.subplots(2, 3).ravel(), curves, strict=True):
         if not any(name in record[split] for record in records for split in ("train", "valid")):
             _say_missing(axis, label)
             continue
         for split in ("train", "valid"):
-            axis.plot(epochs, [record[split].get(name, np.nan) for record in records], label=split)
+            axis.plot(epochs, [factor * record[split].get(name, np.nan) for record in records], label=split)
         axis.set(xlabel="epoch", ylabel=label, yscale="log")
         axis.grid(alpha=0.3, which="both")
     figure.axes[0].legend()

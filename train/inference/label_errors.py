@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 
 from shared.input.labels import LabelledMolecule
 from shared.units import DEBYE_IN_E_ANGSTROM
+from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, FORCES, Quantity
 from train.inference.predictor import MoleculePrediction
 
-_NAMES = {
-    "energy": ("energy_{}_ev", "energy", 1000.0, "meV"),
-    "energy_per_atom": ("energy_per_atom_{}_ev", "energy per atom", 1000.0, "meV"),
-    "forces": ("forces_{}_ev_per_angstrom", "forces", 1000.0, "meV/Å"),
-    "dipole": ("dipole_{}_debye", "dipole of PhysNet's charges", 1.0, "D"),
-    "dipole_dcm": ("dipole_dcm_{}_debye", "dipole of the distributed charges", 1.0, "D"),
-}
-"""Target: metric, label, factor to the unit that is shown, that unit."""
+_ENERGY_PER_ATOM = replace(ENERGY, key="energy_per_atom", label="energy per atom", metric="energy_per_atom_mae_ev")
+_QUANTITIES = (ENERGY, _ENERGY_PER_ATOM, FORCES, DIPOLE, DIPOLE_DCM)
 
 
 class LabelErrors:
@@ -52,10 +48,10 @@ class LabelErrors:
     def metrics(self) -> dict[str, float]:
         """Every error under a name with its unit; none where no molecule has a label."""
         named = {}
-        for target, values in self._values.items():
-            name = _NAMES[target][0]
-            named[name.format("mae")] = self._absolute[target] / values
-            named[name.format("rmse")] = (self._squared[target] / values) ** 0.5
+        for one in _QUANTITIES:
+            if values := self._values.get(one.key, 0):
+                named[one.metric] = self._absolute[one.key] / values
+                named[_rmse(one)] = (self._squared[one.key] / values) ** 0.5
         return named
 
     def molecules(self) -> dict[str, int]:
@@ -68,14 +64,18 @@ class LabelErrors:
         if not metrics:
             return "no labels in the data, so no errors"
         lines = [f"{'errors':<42}{'MAE':>10}{'RMSE':>10}"]
-        for target, (name, label, factor, unit) in _NAMES.items():
-            if target in self._values:
-                mae, rmse = (metrics[name.format(kind)] * factor for kind in ("mae", "rmse"))
-                count = self._molecules[target]
-                lines.append(f"  {label:<40}{mae:>10.4g}{rmse:>10.4g} {unit:<6} {count:>9,} molecules")
+        for one in _QUANTITIES:
+            if one.key in self._values:
+                mae, rmse = (metrics[name] * one.error_factor for name in (one.metric, _rmse(one)))
+                count = self._molecules[one.key]
+                lines.append(f"  {one.label:<40}{mae:>10.4g}{rmse:>10.4g} {one.error_unit:<6} {count:>9,} molecules")
         if self._charged_dipoles:
             lines.append(
                 f"  {self._charged_dipoles:,} dipoles are of ions, whose dipole depends on the origin: "
                 "taken to be about the centre of mass"
             )
         return "\n".join(lines)
+
+
+def _rmse(quantity: Quantity) -> str:
+    return quantity.metric.replace("_mae_", "_rmse_")

@@ -9,17 +9,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from train.data.quantities import ESP, FORCES, TARGETS
 from train.report.samples import Sample
-
-CURVES = (
-    ("loss", "Loss", "loss", 1.0),
-    ("energy_mae_ev", "Energy", "MAE, meV", 1000.0),
-    ("forces_mae_ev_per_angstrom", "Forces", "MAE, meV/Å", 1000.0),
-    ("esp_rmse_kcal_per_mol_e", "ESP of the distributed charges", "RMSE, kcal/mol/e", 1.0),
-    ("dipole_mae_debye", "Dipole of PhysNet's charges", "MAE, D", 1.0),
-    ("dipole_dcm_mae_debye", "Dipole of the distributed charges", "MAE, D", 1.0),
-)
-"""Metric, title, axis, factor to the axis' unit."""
 
 POINTS_DRAWN = 2000
 TYPES_DRAWN = 20
@@ -36,7 +27,9 @@ def learning_curves(epochs: list[dict[str, Any]]) -> list[go.Figure]:
         return []
     numbers = [epoch["epoch"] for epoch in epochs]
     figures = []
-    for name, title, label, factor in CURVES:
+    curves = [("loss", "loss", "loss", 1.0)]
+    curves += [(one.metric, one.label, one.error_axis, one.error_factor) for one in TARGETS]
+    for name, title, label, factor in curves:
         figure = _figure(title, "epoch", label)
         for split, colour in (("train", _GREY), ("valid", _BLUE)):
             values = [_finite(epoch[split].get(name), factor) for epoch in epochs]
@@ -120,14 +113,12 @@ def type_bars(by_type: dict[str, Any]) -> list[go.Figure]:
     if len(by_type) < 2:
         return []
     figures = []
-    for metric, title, unit, factor, colour in (
-        ("esp_rmse_kcal_per_mol_e", "ESP RMSE by type of molecule", "kcal/mol/e", 1.0, _BLUE),
-        ("forces_mae_ev_per_angstrom", "Forces MAE by type of molecule", "meV/Å", 1000.0, _RED),
-    ):
-        rows = worst_types(by_type, metric)
+    for quantity, colour in ((ESP, _BLUE), (FORCES, _RED)):
+        rows, factor, unit = worst_types(by_type, quantity.metric), quantity.error_factor, quantity.error_unit
         if not rows:
             continue
-        figure = _figure(title, f"{title.split(' by')[0]}, {unit}", "", 110 + 19 * len(rows))
+        title = f"{quantity.label} by type of molecule"
+        figure = _figure(title, quantity.error_axis, "", 110 + 19 * len(rows))
         figure.add_bar(
             x=rounded(np.array([row[1] * factor for row in rows])),
             y=[html.escape(row[0]) for row in rows],

@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES, QUANTITIES
 from train.evaluation.errors_by_molecule import worst_first
-from train.evaluation.evaluator import ERROR_ROWS
 from train.report import figures
 from train.report.facts import Facts
 from train.report.molecules import MOST_POINTS, ShownMolecule
@@ -23,7 +23,7 @@ from train.report.surface import REACH_ANGSTROM
 
 _HERE = Path(__file__).parent
 _TYPES_IN_TABLE = 60
-_TILES = ("esp_rmse_kcal_per_mol_e", "forces_mae_ev_per_angstrom", "energy_mae_ev", "dipole_dcm_mae_debye")
+_TILES = tuple(one.metric for one in (ESP, FORCES, ENERGY, DIPOLE_DCM))
 
 
 def render(
@@ -87,20 +87,21 @@ def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """Every metric in the unit that is shown, with its limit and spread; None where the data lack the target."""
     limits = evaluation["limits"]
     least = {
-        "esp_rmse_kcal_per_mol_e": limits["distributed_esp_rmse_kcal_per_mol_e"],
-        "esp_rmse_point_charges_kcal_per_mol_e": limits["atom_centred_esp_rmse_kcal_per_mol_e"],
+        ESP.metric: limits["distributed_esp_rmse_kcal_per_mol_e"],
+        ESP_PHYSNET.metric: limits["atom_centred_esp_rmse_kcal_per_mol_e"],
     }
+    metrics, spread = evaluation["metrics"], limits["spread"]
     return [
         {
-            "name": name,
-            "label": label,
-            "unit": unit,
-            "error": evaluation["metrics"][name] * factor if name in evaluation["metrics"] else None,
-            "limit": least.get(name),
-            "spread": limits["spread"][name] * factor if name in limits["spread"] else None,
-            "fraction": evaluation["fractions"].get(name),
+            "name": one.metric,
+            "label": one.error_label,
+            "unit": one.error_unit,
+            "error": metrics[one.metric] * one.error_factor if one.metric in metrics else None,
+            "limit": least.get(one.metric),
+            "spread": spread[one.metric] * one.error_factor if one.metric in spread else None,
+            "fraction": evaluation["fractions"].get(one.metric),
         }
-        for label, name, factor, unit in ERROR_ROWS
+        for one in QUANTITIES
     ]
 
 

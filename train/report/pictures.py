@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
+from train.data.quantities import ESP, FORCES
 from train.report.figures import histogram, worst_types
 from train.report.molecules import ShownMolecule
 from train.report.samples import Sample
@@ -67,22 +68,21 @@ def draw_errors(samples: list[Sample], split: str) -> Figure:
 
 def draw_types(by_type: dict[str, Any], split: str) -> Figure:
     """Errors by type of molecule, the worst types first, of the ESP and of forces, if they are in the data."""
-    esp = worst_types(by_type, "esp_rmse_kcal_per_mol_e")
-    forces = worst_types(by_type, "forces_mae_ev_per_angstrom")
+    esp, forces = (worst_types(by_type, quantity.metric) for quantity in (ESP, FORCES))
     figure = Figure(figsize=(11, 1.5 + 0.24 * max(len(esp), len(forces))), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for axis, rows, factor, label, colour in (
-        (left, esp, 1.0, "ESP RMSE, kcal/mol/e", _BLUE),
-        (right, forces, 1000.0, "forces MAE, meV/Å", _RED),
-    ):
+    for axis, rows, quantity, colour in ((left, esp, ESP, _BLUE), (right, forces, FORCES, _RED)):
         if not rows:
             axis.set_axis_off()
             continue
         bars = axis.barh(
-            [literal(row[0]) for row in rows], [row[1] * factor for row in rows], color=colour, height=0.72
+            [literal(row[0]) for row in rows],
+            [row[1] * quantity.error_factor for row in rows],
+            color=colour,
+            height=0.72,
         )
         axis.bar_label(bars, [f"{row[2]:,}" for row in rows], padding=3, fontsize="x-small")
-        axis.set(xlabel=label, ylabel="type of molecule")
+        axis.set(title=quantity.label, xlabel=quantity.error_axis, ylabel="type of molecule")
         axis.invert_yaxis()
         axis.margins(x=0.09, y=0.01)
     figure.suptitle(f"Errors by type on the {split} split; beside the bars: number of molecules")

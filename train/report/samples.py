@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES, Quantity
 from train.report.predictions import Predictions, is_missing
 
 SAMPLED = 20_000
@@ -26,13 +26,17 @@ class Target:
     y_label: str = "prediction"
 
 
+def _of(quantity: Quantity, title: str, reference: str = "") -> Target:
+    return Target(title, quantity.unit, quantity.key, reference or f"{quantity.key}_reference", quantity.factor)
+
+
 TARGETS = (
-    Target("Energy above the atomic references", "eV", "energy", "energy_reference"),
-    Target("Force components", "eV/Å", "forces", "forces_reference"),
-    Target("ESP of the distributed charges", "kcal/mol/e", "esp", "esp_reference", HARTREE_IN_KCAL_PER_MOL),
-    Target("Dipole components, PhysNet", "D", "dipole", "dipole_reference", 1 / DEBYE_IN_E_ANGSTROM),
-    Target("Dipole components, DCMNet", "D", "dipole_dcm", "dipole_reference", 1 / DEBYE_IN_E_ANGSTROM),
-    Target("Monopoles", "e", "dcm_charges", "charges", 1.0, "PhysNet's charge", "sum of distributed charges"),
+    _of(ENERGY, "energy above the atomic references"),
+    _of(FORCES, "force components"),
+    _of(ESP, ESP.label),
+    _of(DIPOLE, "dipole components, PhysNet"),
+    _of(DIPOLE_DCM, "dipole components, DCMNet", "dipole_reference"),
+    Target("monopoles", "e", "dcm_charges", "charges", 1.0, "PhysNet's charge", "sum of distributed charges"),
 )
 
 

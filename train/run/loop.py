@@ -19,6 +19,7 @@ from shared.errors import Interrupted, UserError
 from shared.log import log_file
 from train import run_folder
 from train.config import TrainConfig
+from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES
 from train.evaluation.evaluator import evaluate_split, finish_run
 from train.model.saved_model import TrainedModel, save_weights
 from train.run.checkpoint import Checkpoints, Progress, Saved
@@ -326,6 +327,10 @@ def _finish(session: Session, plots: bool, quiet: bool = False) -> None:
     finish_run(session.folder, steps, valid, "valid", plots, quiet)
 
 
+_SHOWN = (("E", 2, (ENERGY,)), ("F", 1, (FORCES,)), ("D", 4, (DIPOLE, DIPOLE_DCM)), ("ESP", 3, (ESP,)))
+"""In the line of an epoch: label, digits, quantities."""
+
+
 def _epoch_line(record: dict[str, Any], epochs: int, best: bool) -> str:
     valid = record["valid"]
     parts = [
@@ -334,12 +339,9 @@ def _epoch_line(record: dict[str, Any], epochs: int, best: bool) -> str:
         f"loss {record['train']['loss']:.4g} / {valid['loss']:.4g}",
     ]
     # What no validation molecule has is left out.
-    if "energy_mae_ev" in valid:
-        parts.append(f"E {valid['energy_mae_ev'] * 1000:.2f} meV")
-    if "forces_mae_ev_per_angstrom" in valid:
-        parts.append(f"F {valid['forces_mae_ev_per_angstrom'] * 1000:.1f} meV/Å")
-    if "dipole_mae_debye" in valid:
-        parts.append(f"D {valid['dipole_mae_debye']:.4f} / {valid['dipole_dcm_mae_debye']:.4f} D")
-    if "esp_rmse_kcal_per_mol_e" in valid:
-        parts.append(f"ESP {valid['esp_rmse_kcal_per_mol_e']:.3f} kcal/mol/e")
+    for label, digits, quantities in _SHOWN:
+        known = [valid[one.metric] * one.error_factor for one in quantities if one.metric in valid]
+        if known:
+            errors = " / ".join(f"{error:.{digits}f}" for error in known)
+            parts.append(f"{label} {errors} {quantities[0].error_unit}")
     return "  ".join(parts + ["*"] * best)

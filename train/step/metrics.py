@@ -11,6 +11,7 @@ import numpy as np
 
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
+from train.data.quantities import QUANTITIES
 from train.model.prediction import Prediction
 from train.step.losses import Counts, Losses, LossWeights, count, esp_mean_square
 
@@ -36,16 +37,7 @@ class MetricSums(NamedTuple):
     monopole: Array
 
 
-METRIC_NAMES = (
-    "loss",
-    "energy_mae_ev",
-    "forces_mae_ev_per_angstrom",
-    "dipole_mae_debye",
-    "dipole_dcm_mae_debye",
-    "esp_rmse_kcal_per_mol_e",
-    "esp_rmse_point_charges_kcal_per_mol_e",
-    "monopole_mae_e",
-)
+METRIC_NAMES = ("loss", *(quantity.metric for quantity in QUANTITIES))
 
 
 _SMALLEST_ERROR = 1e-6

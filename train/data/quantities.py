@@ -1,0 +1,69 @@
+"""What is predicted and compared: names, units and errors, for tables, pictures and files alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A predicted quantity, and its error over a split."""
+
+    key: str
+    """Name in predictions: ``forces``."""
+
+    label: str
+    """Name for people."""
+
+    unit: str
+    """Unit of values as they are shown."""
+
+    factor: float
+    """From the project's unit to it."""
+
+    error: str
+    """MAE, or RMSE."""
+
+    metric: str
+    """Name of the error in metrics.jsonl and evaluation-SPLIT.json, with its unit."""
+
+    error_unit: str
+    """Unit of the error as it is shown."""
+
+    error_factor: float
+    """From the metric's unit to it."""
+
+    @property
+    def error_label(self) -> str:
+        """Name of the error for people: ``forces, MAE``."""
+        return f"{self.label}, {self.error}"
+
+    @property
+    def error_axis(self) -> str:
+        """Name of an axis of errors: ``MAE, meV/Å``."""
+        return f"{self.error}, {self.error_unit}"
+
+
+_DEBYE = ("D", 1.0 / DEBYE_IN_E_ANGSTROM)
+_KCAL = ("kcal/mol/e", HARTREE_IN_KCAL_PER_MOL)
+
+ENERGY = Quantity("energy", "energy", "eV", 1.0, "MAE", "energy_mae_ev", "meV", 1000.0)
+FORCES = Quantity("forces", "forces", "eV/Å", 1.0, "MAE", "forces_mae_ev_per_angstrom", "meV/Å", 1000.0)
+DIPOLE = Quantity("dipole", "dipole of PhysNet's charges", *_DEBYE, "MAE", "dipole_mae_debye", "D", 1.0)
+DIPOLE_DCM = Quantity(
+    "dipole_dcm", "dipole of the distributed charges", *_DEBYE, "MAE", "dipole_dcm_mae_debye", "D", 1.0
+)
+ESP = Quantity("esp", "ESP of the distributed charges", *_KCAL, "RMSE", "esp_rmse_kcal_per_mol_e", "kcal/mol/e", 1.0)
+ESP_PHYSNET = Quantity(
+    *("esp_point_charges", "ESP of PhysNet's charges", *_KCAL, "RMSE"),
+    *("esp_rmse_point_charges_kcal_per_mol_e", "kcal/mol/e", 1.0),
+)
+MONOPOLE = Quantity("monopole", "monopole difference", "e", 1.0, "MAE", "monopole_mae_e", "e", 1.0)
+
+QUANTITIES = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, ESP, ESP_PHYSNET, MONOPOLE)
+"""In the order in which they are shown."""
+
+TARGETS = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, ESP)
+"""Those that the data hold references of."""
