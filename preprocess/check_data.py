@@ -22,7 +22,7 @@ from preprocess.input.grid_points import find_real_points
 from preprocess.input.pairs import Chunk, PairFiles, Reading, find_pairs
 from preprocess.input.prepare import Prepared, prepare
 from preprocess.input.reader import Grids, Molecules, PairReader, open_pair
-from preprocess.input.row_order import find_permutation
+from preprocess.input.row_order import find_rows
 from preprocess.input.validate import PairingError, check_grids, check_molecules
 from shared import config_io
 from shared.cache import digest_cache
@@ -114,8 +114,9 @@ def explain_pairing(error: PairingError, readings: Sequence[Reading]) -> UserErr
     with open_pair(reading) as reader:
         if reader.files.rows > _ALIKE_ROWS:
             return error
-        order = find_permutation(*reader.geometry("efd"), *reader.geometry("esp"))
-    if order is None:
+        efd, esp = reader.geometry("efd"), reader.geometry("esp")
+    order = find_rows(*efd, *esp)
+    if (order < 0).any() or (find_rows(*esp, *efd) < 0).any():
         return error
     moved = int(np.flatnonzero(order != np.arange(len(order)))[0])
     assert error.pair.esp is not None
