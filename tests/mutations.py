@@ -131,12 +131,16 @@ def mutated_text(path: Path, mutation: Mutation) -> str:
 
 
 class Workshop:
-    """Copies of the tracked files, one for each job, in which mutations are made and tests run."""
+    """Copies of the tracked files, as they are now, one for each job: there mutations are made and tests run."""
 
     def __init__(self, scratch: Path, jobs: int) -> None:
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        self._tracked = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
         self._scratch = scratch
+        self._whole = scratch / "whole"
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for name in listed.split("\0"):
+            if name and (ROOT / name).is_file():
+                (self._whole / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self._whole / name)
         self._free: SimpleQueue[Path] = SimpleQueue()
         for job in range(jobs):
             self._free.put(scratch / f"copy-{job}")
@@ -146,7 +150,9 @@ class Workshop:
         copy = self._free.get()
         start = time.monotonic()
         try:
-            self._renew(copy)
+            # Under the path and with the times of the last copy, for numba to know it again.
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(self._whole, copy)
             compiles = False
             if mutation is not None:
                 path = find_text(copy, mutation)
@@ -158,13 +164,6 @@ class Workshop:
             return Result("BROKEN", str(error), time.monotonic() - start)
         finally:
             self._free.put(copy)
-
-    def _renew(self, copy: Path) -> None:
-        """Copy everything, under the path and with the times of the last copy, for numba to know it again."""
-        shutil.rmtree(copy, ignore_errors=True)
-        for name in self._tracked:
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
 
     def _pytest(self, copy: Path, selection: tuple[tuple[str, ...], str], compiles: bool) -> tuple[int | None, str]:
         """Exit code (None: it took too long) and report of pytest, which stops at the first failure."""
