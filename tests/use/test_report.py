@@ -120,8 +120,8 @@ def test_errors_and_figures_are_those_of_the_files(reported: Path, page: str) ->
     evaluation = json.loads((reported / "evaluation-test.json").read_text())
     table = re.findall(r"<tr><td>([^<]*)</td><td class=\"n\"><b>([^<]*)</b></td>", page)
     values = {label: float(value) for label, value in table}
-    for label, name, factor, _ in ERROR_ROWS:
-        label = label.replace("'", "&#39;")
+    for label, name, _, unit in ERROR_ROWS:
+        label, factor = label.replace("'", "&#39;"), {"meV": 1000.0, "meV/Å": 1000.0}.get(unit, 1.0)
         assert values[label] == pytest.approx(evaluation["metrics"][name] * factor, rel=6e-3, abs=5e-9)
     figures = embedded(page, "figures")
     forces = next(f for f in figures.values() if "Force components" in f["layout"]["title"]["text"] and f["data"][1:])
