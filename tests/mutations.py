@@ -37,7 +37,7 @@ CODE = ("preprocess", "shared", "train")
 _LONGEST_SECONDS = 900.0
 _NO_PROGRAM = re.compile(r"^E +(?:\w+\.)*(NameError|ImportError|ModuleNotFoundError|SyntaxError)\b", re.M)
 """Of pytest's report: the mutation left nothing that runs, which is no mistake that a test has to look for."""
-_FAILED = re.compile(r"^(?:FAILED|ERROR) \S*?(\w+\.py::.+?)(?: - .*)?$", re.M)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) \S*?(\w+\.py::\w+(?:\[.*?\](?= - |$))?)", re.M)
 
 Outcome = Literal["CAUGHT", "SURVIVED", "BROKEN"]
 

@@ -1,4 +1,4 @@
-"""Small files are durable and whole: nothing has its name before its bytes are on the disk."""
+"""Files are durable and whole, nothing having its name before its bytes are on the disk; and edits are seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.digests import atomic_path, write_atomically
+from shared.digests import DigestCache, atomic_path, file_digest, write_atomically
 from shared.shards import write_shard
 
 
@@ -68,3 +68,20 @@ def test_a_full_disk_leaves_the_old_file(
     with pytest.raises(OSError, match="no space left"):
         write(tmp_path / "a")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+
+
+@pytest.mark.parametrize("kept", ["nothing", "size", "size and time"])
+def test_an_edited_file_has_another_digest(tmp_path: Path, kept: str) -> None:
+    """Whatever of its stamp its owner can keep; of an unchanged file the digest is remembered, and not computed."""
+    path, memory = tmp_path / "a", tmp_path / "digests.json"
+    path.write_bytes(b"before")
+    cache, before = DigestCache(memory), path.stat()
+    first = cache.digest(path)
+    cache.save()
+    assert DigestCache(memory).is_known(path, first)
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the kernel's clock ticks every few milliseconds
+        path.write_bytes(b"after it" if kept == "nothing" else b"after!")
+        if kept == "size and time":
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not DigestCache(memory).is_known(path, first)
+    assert DigestCache(memory).digest(path) == file_digest(path) != first
