@@ -275,9 +275,10 @@ def main() -> None:
         if lost:
             raise UserError(f"{lost} of {len(mutations)} mutations cannot be made: write them anew in {MUTATIONS}")
         return
+    start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutations-") as scratch:
         results = run_all(mutations, config, Workshop(Path(scratch), config.jobs))
-    print("\n" + describe(mutations, results))
+    print(f"\n{describe(mutations, results)}; {(time.monotonic() - start) / 60:.0f} min with {config.jobs} jobs")
     if missed := [m.name for m, r in zip(mutations, results, strict=True) if r.outcome != "CAUGHT"]:
         raise UserError(f"not caught: {', '.join(missed)}")
 
