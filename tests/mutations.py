@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
 
+import psutil
 import pytest
 
 from shared.config_io import PositiveInt, parse_flags, read_toml
@@ -186,12 +186,12 @@ class Workshop:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
         )
         try:
             report, _ = process.communicate(timeout=_LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                each.kill()
             report, _ = process.communicate()
             return None, report
         return process.returncode, report
@@ -235,7 +235,11 @@ def run_all(mutations: list[Mutation], config: MutationsConfig, workshop: Worksh
             print(f"{result.outcome:<8} {result.seconds:4.0f} s  {mutation.name}  {result.why}", flush=True)
             return result
 
-        return list(pool.map(one, mutations))
+        try:
+            return list(pool.map(one, mutations))
+        except KeyboardInterrupt:  # which the tests under way have heard, too
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def describe(mutations: list[Mutation], results: list[Result]) -> str:
