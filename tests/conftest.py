@@ -12,10 +12,15 @@ from tests import support
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Programs that several tests compile are compiled once; those of earlier sessions are taken only if asked for."""
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("compilations"))
+def compilations(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Programs are compiled once for all tests and for the processes that they start, and kept for the next session."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not folder:
+        kept = getattr(pytestconfig, "cache", None)
+        folder = str(kept.mkdir("programs") if kept else tmp_path_factory.mktemp("programs"))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_max_size", 1 << 30)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

@@ -33,7 +33,6 @@ class Run:
         self, cache: Path, runs: Path, name: str, *more: str, program: Sequence[str] = PROGRAM, **changes: Any
     ) -> None:
         self.folder = runs / name
-        self.kept = runs.parent / "programs"
         self._start([*_flags(cache_dir=cache, runs_dir=runs, name=name, **changes), *more], program)
 
     @classmethod
@@ -41,7 +40,6 @@ class Run:
         """By ``make train``, which preprocesses these files first."""
         run = cls.__new__(cls)
         run.folder = runs / name
-        run.kept = runs.parent / "programs"
         variables = {key.upper(): " ".join(names) for key, names in files.items()}
         variables |= {"NAME": name, "CACHE_DIR": str(cache), "PREPROCESS_ARGS": "--checks off"}
         variables["ARGS"] = " ".join([*_flags(runs_dir=runs, **changes), "--no-plot-results"])
@@ -51,10 +49,9 @@ class Run:
         return run
 
     @classmethod
-    def of(cls, *flags: str, kept: Path) -> Run:
-        """With these flags alone; compiled programs are kept in that folder."""
+    def of(cls, *flags: str) -> Run:
+        """With these flags alone."""
         run = cls.__new__(cls)
-        run.kept = kept
         run._start(list(flags))
         return run
 
@@ -65,7 +62,7 @@ class Run:
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "XDG_CACHE_HOME": str(self.kept), "JAX_PLATFORMS": "cpu", "MAKEFLAGS": ""},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "MAKEFLAGS": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

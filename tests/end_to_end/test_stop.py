@@ -116,7 +116,7 @@ def test_stopped_before_the_first_step(cache: Path, tmp_path: Path) -> None:
 
 def test_repeated_from_a_run(uninterrupted: Run, tmp_path: Path) -> None:
     """--from-run: the same settings and data under another name give the same bytes."""
-    again = Run.of("--from-run", str(uninterrupted.folder), "--runs-dir", str(tmp_path), kept=uninterrupted.kept)
+    again = Run.of("--from-run", str(uninterrupted.folder), "--runs-dir", str(tmp_path))
     assert "note" not in again.finish()
     again.folder = tmp_path / "run-again"
     assert_same(again, uninterrupted)
@@ -125,8 +125,8 @@ def test_repeated_from_a_run(uninterrupted: Run, tmp_path: Path) -> None:
     assert set(record["git"]) in (set(), {"commit", "modified"})
     assert record["versions"]["jax"] == jax.__version__
 
-    refused = Run.of("--from-run", str(uninterrupted.folder), "--config", "other.toml", kept=tmp_path)
+    refused = Run.of("--from-run", str(uninterrupted.folder), "--config", "other.toml")
     assert "leave out --config" in refused.process.communicate(timeout=100)[0]
     assert refused.process.returncode == 2
-    nothing = Run.of("--from-run", str(tmp_path / "nothing"), kept=tmp_path)
+    nothing = Run.of("--from-run", str(tmp_path / "nothing"))
     assert "not a run" in nothing.process.communicate(timeout=100)[0]
