@@ -14,7 +14,7 @@ from typing import NoReturn
 from preprocess.config import PreprocessConfig
 from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
-from preprocess.stages.up_to_date import Decision, decide
+from preprocess.stages.up_to_date import BuildPlan, find_what_to_build
 from shared.errors import UserError, run_program
 from shared.log import log
 from shared.manifest import digest_cache, read_manifest, write_current
@@ -68,15 +68,15 @@ def preprocess(config: PreprocessConfig) -> Path | None:
     cache_dir = Path(config.cache_dir)
     digests = digest_cache(cache_dir)
     files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
-    decision = decide(files, config, digests)
+    build_plan = find_what_to_build(files, config, digests)
     if config.dry_run:
         from preprocess.stages.understood import describe_understood, understand_headers
 
         log.info(describe_understood(understand_headers(files, [file.reading(config) for file in files])))
-        _say_what_would_be(decision, cache_dir)
+        _say_what_would_be(build_plan, cache_dir)
         return None
     cache_dir.mkdir(parents=True, exist_ok=True)
-    if decision.why_frames or decision.why_edges:
+    if build_plan.why_frames or build_plan.why_edges:
         # Imported here: numba costs more to import than a no-op takes.
         from preprocess.stages.build import build
         from shared.files import lock_folder
@@ -84,21 +84,21 @@ def preprocess(config: PreprocessConfig) -> Path | None:
         with lock_folder(cache_dir):
             # The run that held the lock may have built what is wanted.
             digests = digest_cache(cache_dir)
-            decision = decide(files, config, digests)
-            if decision.why_frames or decision.why_edges:
-                decision = build(files, config, decision, digests, start)
+            build_plan = find_what_to_build(files, config, digests)
+            if build_plan.why_frames or build_plan.why_edges:
+                build_plan = build(files, config, build_plan, digests, start)
             else:
-                _say_up_to_date(decision, cache_dir, config.checks)
-            write_current(cache_dir, decision.frames_digest, decision.edges_digest)
+                _say_up_to_date(build_plan, cache_dir, config.checks)
+            write_current(cache_dir, build_plan.frames_digest, build_plan.edges_digest)
     else:
-        _say_up_to_date(decision, cache_dir, config.checks)
-        write_current(cache_dir, decision.frames_digest, decision.edges_digest)
+        _say_up_to_date(build_plan, cache_dir, config.checks)
+        write_current(cache_dir, build_plan.frames_digest, build_plan.edges_digest)
     digests.save()
-    return decision.frames_folder(cache_dir)
+    return build_plan.frames_folder(cache_dir)
 
 
-def _say_up_to_date(decision: Decision, cache_dir: Path, checks: str) -> None:
-    folder = decision.frames_folder(cache_dir)
+def _say_up_to_date(build_plan: BuildPlan, cache_dir: Path, checks: str) -> None:
+    folder = build_plan.frames_folder(cache_dir)
     manifest = read_manifest(folder)
     assert manifest is not None
     samples = sum(split["samples"] for split in manifest["splits"].values())
@@ -107,13 +107,13 @@ def _say_up_to_date(decision: Decision, cache_dir: Path, checks: str) -> None:
             f"{folder}: these data contradict themselves ({', '.join(manifest['contradictions'])}) and were built with "
             "--checks warn; `make check-data` names the flags that mend them (or go on all the same: --checks warn)"
         )
-    log.info(f"preprocess: up to date, {samples:,} samples in {folder} and {decision.edges_folder(cache_dir)}")
+    log.info(f"preprocess: up to date, {samples:,} samples in {folder} and {build_plan.edges_folder(cache_dir)}")
 
 
-def _say_what_would_be(decision: Decision, cache_dir: Path) -> None:
+def _say_what_would_be(build_plan: BuildPlan, cache_dir: Path) -> None:
     for stage, folder, why in (
-        ("frames", decision.frames_folder(cache_dir), decision.why_frames),
-        ("edges", decision.edges_folder(cache_dir), decision.why_edges),
+        ("frames", build_plan.frames_folder(cache_dir), build_plan.why_frames),
+        ("edges", build_plan.edges_folder(cache_dir), build_plan.why_edges),
     ):
         log.info(f"{stage}: " + (f"would be built in {folder}: {why}" if why else f"up to date in {folder}"))
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.reference import method as level
-from preprocess.reference import workers as pool
 from preprocess.reference.config import ReferenceConfig, parse
+from preprocess.reference.method import Level, pyscf_version, require_computable
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import UNITS, Output, Row, draw_split
 from preprocess.reference.tasks import ModesTask, ReferenceTask, Task
+from preprocess.reference.workers import run_tasks, stop_on_signals
 from shared.cores import usable_cores
 from shared.errors import UserError, run_program
 from shared.files import lock_folder
@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     config = parse(argv)
     molecules = collect(config.molecules, config.geometries)
-    version = level.pyscf_version()
-    level.check(config.level, molecules)
+    version = pyscf_version()
+    require_computable(config.level, molecules)
     if config.samples and (single := next((m for m in molecules if len(m) == 1), None)):
         raise UserError(f"{single.name}: a single atom has no conformers; compute it with --samples 0")
     output = Output(Path(config.output))
     output.folder.mkdir(parents=True, exist_ok=True)
-    with lock_folder(output.folder), pool.stop_on_signals():
+    with lock_folder(output.folder), stop_on_signals():
         record = output.begin(identity(config, molecules, version))
         if record is None:
             record = _Calculation(config, molecules, version, output).run()
@@ -112,7 +112,7 @@ class _Calculation:
                     rows[i] = Row(reason, part.arrays)
                     continue
                 reason = part.left_out
-            left_out.append(self._tell(plan, reason))
+            left_out.append(self._leave_out(plan, reason))
         if not rows:
             self._output.discard()
             raise UserError(f"none of {len(planned)} geometries could be computed; the reasons stand above")
@@ -158,7 +158,7 @@ class _Calculation:
             samplers.append(sampling.mode_sampler(modes, self._config.temperature, self._config.statistics))
         return samplers
 
-    def _common(self, molecule: Molecule) -> tuple[Path, Molecule, level.Level, str]:
+    def _common(self, molecule: Molecule) -> tuple[Path, Molecule, Level, str]:
         return self._output.parts, molecule, self._config.level, self._version
 
     def _compute(self, label: str, tasks: Sequence[Task]) -> None:
@@ -167,14 +167,14 @@ class _Calculation:
         open_tasks.sort(key=lambda task: -int(task.molecule.atomic_numbers.sum()))
         workers = self._config.workers or usable_cores()
         try:
-            pool.run(open_tasks, workers, label, len(tasks) - len(open_tasks))
+            run_tasks(open_tasks, workers, label, len(tasks) - len(open_tasks))
         except OSError as error:
             if error.errno is None:
                 raise
             what = f"{error.strerror}; finished geometries are kept, and the same command goes on from them"
             raise OSError(error.errno, what, str(self._output.parts)) from error
 
-    def _tell(self, plan: Planned, reason: str) -> dict[str, Any]:
+    def _leave_out(self, plan: Planned, reason: str) -> dict[str, Any]:
         name = self._molecules[plan.molecule].name
         log.info(f"left out: {name} (molecule {plan.molecule}), sample {plan.sample}: {reason}")
         return {"name": name, "molecule": plan.molecule, "sample": plan.sample, "reason": reason}

@@ -33,7 +33,7 @@ MOLECULE = np.dtype(
         ("force", "f4"),  # eV/Å, the largest |F| of an atom
         ("net_force", "f2"),  # |Σ F| / Σ |F|
         ("torque", "f2"),  # |Σ r × F| / Σ |r| |F| about the centroid
-        ("lengths", "f4", (5,)),  # Å, see gather.lengths_and_bonds: what two copies of a geometry share
+        ("lengths", "f4", (5,)),  # Å, see measure.lengths_and_bonds: what two copies of a geometry share
         ("bond", "f4"),  # distance to the nearest neighbour over the sum of covalent radii, median over the atoms
         ("dipole", "f4"),  # e·Å, |D| as given
         ("fitted_dipole", "f4"),  # e·Å, of the multipoles fitted to the ESP, about the centre of mass; NaN if inexact

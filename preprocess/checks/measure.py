@@ -14,7 +14,7 @@ from shared.schema import SPLITS
 _DISTANCES_AT_ONCE = 4_000_000
 
 
-def gather(molecules: CheckInput) -> Evidence:
+def measure(molecules: CheckInput) -> Evidence:
     """Evidence of n molecules of one file pair; that of several chunks is put together by ``merge``.
 
     The work per molecule is bounded: at most 512 of its grid points are looked at, the wrong grids are tried on 24
@@ -23,10 +23,10 @@ def gather(molecules: CheckInput) -> Evidence:
     """
     # Numbers as large as float32 allows are valid, if senseless, and overflow here and there.
     with np.errstate(all="ignore"):
-        return _gather(molecules)
+        return _measure(molecules)
 
 
-def _gather(molecules: CheckInput) -> Evidence:
+def _measure(molecules: CheckInput) -> Evidence:
     width = int(molecules.n_atoms.max(initial=1))
     real = np.arange(width) < molecules.n_atoms[:, None]
     numbers = np.where(real, molecules.atomic_numbers[:, :width], 0)

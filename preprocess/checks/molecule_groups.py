@@ -20,7 +20,7 @@ EXAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Group:
+class MoleculeGroup:
     """Molecules that are judged together."""
 
     evidence: Evidence
@@ -85,7 +85,7 @@ def examples(evidence: Evidence, molecules: np.ndarray, of_esp: bool = False) ->
     return tuple((file[0], file[2 if of_esp else 1], int(row)) for file, row in zip(files, rows, strict=True))
 
 
-def groups(evidence: Evidence) -> Iterator[Group]:
+def molecule_groups(evidence: Evidence) -> Iterator[MoleculeGroup]:
     """One per file pair; pairs of which few molecules are known are judged with those that are read alike."""
     file = evidence.molecules["file"]
     counts = np.bincount(file, minlength=len(evidence.files))
@@ -103,7 +103,7 @@ def groups(evidence: Evidence) -> Iterator[Group]:
             alike.setdefault(one._replace(split=split, efd="", esp=""), []).extend(members)
     for members in [*large, *alike.values()]:
         chosen, near = np.isin(file, members), np.isin(evidence.pairs["file"], members)
-        yield Group(evidence, evidence.molecules[chosen], evidence.pairs[near])
+        yield MoleculeGroup(evidence, evidence.molecules[chosen], evidence.pairs[near])
 
 
 def median(values: np.ndarray) -> float:

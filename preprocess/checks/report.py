@@ -10,7 +10,7 @@ from preprocess.checks.evidence import TOO_FEW_POINTS, Evidence, Finding
 from preprocess.checks.rules_targets import measure_slope
 
 
-def report(findings: Sequence[Finding], evidence: Evidence) -> str:
+def describe_findings(findings: Sequence[Finding], evidence: Evidence) -> str:
     """One block per finding, and a line of what was measured."""
     blocks = [_block(one) for one in findings]
     with np.errstate(all="ignore"):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding
-from preprocess.checks.molecule_groups import EXAMPLES, Group, groups
+from preprocess.checks.molecule_groups import EXAMPLES, MoleculeGroup, molecule_groups
 from preprocess.checks.rules_esp import judge_esp
 from preprocess.checks.rules_geometry import close_atoms, positions_unit, repeated_geometries
 from preprocess.checks.rules_targets import energy_shift, judge_energies_and_forces
@@ -15,7 +15,7 @@ from preprocess.checks.rules_targets import energy_shift, judge_energies_and_for
 _OF_ENERGY = ("energy-unit", "energy-normalised", "zero-target", "constant-target")
 
 
-def conclude(evidence: Evidence) -> list[Finding]:
+def judge(evidence: Evidence) -> list[Finding]:
     """What is wrong with the molecules examined, errors first, then by confidence.
 
     Statements about a whole file need 8 of its molecules (or pairs of frames); files of which fewer than 16 are known
@@ -24,19 +24,19 @@ def conclude(evidence: Evidence) -> list[Finding]:
     """
     # Numbers as large as float32 allows are valid, if senseless, and overflow here and there.
     with np.errstate(all="ignore"):
-        return _conclude(evidence)
+        return _judge(evidence)
 
 
-def _conclude(evidence: Evidence) -> list[Finding]:
+def _judge(evidence: Evidence) -> list[Finding]:
     found = repeated_geometries(evidence) if len(evidence.molecules) else []
-    for group in groups(evidence):
-        found.extend(_judge(group))
+    for group in molecule_groups(evidence):
+        found.extend(_judge_group(group))
     if not any(one.check in _OF_ENERGY for one in found):
         found.extend(energy_shift(evidence))
     return sorted(_join(found), key=lambda one: (one.severity != "error", -one.confidence))
 
 
-def _judge(group: Group) -> list[Finding]:
+def _judge_group(group: MoleculeGroup) -> list[Finding]:
     positions = positions_unit(group)
     if positions:
         return positions + close_atoms(group)

@@ -6,7 +6,7 @@ import numpy as np
 
 from preprocess.checks.evidence import CANDIDATES, Finding, Severity
 from preprocess.checks.measure_esp import POLAR
-from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group, median
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, MoleculeGroup, median
 from preprocess.checks.physical_constants import DIPOLE_UNITS, ESP_UNITS
 from preprocess.checks.rules_grid import (
     GOOD_FIT,
@@ -21,7 +21,7 @@ from preprocess.checks.rules_grid import (
 from shared.units import ESP_UNITS_IN_HARTREE_PER_E
 
 
-def judge_esp(group: Group) -> list[Finding]:
+def judge_esp(group: MoleculeGroup) -> list[Finding]:
     """All rules about grid and ESP; those that build on a sound grid only where it is sound."""
     zero = zero_esp(group)
     nuclei = misplaced_nuclei(group)
@@ -40,7 +40,7 @@ def judge_esp(group: Group) -> list[Finding]:
     return unit + total_charge(group) + dipole_origin(group) + single_rows(group) + rest
 
 
-def dipole_and_esp_unit(group: Group) -> list[Finding]:
+def dipole_and_esp_unit(group: MoleculeGroup) -> list[Finding]:
     """The ratio of the fitted dipole to D tells their units and signs apart.
 
     Median over polar molecules; the confidence is the share within 10 % of it. Ratios of dipole units are taken for
@@ -87,7 +87,7 @@ def dipole_and_esp_unit(group: Group) -> list[Finding]:
     return [*findings, _esp_unit(group, unit, agree, polar, numbers)]
 
 
-def _reversed_sign(group: Group, agree: np.ndarray, polar: np.ndarray, numbers: str) -> list[Finding]:
+def _reversed_sign(group: MoleculeGroup, agree: np.ndarray, polar: np.ndarray, numbers: str) -> list[Finding]:
     polarity = median(group.molecules["polarity"])
     which = "esp" if polarity > 0.3 else "dipole" if polarity < -0.3 else "esp or dipole"
     what = {
@@ -104,7 +104,7 @@ def _reversed_sign(group: Group, agree: np.ndarray, polar: np.ndarray, numbers: 
     return [group.find(check, "error", agree, what, remedy, polar, of_esp=which != "dipole")]
 
 
-def _esp_of_ions(group: Group) -> list[Finding]:
+def _esp_of_ions(group: MoleculeGroup) -> list[Finding]:
     """The ratio of the fitted to the given total charge is -1, or that of a unit, for ions alike."""
     m = group.molecules
     ions = (np.abs(m["charge"]) > 0.5) & (m["residual"] < GOOD_FIT)
@@ -126,14 +126,14 @@ def _esp_of_ions(group: Group) -> list[Finding]:
     return [_esp_unit(group, unit, agree, ions, numbers)]
 
 
-def _esp_unit(group: Group, unit: str, agree: np.ndarray, among: np.ndarray, numbers: str) -> Finding:
+def _esp_unit(group: MoleculeGroup, unit: str, agree: np.ndarray, among: np.ndarray, numbers: str) -> Finding:
     known = unit in ESP_UNITS_IN_HARTREE_PER_E
     remedy = f"--esp-unit {unit}" if known else f"multiply esp by {ESP_UNITS[unit]:.6g} (to Hartree/e)"
     what = f"esp is given as {group.units.esp_unit}, but fits as {unit}: {numbers}"
     return group.find("esp-unit", "error", agree, what, remedy, among, of_esp=True)
 
 
-def _large_charges(group: Group) -> list[Finding]:
+def _large_charges(group: MoleculeGroup) -> list[Finding]:
     """Without dipoles to compare, only charges of tens of e betray the unit of the ESP."""
     charge = group.molecules["largest_charge"]
     known = np.isfinite(charge)
@@ -144,7 +144,7 @@ def _large_charges(group: Group) -> list[Finding]:
     return [group.find("esp-unit", "error", known & (charge > 8), what, remedy, known, of_esp=True)]
 
 
-def total_charge(group: Group) -> list[Finding]:
+def total_charge(group: MoleculeGroup) -> list[Finding]:
     """Q against the sum of the fitted charges, which is exact to 0.01 e where the grid surrounds the molecule."""
     m = group.molecules
     difference = m["fitted_charge"] - m["charge"]
@@ -161,7 +161,7 @@ def total_charge(group: Group) -> list[Finding]:
     return [group.find("total-charge", "error", bad, what, remedy)]
 
 
-def dipole_origin(group: Group) -> list[Finding]:
+def dipole_origin(group: MoleculeGroup) -> list[Finding]:
     """Ions whose D fits about the origin of R rather than about the centre of mass."""
     gain = group.molecules["origin_gain"]
     known = np.isfinite(gain)
@@ -173,7 +173,7 @@ def dipole_origin(group: Group) -> list[Finding]:
     return [group.find("dipole-origin", "warning", about_origin, what, remedy, known)]
 
 
-def single_rows(group: Group) -> list[Finding]:
+def single_rows(group: MoleculeGroup) -> list[Finding]:
     """A few molecules whose ESP and D disagree, where most agree."""
     polar = group.polar()
     m = group.molecules
@@ -186,7 +186,7 @@ def single_rows(group: Group) -> list[Finding]:
     return [group.find("outlier-esp", "warning", bad, what, remedy, of_esp=True)]
 
 
-def zero_esp(group: Group) -> list[Finding]:
+def zero_esp(group: MoleculeGroup) -> list[Finding]:
     """An ESP that is exactly 0 at all points: all molecules are an error, some a warning."""
     m = group.molecules
     known = (m["n_grid"] > 0) & (m["n_atoms"] > 1)
@@ -199,7 +199,7 @@ def zero_esp(group: Group) -> list[Finding]:
     return [group.find("zero-target", "error" if everywhere else "warning", zero, what, remedy, of_esp=True)]
 
 
-def zero_dipoles(group: Group) -> list[Finding]:
+def zero_dipoles(group: MoleculeGroup) -> list[Finding]:
     """D exactly 0 where the ESP has a dipole."""
     m = group.molecules
     polar = m["fitted_dipole"] > POLAR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding
-from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group, examples
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, MoleculeGroup, examples
 
 _SHORTEST_BOND = 0.4
 _IN_BOHR = (1.32, 2.4)
@@ -17,7 +17,7 @@ _NEIGHBOURS_COMPARED = 128
 _SPLIT_ORDER = {"train": 0, "valid": 1, "test": 2}
 
 
-def positions_unit(group: Group) -> list[Finding]:
+def positions_unit(group: MoleculeGroup) -> list[Finding]:
     """R in Bohr, or divided by 0.529 once too often: 80 % of the molecules have bonds of such lengths."""
     bond = group.molecules["bond"]
     known = np.isfinite(bond)
@@ -39,7 +39,7 @@ def positions_unit(group: Group) -> list[Finding]:
     return []
 
 
-def close_atoms(group: Group) -> list[Finding]:
+def close_atoms(group: MoleculeGroup) -> list[Finding]:
     """Two atoms within 0.4 Å: no molecule."""
     shortest = group.molecules["lengths"][:, 2]
     bad = (group.molecules["n_atoms"] > 1) & (shortest < _SHORTEST_BOND)

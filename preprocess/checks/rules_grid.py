@@ -6,7 +6,7 @@ import numpy as np
 
 from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, Finding
 from preprocess.checks.measure_esp import AXES, POLAR
-from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group, median
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, MoleculeGroup, median
 from preprocess.input.grid_points import FAR_ANGSTROM
 from shared.units import BOHR_IN_ANGSTROM, HARTREE_IN_KCAL_PER_MOL, LENGTH_UNITS_IN_ANGSTROM
 
@@ -33,7 +33,7 @@ _WRONG_ORIGIN = {
 }
 
 
-def grid_unit_and_frame(group: Group) -> list[Finding]:
+def grid_unit_and_frame(group: MoleculeGroup) -> list[Finding]:
     """Grid indices; another unit or origin, which mend at least a tenth of the molecules tried; other frames."""
     m = group.molecules
     gridded = m["n_grid"] > 0
@@ -50,7 +50,7 @@ def grid_unit_and_frame(group: Group) -> list[Finding]:
     return _another_unit_or_origin(group) or (_another_frame(group) if len(m) >= FEWEST else [])
 
 
-def _another_unit_or_origin(group: Group) -> list[Finding]:
+def _another_unit_or_origin(group: MoleculeGroup) -> list[Finding]:
     """The candidate that mends most molecules, unless it leaves dipoles in another direction or other axes fit better.
 
     Of several that mend as many as well, the first of CANDIDATES.
@@ -95,14 +95,14 @@ def is_bohr(ratio: float) -> bool:
     return bool(abs(ratio * BOHR_IN_ANGSTROM - 1) < 0.1)
 
 
-def nuclei_in_angstrom(group: Group, bad: np.ndarray, among: np.ndarray, numbers: str) -> Finding:
+def nuclei_in_angstrom(group: MoleculeGroup, bad: np.ndarray, among: np.ndarray, numbers: str) -> Finding:
     """An ESP that was computed with nuclei in Å and points in Bohr: no unit flag mends it."""
     what = f"esp was computed with nuclei in Å against points in Bohr: {numbers}"
     remedy = "compute esp again with nuclei and points in one unit (R and vdw_surface are no other), or leave it out"
     return group.find("esp-nuclei", "error", bad, what, remedy, among, of_esp=True)
 
 
-def misplaced_nuclei(group: Group) -> list[Finding]:
+def misplaced_nuclei(group: MoleculeGroup) -> list[Finding]:
     """An ESP that all but vanishes once its nuclei are moved from Å to Bohr, in all molecules tried but a few."""
     size = group.molecules["nuclei"]
     tried = np.isfinite(size).all(axis=1)
@@ -116,7 +116,7 @@ def misplaced_nuclei(group: Group) -> list[Finding]:
     return [nuclei_in_angstrom(group, bad, tried, numbers)]
 
 
-def _name_candidate(name: str, group: Group, partly: bool) -> tuple[str, str, str]:
+def _name_candidate(name: str, group: MoleculeGroup, partly: bool) -> tuple[str, str, str]:
     """Check, fault and remedy; ``partly``: other molecules of the file are right as they are."""
     only = " (only of the molecules that need it)" if partly else ""
     if name in _WRONG_ORIGIN:
@@ -130,7 +130,7 @@ def _name_candidate(name: str, group: Group, partly: bool) -> tuple[str, str, st
     return "grid-unit", wrong, remedy if partly or not unit else f"--grid-unit {unit}"
 
 
-def _frame_remedy(group: Group) -> str:
+def _frame_remedy(group: MoleculeGroup) -> str:
     """The flag that mends another origin: by the cubes' origins if the file keeps them, else by the data."""
     if group.file.grid_frame == "fit":
         return "leave these molecules' ESP out (n_grid 0): a shift does not put their grids into the frame of R"
@@ -138,7 +138,7 @@ def _frame_remedy(group: Group) -> str:
     return "--grid-frame cube" if cube else "--grid-frame fit"
 
 
-def _another_frame(group: Group) -> list[Finding]:
+def _another_frame(group: MoleculeGroup) -> list[Finding]:
     """The dipole of the ESP points elsewhere than D in a tenth of the polar molecules, or other axes fit as well."""
     m = group.molecules
     polar = group.polar()
@@ -152,20 +152,20 @@ def _another_frame(group: Group) -> list[Finding]:
     if not (many or doubtful or axes is not None):
         return []
     bad, among = (turned, polar) if many else (tried & (m["axes_better"] > _OTHER_AXES) | agree, tried)
-    level = f"residual of the ESP fit {median(m['residual'][bad]):.1%}"
+    fit = f"residual of the ESP fit {median(m['residual'][bad]):.1%}"
     if many:
-        level = f"the dipole of the ESP points elsewhere than D in {turned.sum()} of {polar.sum()} molecules; {level}"
+        fit = f"the dipole of the ESP points elsewhere than D in {turned.sum()} of {polar.sum()} molecules; {fit}"
     if axes is not None:
-        what = f"{level}; with the grid's axes as ({axes}) it is {median(m['axes_residual'][agree]):.1%}"
+        what = f"{fit}; with the grid's axes as ({axes}) it is {median(m['axes_residual'][agree]):.1%}"
         remedy = f"give vdw_surface as ({axes}) of what it is now"
         return [group.find("grid-frame", "error", bad, what, remedy, among, of_esp=True)]
     if many and tried.sum() >= _FEWEST_MENDED and not loose:
-        what = f"{level}, less than with other axes: R and the grid agree, D does not"
+        what = f"{fit}, less than with other axes: R and the grid agree, D does not"
         remedy = "give Dxyz in the frame of R (a program's standard orientation?), in the same order of rows"
         if np.median(np.abs(m["charge"][bad])) > 0.5:
             remedy += "; of ions about the centre of mass"
         return [group.find("dipole-frame", "error", bad, what, remedy, among)]
-    what = f"{level}, no less than with other axes; neither another unit nor a shift mends it"
+    what = f"{fit}, no less than with other axes; neither another unit nor a shift mends it"
     remedy = "give vdw_surface, esp, R and Dxyz in one frame, rows in one order (rotated, or rows of other molecules?)"
     if group.file.has_origin and group.file.grid_frame == "given":
         remedy = _frame_remedy(group)
@@ -178,7 +178,7 @@ def _is_loose(molecules: np.ndarray, tried: np.ndarray) -> bool:
     return bool(tried.sum() >= 6 and other.sum() >= 0.4 * tried.sum())
 
 
-def _best_axes(group: Group) -> tuple[str | None, np.ndarray]:
+def _best_axes(group: MoleculeGroup) -> tuple[str | None, np.ndarray]:
     """The exchange of axes that halves the residual of six in ten of the molecules tried, and which ones those are."""
     m = group.molecules
     tried = m["axes"] >= 0
@@ -198,7 +198,7 @@ def _name_axes(turn: np.ndarray) -> str:
     return ", ".join(names)
 
 
-def points_inside_atoms(group: Group) -> list[Finding]:
+def points_inside_atoms(group: MoleculeGroup) -> list[Finding]:
     """Grid points within 0.55 van der Waals radii of a nucleus, where the ESP is that of the nucleus."""
     inside = group.molecules["inside"]
     bad = inside > 0
@@ -212,7 +212,7 @@ def points_inside_atoms(group: Group) -> list[Finding]:
     return [group.find("grid-inside-atom", "warning", bad, what, remedy, of_esp=True)]
 
 
-def values_cut_off(group: Group) -> list[Finding]:
+def values_cut_off(group: MoleculeGroup) -> list[Finding]:
     """Half of the molecules have the same greatest |ESP|: points beyond it were left out.
 
     Of 8 to 400 molecules with all their points at most 4 in 10 come within 2 % of the greatest one, of those cut at 10
@@ -237,7 +237,7 @@ def values_cut_off(group: Group) -> list[Finding]:
     return [group.find("esp-cut", "warning", bad, what, remedy, known, of_esp=True)]
 
 
-def points_nowhere(group: Group) -> list[Finding]:
+def points_nowhere(group: MoleculeGroup) -> list[Finding]:
     """Grid points that the file counts, where no grid has points: padding."""
     nowhere = group.molecules["nowhere"]
     bad = nowhere > 0
@@ -252,7 +252,7 @@ def points_nowhere(group: Group) -> list[Finding]:
     return [group.find("grid-padding", "error", bad, what, remedy, of_esp=True)]
 
 
-def esp_of_nothing(group: Group) -> list[Finding]:
+def esp_of_nothing(group: MoleculeGroup) -> list[Finding]:
     """An ESP that no multipoles on the atoms explain: of other molecules, of other points, or of none.
 
     Of an ESP file without geometries, whose rows are paired by number alone, a tenth of such molecules is enough.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding, Severity
-from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, MoleculeGroup
 from preprocess.checks.physical_constants import ENERGY_UNITS, FORCE_UNITS, atomic_energy_sum
 from shared import units
 
@@ -44,7 +44,7 @@ class Slope:
     count: int
 
 
-def judge_energies_and_forces(group: Group) -> list[Finding]:
+def judge_energies_and_forces(group: MoleculeGroup) -> list[Finding]:
     """All rules of this module for one group."""
     trivial = zero_and_constant(group) + stored_resolution(group)
     if any(one.severity == "error" for one in trivial):
@@ -54,7 +54,7 @@ def judge_energies_and_forces(group: Group) -> list[Finding]:
     return trivial + frame + (normalised or energy_and_force_units(group, bool(frame))) + outliers(group)
 
 
-def normalised_energies(group: Group, turned: bool) -> list[Finding]:
+def normalised_energies(group: MoleculeGroup, turned: bool) -> list[Finding]:
     """Energies of mean 0 and standard deviation 1, in the unit given, whose slope F is not: they have no unit.
 
     Where no near frames tell the slope, a warning. ``turned``: the forces are known to be wrong.
@@ -84,7 +84,7 @@ def normalised_energies(group: Group, turned: bool) -> list[Finding]:
     return [group.find("energy-normalised", "error", known, what, remedy, known)]
 
 
-def energy_and_force_units(group: Group, turned: bool) -> list[Finding]:
+def energy_and_force_units(group: MoleculeGroup, turned: bool) -> list[Finding]:
     """The unit of E from totals of atomic energies where they tell, that of F from the slope of E.
 
     Where E is not an all-electron total (atomisation or pseudopotential energies), the slope alone must be explained,
@@ -112,7 +112,7 @@ def energy_and_force_units(group: Group, turned: bool) -> list[Finding]:
     return findings + _explain(group, slope, force_factor, unit is not None)
 
 
-def energy_unit(group: Group) -> tuple[str | None, np.ndarray, float]:
+def energy_unit(group: MoleculeGroup) -> tuple[str | None, np.ndarray, float]:
     """The unit in which E is within 6 % of the sum of its atoms' total energies, for nine in ten molecules.
 
     Returns:
@@ -133,7 +133,7 @@ def energy_unit(group: Group) -> tuple[str | None, np.ndarray, float]:
     return None, known, median
 
 
-def _unchecked_forces(group: Group, unit: str | None) -> list[Finding]:
+def _unchecked_forces(group: MoleculeGroup, unit: str | None) -> list[Finding]:
     """What is odd of F where no near frames tell its unit: one of another system than that of E, or its size."""
     force = group.units.force_unit
     energy = unit or group.units.energy_unit
@@ -175,7 +175,7 @@ def measure_slope(pairs: np.ndarray, fewest: int = FEWEST) -> Slope | None:
     return Slope(value, float(weight[agree].sum() / total[-1]), error, near_share, int(used.sum()))
 
 
-def _explain_few(group: Group, slope: Slope, unit: str | None) -> list[Finding]:
+def _explain_few(group: MoleculeGroup, slope: Slope, unit: str | None) -> list[Finding]:
     """Name the unit of F that two to seven pairs agree upon, of those that are far from each other."""
     flagged = ENERGY_UNITS[group.units.energy_unit]
     factor = slope.value * (flagged / ENERGY_UNITS[unit] if unit else 1.0)
@@ -192,7 +192,7 @@ def _explain_few(group: Group, slope: Slope, unit: str | None) -> list[Finding]:
     return [group.find("force-unit", "error", everyone, what, _remedy("force", name), everyone)]
 
 
-def _nearest_force_unit(group: Group, factor: float) -> str:
+def _nearest_force_unit(group: MoleculeGroup, factor: float) -> str:
     """The unit in which F is nearest to ``factor`` times less; empty if none is near."""
     given = FORCE_UNITS[group.units.force_unit]
     known = units.FORCE_UNITS_IN_EV_PER_ANGSTROM.items()
@@ -201,7 +201,7 @@ def _nearest_force_unit(group: Group, factor: float) -> str:
     return name if distance.get(name, np.inf) < _NEAREST_UNIT else ""
 
 
-def _explain(group: Group, slope: Slope, factor: float, energy_known: bool) -> list[Finding]:
+def _explain(group: MoleculeGroup, slope: Slope, factor: float, energy_known: bool) -> list[Finding]:
     """What makes the forces ``factor`` times what the energies say; a factor of no unit needs 8 very near pairs."""
     numbers = f"between near frames the work of the forces is {slope.value:.4g} times the change of E"
     names = {f"force {u}": FORCE_UNITS[group.units.force_unit] / s for u, s in FORCE_UNITS.items()}
@@ -237,7 +237,7 @@ def _explain(group: Group, slope: Slope, factor: float, energy_known: bool) -> l
     return [Finding(check, "error", round(slope.agree, 3), found.what, remedy, found.rows)]
 
 
-def _unrelated(group: Group, slope: Slope) -> list[Finding]:
+def _unrelated(group: MoleculeGroup, slope: Slope) -> list[Finding]:
     what = f"F does not explain how E changes between near frames ({slope.count} pairs, {slope.near:.0%} agree)"
     remedy = "look whether E, F and R are of the same rows, atoms and method"
     found = group.find("energy-force", "warning", np.ones(len(group.molecules), dtype=bool), what, remedy)
@@ -253,7 +253,7 @@ def _remedy(kind: str, unit: str) -> str:
     return f"convert F to eV/Å: multiply by {FORCE_UNITS[unit]:.8g} (and give --force-unit ev/angstrom)"
 
 
-def stored_resolution(group: Group) -> list[Finding]:
+def stored_resolution(group: MoleculeGroup) -> list[Finding]:
     """Energies whose stored digits do not resolve what a model is to learn: 0.5 meV and more between neighbours.
 
     Told from the dtype (float32 has 24 bits: 1 meV at -13,580 eV), and of float64 from the values: all of them are
@@ -294,7 +294,7 @@ def _stored_step(values: np.ndarray, dtype: np.dtype) -> tuple[float, str]:
     return 0.0, ""
 
 
-def force_frame(group: Group) -> list[Finding]:
+def force_frame(group: MoleculeGroup) -> list[Finding]:
     """Forces that sum up to 0, as without a field, but turn the molecule: not those of these positions."""
     m = group.molecules
     known = (m["n_atoms"] > 1) & (m["force"] > 0.1) & (m["net_force"] < 0.02)
@@ -309,7 +309,7 @@ def force_frame(group: Group) -> list[Finding]:
     return [group.find("force-frame", "error", bad, what, remedy, known)]
 
 
-def zero_and_constant(group: Group) -> list[Finding]:
+def zero_and_constant(group: MoleculeGroup) -> list[Finding]:
     """E or F exactly 0, or equal in all molecules although the geometries differ."""
     m = group.molecules
     several = m["n_atoms"] > 1
@@ -331,7 +331,7 @@ def zero_and_constant(group: Group) -> list[Finding]:
     return findings
 
 
-def outliers(group: Group) -> list[Finding]:
+def outliers(group: MoleculeGroup) -> list[Finding]:
     """Single molecules whose energy or greatest force lies far from all others."""
     m = group.molecules
     findings = []

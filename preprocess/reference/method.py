@@ -52,7 +52,7 @@ def pyscf_version() -> str:
     return str(pyscf.__version__)
 
 
-def check(level: Level, molecules: Sequence[Molecule]) -> None:
+def require_computable(level: Level, molecules: Sequence[Molecule]) -> None:
     """See that the method and the basis are known, for all elements that occur.
 
     Raises:

@@ -27,7 +27,7 @@ _STOPS = (signal.SIGTERM, signal.SIGUSR1)
 """What a queue sends before it kills; what Slurm's --signal=USR1@60 sends earlier."""
 
 
-def run(tasks: Sequence[Callable[[], None]], workers: int, label: str, finished: int) -> None:
+def run_tasks(tasks: Sequence[Callable[[], None]], workers: int, label: str, finished: int) -> None:
     """Run all tasks under a progress bar, in any order.
 
     Args:

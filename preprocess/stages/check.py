@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from preprocess.checks.evidence import CheckedFile, CheckInput, Evidence, Finding, merge
-from preprocess.checks.measure import gather
-from preprocess.checks.report import report
-from preprocess.checks.rules import conclude
+from preprocess.checks.measure import measure
+from preprocess.checks.report import describe_findings
+from preprocess.checks.rules import judge
 from preprocess.config import PreprocessConfig
 from preprocess.input.grid_padding import pad_grids
 from preprocess.input.grid_points import find_real_points
 from preprocess.input.pairs import Chunk, PairFiles, Reading
 from preprocess.input.reader import Grids, Molecules, PairReader, open_pair
 from preprocess.input.validate import check_grids, check_molecules
-from preprocess.stages.executor import Engine
 from preprocess.stages.first_pass import Prepared
+from preprocess.stages.task_runner import TaskRunner
 from shared.errors import UserError
 from shared.log import log
 from shared.schema import Split
@@ -48,20 +48,20 @@ class CheckTask:
             UserError: bad input, naming file, key, row and value.
         """
         with open_pair(self.reading) as reader:
-            return [gather(_as_input(reader, *read)) for read in reader.read_ahead(self.chunks)]
+            return [measure(_as_input(reader, *read)) for read in reader.read_ahead(self.chunks)]
 
 
-def check_all(prepared: Prepared, engine: Engine[Any]) -> tuple[list[Finding], str]:
+def check_all(prepared: Prepared, runner: TaskRunner[Any]) -> tuple[list[Finding], str]:
     """Examine all molecules; return what was found, and the report."""
     tasks = []
     for file, reading, chunks in zip(prepared.files, prepared.readings, prepared.chunks, strict=True):
         groups = [chunks] if file.is_sequential else [[chunk] for chunk in chunks]
         tasks += [CheckTask(group, reading) for group in groups]
     amounts = [sum(map(len, task.chunks)) for task in tasks]
-    found = dict(engine.run(tasks, "check data", amounts))
+    found = dict(runner.run(tasks, "check data", amounts))
     evidence = merge([part for index in range(len(tasks)) for part in found[index]])
-    findings = conclude(evidence)
-    return findings, report(findings, evidence)
+    findings = judge(evidence)
+    return findings, describe_findings(findings, evidence)
 
 
 def check_sample(prepared: Prepared, config: PreprocessConfig) -> list[Finding]:
@@ -72,13 +72,13 @@ def check_sample(prepared: Prepared, config: PreprocessConfig) -> list[Finding]:
     """
     total = sum(file.rows for file in prepared.files)
     parts = [
-        gather(_sample(file, reading, chunks, total))
+        measure(_sample(file, reading, chunks, total))
         for file, reading, chunks in zip(prepared.files, prepared.readings, prepared.chunks, strict=True)
     ]
     evidence = merge(parts)
-    findings = conclude(evidence)
+    findings = judge(evidence)
     if findings:
-        log.info(report(findings, evidence))
+        log.info(describe_findings(findings, evidence))
     if config.checks == "stop":
         stop_at_errors(findings, "the report above")
     return findings

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.stages.executor import Engine
 from preprocess.stages.resumable import Piece, StageBuild, finish_piece
+from preprocess.stages.task_runner import TaskRunner
 from shared.buckets import EdgeShape
 from shared.digests import settings_digest
 from shared.files import atomic_path
@@ -35,7 +35,7 @@ class Cutoffs:
 
 
 @dataclass(frozen=True)
-class Group:
+class ShardGroup:
     """Shards of the frames, in a row, of one split and bucket, whose edges go into one shard."""
 
     file: str
@@ -58,7 +58,7 @@ class CountTask:
     """Edges of a group's molecules, counted."""
 
     folder: Path
-    group: Group
+    group: ShardGroup
     cutoffs: Cutoffs
 
     def __call__(self) -> dict[str, tuple[int, int]]:
@@ -74,7 +74,7 @@ class EdgeTask:
 
     frames_folder: Path
     folder: Path
-    group: Group
+    group: ShardGroup
     recipe: str
     cutoffs: Cutoffs
     shape: EdgeShape
@@ -97,20 +97,20 @@ class EdgeTask:
 
 
 def write_edges(
-    build: StageBuild, engine: Engine[Any], frames_folder: Path, frames: dict[str, Any], cutoffs: Cutoffs
+    build: StageBuild, runner: TaskRunner[Any], frames_folder: Path, frames: dict[str, Any], cutoffs: Cutoffs
 ) -> None:
     """Count, then list the edges of every frame, and finish the stage.
 
     Args:
         build: the stage to fill.
-        engine: where the tasks run; the result does not depend on it.
+        runner: where the tasks run; the result does not depend on it.
         frames_folder: the frames' folder.
         frames: the frames' manifest.
         cutoffs: of both networks.
     """
     groups = _grouped(shard_entries(frames))
     counts: dict[int, dict[str, tuple[int, int]]] = dict(
-        engine.run([CountTask(frames_folder, g, cutoffs) for g in groups], "count edges", [g.samples for g in groups])
+        runner.run([CountTask(frames_folder, g, cutoffs) for g in groups], "count edges", [g.samples for g in groups])
     )
     # Every list of a bucket gets the length of its longest, over all splits: one shape, one compilation.
     longest = [{"physnet_edges": 0, "dcmnet_edges": 0} for _ in frames["buckets"]]
@@ -132,7 +132,7 @@ def write_edges(
         EdgeTask(frames_folder, build.partial, groups[i], recipes[i], cutoffs, shapes[groups[i].entries[0].bucket])
         for i in missing
     ]
-    for index, piece in engine.run(tasks, "list edges", [task.group.samples for task in tasks]):
+    for index, piece in runner.run(tasks, "list edges", [task.group.samples for task in tasks]):
         pieces[missing[index]] = piece
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -148,25 +148,25 @@ def write_edges(
     build.finish(manifest, [pieces[i] for i in range(len(groups))])
 
 
-def _grouped(entries: list[ShardEntry]) -> list[Group]:
+def _grouped(entries: list[ShardEntry]) -> list[ShardGroup]:
     """The frames' shards in groups of one split and bucket, in their order; the file is named after the first.
 
     Edges are small: one file for each of the frames' shards would spend its time on syncing.
     """
-    groups: list[Group] = []
+    groups: list[ShardGroup] = []
     for key in sorted({(entry.split, entry.bucket) for entry in entries}):
         for entry in entries:
             if (entry.split, entry.bucket) != key:
                 continue
             last = groups[-1] if groups and (groups[-1].entries[0].split, groups[-1].entries[0].bucket) == key else None
             if last is None or last.samples + entry.samples > _SAMPLES_PER_SHARD:
-                groups.append(Group(entry.file, [entry]))
+                groups.append(ShardGroup(entry.file, [entry]))
             else:
                 last.entries.append(entry)
     return groups
 
 
-def _recipe(group: Group, cutoffs: Cutoffs, shape: EdgeShape) -> str:
+def _recipe(group: ShardGroup, cutoffs: Cutoffs, shape: EdgeShape) -> str:
     return settings_digest(
         {
             "schema": SCHEMA_VERSION,

@@ -23,7 +23,7 @@ from preprocess.input.split_settings import split_settings
 from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
 from preprocess.stages.divide import divide_rows
-from preprocess.stages.executor import Engine
+from preprocess.stages.task_runner import TaskRunner
 from shared.digests import settings_digest
 from shared.files import write_atomically
 from shared.input.npz import Checksum
@@ -79,7 +79,7 @@ def survey_names(inputs: list[dict[str, Any]], config: PreprocessConfig) -> list
     return [settings_digest({**common, "pair": entry}) for entry in inputs]
 
 
-def prepare(files: list[PairFiles], config: PreprocessConfig, engine: Engine[Any]) -> Prepared:
+def prepare(files: list[PairFiles], config: PreprocessConfig, runner: TaskRunner[Any]) -> Prepared:
     """Match, divide and survey the rows of all pairs.
 
     Raises:
@@ -100,10 +100,10 @@ def prepare(files: list[PairFiles], config: PreprocessConfig, engine: Engine[Any
         how = ""
         if config.data:
             chunks = split_into_chunks(files, chunk_bytes, [facts[i] for i in fresh])
-            divided, how = divide_rows(files, readings, chunks, config, engine)
+            divided, how = divide_rows(files, readings, chunks, config, runner)
             facts = {i: replace(facts[i], split=divided[i]) for i in fresh}
         chunks = split_into_chunks(files, chunk_bytes, [facts.get(i, RowFacts()) for i in range(len(files))])
-        found = _survey([files[i] for i in fresh], [readings[i] for i in fresh], [chunks[i] for i in fresh], engine)
+        found = _survey([files[i] for i in fresh], [readings[i] for i in fresh], [chunks[i] for i in fresh], runner)
         folder.mkdir(parents=True, exist_ok=True)
         for i, chunk_surveys in zip(fresh, found, strict=True):
             known[i] = _joined(chunk_surveys, facts[i], how)
@@ -131,7 +131,7 @@ def _matched(file: PairFiles, reading: Reading) -> np.ndarray | None:
 
 
 def _survey(
-    files: list[PairFiles], readings: list[Reading], chunks: list[list[Chunk]], engine: Engine[Any]
+    files: list[PairFiles], readings: list[Reading], chunks: list[list[Chunk]], runner: TaskRunner[Any]
 ) -> list[list[ChunkSurvey]]:
     tasks: list[SurveyTask] = []
     of_pair: list[int] = []
@@ -143,7 +143,7 @@ def _survey(
             of_pair.append(pair)
     amounts = [sum(len(chunk) for chunk in task.chunks) for task in tasks]
     try:
-        results = dict(engine.run(tasks, "read geometries", amounts))
+        results = dict(runner.run(tasks, "read geometries", amounts))
     except PairingError as error:
         raise explain_pairing(error, readings) from None
     found = []

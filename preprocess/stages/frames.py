@@ -16,10 +16,10 @@ from preprocess.input.pairs import Chunk, PairFiles, Reading, describe_input
 from preprocess.input.reader import Grids, Molecules, open_pair
 from preprocess.input.validate import atom_mask, check_grids
 from preprocess.stages.buckets import Plan
-from preprocess.stages.executor import Engine
 from preprocess.stages.first_pass import Prepared
 from preprocess.stages.reference_energies import sum_reference_energies
 from preprocess.stages.resumable import Piece, StageBuild, finish_piece
+from preprocess.stages.task_runner import TaskRunner
 from shared.buckets import FrameShape, array_shape
 from shared.digests import array_digest, settings_digest
 from shared.elements import centers_of_mass
@@ -133,7 +133,7 @@ def _esp_counts(chunk: Chunk, n_grid: np.ndarray) -> list[list[int]]:
 
 def write_frames(
     build: StageBuild,
-    engine: Engine[list[Piece]],
+    runner: TaskRunner[list[Piece]],
     prepared: Prepared,
     plan: Plan,
     reference: dict[int, float],
@@ -161,7 +161,7 @@ def write_frames(
                 names = [recipes[chunk.name] for chunk in group]
                 tasks.append(FrameTask(group, names, build.partial, reading, plan, reference))
     _check_space(build.partial, tasks, plan, prepared.files)
-    for index, finished in engine.run(tasks, "pad grids", [sum(map(len, task.chunks)) for task in tasks]):
+    for index, finished in runner.run(tasks, "pad grids", [sum(map(len, task.chunks)) for task in tasks]):
         pieces |= {chunk.name: piece for chunk, piece in zip(tasks[index].chunks, finished, strict=True)}
     for file, _, parts in pairs:
         own = [pieces[chunk.name].checksums for chunk in parts]

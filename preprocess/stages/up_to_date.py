@@ -58,7 +58,7 @@ class FramesRecipe:
 
 
 @dataclass(frozen=True)
-class Decision:
+class BuildPlan:
     """Both stages: where they are or will be, and why they have to be built (empty: they are there)."""
 
     recipe: FramesRecipe
@@ -80,7 +80,9 @@ class Decision:
         return stage_folder(cache_dir, "edges", self.edges_digest)
 
 
-def decide(files: list[PairFiles], config: PreprocessConfig, digests: DigestCache, extend: bool = True) -> Decision:
+def find_what_to_build(
+    files: list[PairFiles], config: PreprocessConfig, digests: DigestCache, extend: bool = True
+) -> BuildPlan:
     """Compare files and settings with the stages in the cache.
 
     Args:
@@ -117,7 +119,7 @@ def decide(files: list[PairFiles], config: PreprocessConfig, digests: DigestCach
     else:
         why_frames = _difference(latest, inputs, settings) if latest else "nothing preprocessed yet"
     wanted_edges = edges_digest(recipe.digest, config.physnet_cutoff, config.dcmnet_cutoff)
-    return Decision(recipe, wanted_edges, why_frames, _why_edges(config, wanted_edges, why_frames, digests))
+    return BuildPlan(recipe, wanted_edges, why_frames, _why_edges(config, wanted_edges, why_frames, digests))
 
 
 def _why_edges(config: PreprocessConfig, digest: str, why_frames: str, digests: DigestCache) -> str:

@@ -24,7 +24,7 @@ _RETRIES = 3
 _CONNECT_SECONDS = 20
 
 
-class Engine(Generic[Result]):
+class TaskRunner(Generic[Result]):
     """Runs tasks (callables without arguments) and yields their results as they come."""
 
     def __init__(self, executor: Executor, remote: bool) -> None:
@@ -95,7 +95,7 @@ def _call(task: Callable[[], Result]) -> Result:
 
 
 def _guarded(task: Callable[[], Result]) -> Result | UserError:
-    # A mistake in the data is a result: the engine would retry an exception, which cannot help.
+    # A mistake in the data is a result: the runner would retry an exception, which cannot help.
     try:
         return task()
     except UserError as error:
@@ -103,7 +103,7 @@ def _guarded(task: Callable[[], Result]) -> Result | UserError:
 
 
 @contextmanager
-def open_engine(workers: int, scheduler: str, chunk_bytes: float) -> Iterator[Engine[Any]]:
+def open_task_runner(workers: int, scheduler: str, chunk_bytes: float) -> Iterator[TaskRunner[Any]]:
     """Threads of this process by default, or Dask.
 
     Args:
@@ -116,11 +116,11 @@ def open_engine(workers: int, scheduler: str, chunk_bytes: float) -> Iterator[En
     """
     if scheduler or workers:
         with _open_cluster(workers, scheduler) as client:
-            yield Engine(client.get_executor(retries=_RETRIES, pure=False), remote=True)
+            yield TaskRunner(client.get_executor(retries=_RETRIES, pure=False), remote=True)
         return
     threads = max(1, min(usable_cores(), int(_MEMORY_BYTES / (_CHUNKS_PER_TASK * chunk_bytes))))
     with ThreadPoolExecutor(threads, thread_name_prefix="preprocess") as pool:
-        yield Engine(pool, remote=False)
+        yield TaskRunner(pool, remote=False)
 
 
 @contextmanager
