@@ -7,8 +7,8 @@ import numpy as np
 from preprocess.checks.evidence import MOLECULE, CheckedFile, CheckInput, Evidence
 from preprocess.checks.measure_esp import examine_esp
 from preprocess.checks.measure_frame_pairs import near_frames
-from preprocess.checks.physical_constants import COVALENT_RADII, NOBLE_GASES
-from shared.elements import MASSES
+from preprocess.checks.physical_constants import NOBLE_GASES
+from shared.elements import COVALENT_RADII, MASSES
 from shared.schema import SPLITS
 
 _DISTANCES_AT_ONCE = 4_000_000

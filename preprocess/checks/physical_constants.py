@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from ase.data import covalent_radii
 
 from shared import units
-from shared.elements import MAX_ATOMIC_NUMBER, VAN_DER_WAALS_RADII
+from shared.elements import VAN_DER_WAALS_RADII, element_table
 
 NOBLE_GASES = (2, 10, 18, 36, 54, 86)
 
 INSIDE_RADII = 0.55 * VAN_DER_WAALS_RADII
 """Å. A grid point nearer than this to a nucleus is inside the atom: ESP grids start at about 1.2 radii."""
-
-COVALENT_RADII = np.asarray(covalent_radii, dtype=np.float64)[: MAX_ATOMIC_NUMBER + 1]
-"""Å, by atomic number: B. Cordero et al., Dalton Trans. 2008, 2832 (through ASE)."""
 
 # Hartree, hydrogen to krypton: numerical Hartree-Fock, C. F. Bunge, J. A. Barrientos, A. V. Bunge,
 # At. Data Nucl. Data Tables 1993, 53, 113. Density functionals differ from them by less than 1 % (hydrogen: 2 %).
@@ -25,15 +21,17 @@ _HARTREE_FOCK = (
     *(-1506.87091, -1638.96374, -1777.84812, -1923.26101, -2075.35973, -2234.23865, -2399.86761, -2572.44133),
     -2752.05498,
 )
-ATOMIC_ENERGIES = np.full(MAX_ATOMIC_NUMBER + 1, np.nan)
+ATOMIC_ENERGIES = element_table(dict(enumerate(np.array(_HARTREE_FOCK) * units.HARTREE_IN_EV, 1)), np.nan)
 """eV, total energy of a free atom with all its electrons, by atomic number; NaN beyond krypton."""
-ATOMIC_ENERGIES[1 : len(_HARTREE_FOCK) + 1] = np.array(_HARTREE_FOCK) * units.HARTREE_IN_EV
 
-ELECTRONEGATIVITY = np.full(MAX_ATOMIC_NUMBER + 1, np.nan)
-"""Pauling's scale (CRC Handbook of Chemistry and Physics) for the elements whose ESP tells the charges apart."""
-ELECTRONEGATIVITY[[1, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 35, 53]] = [
-    *(2.20, 0.98, 2.04, 2.55, 3.04, 3.44, 3.98, 0.93, 1.31, 1.61, 1.90, 2.19, 2.58, 3.16, 2.96, 2.66)
-]
+ELECTRONEGATIVITY = element_table(
+    {
+        **{1: 2.20, 3: 0.98, 5: 2.04, 6: 2.55, 7: 3.04, 8: 3.44, 9: 3.98, 11: 0.93, 12: 1.31, 13: 1.61},
+        **{14: 1.90, 15: 2.19, 16: 2.58, 17: 3.16, 35: 2.96, 53: 2.66},
+    },
+    np.nan,
+)
+"""Pauling's scale (CRC Handbook of Chemistry and Physics) of the elements whose charges an ESP determines; else NaN."""
 
 _RYDBERG = units.HARTREE_IN_EV / 2
 

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from ase.data import covalent_radii
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from shared.elements import MAX_ATOMIC_NUMBER
+from shared.elements import COVALENT_RADII
 
 BOND_FACTORS = (1.15, 1.25, 1.35, 1.45)
 """Multiples of the sum of covalent radii up to which two atoms are bonded.
@@ -21,7 +20,6 @@ molecule. That may join molecules that differ (which costs nothing but a choice)
 """
 
 _ROUNDS = 4
-_RADII = np.asarray(covalent_radii, dtype=np.float64)[: MAX_ATOMIC_NUMBER + 1]
 
 
 class Kinds(NamedTuple):
@@ -45,7 +43,16 @@ def describe_kinds(numbers: np.ndarray, n_atoms: np.ndarray, positions: np.ndarr
     graphs = np.zeros((len(numbers), len(BOND_FACTORS)), np.uint64)
     formula, in_parts = np.zeros(len(numbers), np.uint64), np.zeros(len(numbers), np.bool_)
     factors = np.array(BOND_FACTORS)
-    _hash(numbers.astype(np.int64), n_atoms.astype(np.int64), positions, _RADII, factors, graphs, formula, in_parts)
+    _hash(
+        numbers.astype(np.int64),
+        n_atoms.astype(np.int64),
+        positions,
+        COVALENT_RADII,
+        factors,
+        graphs,
+        formula,
+        in_parts,
+    )
     return Kinds(graphs, formula, in_parts, names)
 
 

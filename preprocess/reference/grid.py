@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.elements import VAN_DER_WAALS_RADII
+from shared.elements import VAN_DER_WAALS_RADII, element_table
 
-RADII = VAN_DER_WAALS_RADII.copy()
+RADII = element_table({1: 1.2, 6: 1.5, 7: 1.5, 8: 1.4, 9: 1.35, 16: 1.75, 17: 1.7}, VAN_DER_WAALS_RADII)
 """Radii of the elements in Å: of H, C, N, O, F, S, Cl those in common use for Merz–Kollman charges (U. C. Singh, P. A.
 Kollman, J. Comput. Chem. 1984, 5, 129, and its later extensions), which the carried sample has; of all others those of
 S. Alvarez (:mod:`shared.elements`)."""
-for _atomic_number, _radius in {1: 1.2, 6: 1.5, 7: 1.5, 8: 1.4, 9: 1.35, 16: 1.75, 17: 1.7}.items():
-    RADII[_atomic_number] = _radius
 
 _INSIDE = 1e-9
 """Å by which a point may seem to be inside of a sphere that it lies on."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from ase.data import covalent_radii
 
 from preprocess.reference.config import ReferenceConfig
 from preprocess.reference.modes import Modes, mean_squares
 from preprocess.reference.molecules import Molecule
+from shared.elements import COVALENT_RADII
 
 _CLOSEST = 0.6
 """Of the sum of two covalent radii: what comes closer is drawn again."""
@@ -41,7 +41,7 @@ def mode_sampler(modes: Modes, temperature: float, statistics: str) -> Sampler:
 def draw(molecule: Molecule, sampler: Sampler, config: ReferenceConfig, index: int) -> Molecule | None:
     """Conformer ``index`` of a molecule; None if two atoms come too close whatever is drawn."""
     rng = np.random.default_rng([config.seed, int(molecule.digest[:16], 16), index])
-    closest = _CLOSEST * (covalent_radii[molecule.atomic_numbers][:, None] + covalent_radii[molecule.atomic_numbers])
+    closest = _CLOSEST * (COVALENT_RADII[molecule.atomic_numbers][:, None] + COVALENT_RADII[molecule.atomic_numbers])
     np.fill_diagonal(closest, 0.0)
     for _ in range(_DRAWS):
         positions = sampler(rng)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from preprocess.input.survey import Composition, Moments
+from shared.elements import element_table
 
 
 def fit_reference_energies(energies: Mapping[Composition, Moments]) -> dict[int, float]:
@@ -44,8 +45,4 @@ def shift_energies(energies: Mapping[Composition, Moments], reference: Mapping[i
 
 def sum_reference_energies(reference: Mapping[int, float], atomic_numbers: np.ndarray) -> np.ndarray:
     """(n,) sum of the reference energies over the atoms of each molecule, eV, float64."""
-    table = np.zeros(int(atomic_numbers.max(initial=0)) + 1)
-    for z, energy in reference.items():
-        if z < table.size:
-            table[z] = energy
-    return table[atomic_numbers].sum(axis=1)
+    return element_table(reference)[atomic_numbers].sum(axis=1)

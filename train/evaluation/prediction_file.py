@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from shared.elements import element_table
 from shared.errors import UserError
 from shared.files import atomic_path
 from train.data.batch import Batch
@@ -77,9 +78,7 @@ class PredictionFile:
 
     def __init__(self, path: Path, file: h5py.File, references_ev: dict[int, float]) -> None:
         self._path, self._file = path, file
-        self._references = np.zeros(max(references_ev, default=0) + 1)
-        for atomic_number, energy in references_ev.items():
-            self._references[atomic_number] = energy
+        self._references = element_table(references_ev)
 
     def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str]) -> None:
         """Append a batch of the host, whose real molecules come first.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from shared.elements import MAX_ATOMIC_NUMBER, symbol
+from shared.elements import MAX_ATOMIC_NUMBER, element_table, symbol
 from train.data.batch import Batch
 from train.inference.predictor import Precision
 from train.model.joint import build_model, clean
@@ -82,12 +82,10 @@ def describe(trained: TrainedModel, precision: Precision) -> dict[str, Any]:
 def _function(trained: TrainedModel, precision: Precision) -> Callable[[Array, Array, Array], dict[str, Array]]:
     model = build_model(trained.config)
     params = jax.tree.map(lambda x: jnp.asarray(x, precision), trained.params)
-    references = np.full((MAX_ATOMIC_NUMBER + 1, 2), np.nan)
-    references[0] = 0.0
-    for atomic_number, energy in trained.reference_energies_ev.items():
-        # Sums of whole numbers are exact in float32 too, those of the small rest to 1e-6 eV.
-        references[atomic_number] = np.round(energy), energy - np.round(energy)
-    table = jnp.asarray(references, precision)
+    references = element_table({0: 0.0, **trained.reference_energies_ev}, np.nan)
+    # Sums of whole numbers are exact in float32 too, those of the small rest to 1e-6 eV.
+    whole = np.round(references)
+    table = jnp.asarray(np.stack([whole, references - whole], axis=1), precision)
 
     def predict(atomic_numbers: Array, positions: Array, total_charge: Array) -> dict[str, Array]:
         predicted = model.apply_off_grid(params, clean(_all_pairs(atomic_numbers, positions, total_charge)))

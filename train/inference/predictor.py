@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.elements import symbol
+from shared.elements import element_table, symbol
 from shared.errors import UserError
 from shared.neighbor_list import build_edges, count_edges
 from train.data.batch import Batch, empty_batch
@@ -92,9 +92,7 @@ class Predictor:
         self.compilations = 0
         self._pad = pad
         self._model = build_model(self.trained.config)
-        self._references = np.zeros(max(self.elements) + 1)
-        for atomic_number, energy in self.trained.reference_energies_ev.items():
-            self._references[atomic_number] = energy
+        self._references = element_table(self.trained.reference_energies_ev)
         with self._arithmetic():
             self._params = jax.tree.map(lambda x: jnp.asarray(x, precision), self.trained.params)
         self._functions: dict[str, Callable[..., Any]] = {

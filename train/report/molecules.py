@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from ase.data import covalent_radii
 
+from shared.elements import COVALENT_RADII
 from shared.units import BOHR_IN_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.report.predictions import Predictions
 from train.report.surface import Surface, interpolate, molecular_surface
@@ -141,6 +141,6 @@ def find_bonds(atomic_numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
         atomic_numbers: (N,).
         positions: (N, 3) Å.
     """
-    radii = covalent_radii[atomic_numbers]
+    radii = COVALENT_RADII[atomic_numbers]
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     return np.argwhere(np.triu(distances < _BOND_FACTOR * (radii[:, None] + radii[None]), k=1))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.elements import element_table
 from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES, Quantity
 from train.report.predictions import Predictions, is_missing
 
@@ -78,10 +79,7 @@ def read_samples(
 def _constants(predictions: Predictions, reference_energies_ev: dict[int, float]) -> np.ndarray:
     """(n,) sum of each molecule's atomic reference energies, eV."""
     numbers = predictions.whole("atomic_numbers")
-    table = np.zeros(numbers.max(initial=0) + 1)
-    for atomic_number, energy in reference_energies_ev.items():
-        if atomic_number < len(table):
-            table[atomic_number] = energy
+    table = element_table(reference_energies_ev)
     owner = predictions.owner("atomic_numbers", np.arange(len(numbers)))
     return np.bincount(owner, table[numbers], minlength=len(predictions))
 

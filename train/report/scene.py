@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 
 from shared.drawing import principal_axes
-from shared.elements import symbol
+from shared.elements import COVALENT_RADII, symbol
 from train.report.figures import rounded
 from train.report.molecules import ShownMolecule
 
@@ -31,7 +30,7 @@ def scene_data(molecule: ShownMolecule) -> dict[str, Any]:
         "atoms": {
             **_places(molecule.positions),
             "symbol": [symbol(int(z)) for z in numbers],
-            "radius": rounded(covalent_radii[numbers]),
+            "radius": rounded(COVALENT_RADII[numbers]),
             "colour": [_colour(z) for z in numbers.tolist()],
             "charge": rounded(molecule.charges),
         },
