@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from preprocess.checks.evidence import TOO_FEW_POINTS, Evidence, Finding
-from preprocess.checks.rules_targets import measure_slope
+from preprocess.checks.rules_target_units import measure_slope
 
 
 def describe_findings(findings: Sequence[Finding], evidence: Evidence) -> str:

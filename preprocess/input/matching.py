@@ -13,7 +13,7 @@ from preprocess.input.reader import PairReader, open_pair
 from preprocess.input.row_order import find_permutation, flatten, same_geometry
 from preprocess.input.validate import PAIRING_TOLERANCE_ANGSTROM, PairingError
 from shared.errors import UserError
-from shared.input.npz import verify_file, write_stored
+from shared.input.npz_rows import verify_file, write_stored
 
 _ALIKE_ROWS = 1_000_000
 """Rows up to which the order of one file is looked for in the other."""

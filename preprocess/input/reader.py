@@ -15,7 +15,8 @@ from preprocess.input.grid_points import PointCounts, find_real_points, gather_p
 from preprocess.input.pairs import Chunk, Pair, PairFiles, Reading
 from shared.input.frame_fit import origin_shift
 from shared.input.layout import Quantity
-from shared.input.npz import Checksum, NpzRows
+from shared.input.npz import Checksum
+from shared.input.npz_rows import NpzRows
 from shared.input.rows import read_atoms, read_names, read_numbers, read_values
 
 _TARGETS: tuple[Quantity, ...] = ("energy", "forces", "dipole")

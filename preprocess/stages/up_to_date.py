@@ -14,7 +14,7 @@ from preprocess.stages.buckets import Plan
 from shared.buckets import FrameShape
 from shared.digests import DigestCache, settings_digest
 from shared.errors import UserError
-from shared.input.npz import verify_file
+from shared.input.npz_rows import verify_file
 from shared.manifest import current_stages, edges_digest, is_intact, read_manifest, stage_folder
 from shared.schema import SCHEMA_VERSION
 

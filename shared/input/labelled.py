@@ -16,7 +16,8 @@ from shared.input.file_names import expand, is_npz
 from shared.input.labels import FrameKeys, LabelledMolecule, Quantity, Summary
 from shared.input.layout import Quantity as Column
 from shared.input.layout import understand_efd
-from shared.input.npz import NpzFile, NpzRows
+from shared.input.npz import NpzFile
+from shared.input.npz_rows import NpzRows
 from shared.input.rows import Read, read_atoms, read_names, read_numbers, read_values
 from shared.input.unit_choice import choose_units
 from shared.input.unit_names import SCALES, Kind, parse_unit

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from shared.errors import UserError
-from shared.input.npz import NpzFile, NpzRows
+from shared.input.npz import NpzFile
+from shared.input.npz_rows import NpzRows
 from shared.input.records import RECORD_KEY
 
 Quantity = Literal[

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
-from shared.input.npz import NpzFile, NpzRows
+from shared.input.npz import NpzFile
+from shared.input.npz_rows import NpzRows
 
 RECORD_KEY = "_mmml_units"
 MANIFEST_NAME = "units_manifest.json"
