@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train_on(frames: Path, flags: list[str]) -> NoReturn:
-    """Become ``python -m train`` on these frames, whatever else is preprocessed in the same cache from now on.
+    """Replace this process by ``python -m train`` on these frames, whatever else is preprocessed in the cache later.
 
-    As the same process: a signal that is sent to it reaches the training, and its exit code is that of the training.
+    A signal that is sent to the process then reaches the training, and the exit code is that of the training.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -46,7 +46,7 @@ def _train_on(frames: Path, flags: list[str]) -> NoReturn:
 
 
 def _shared_flags(words: list[str]) -> list[str]:
-    """The flags among ``words`` that training has too."""
+    """Return the flags among ``words`` that training has too."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for field in fields(SharedConfig):
         spellings = {"--" + field.name.replace("_", "-"): None, "--" + field.name: None}
@@ -82,7 +82,7 @@ def preprocess(config: PreprocessConfig) -> Path | None:
         from shared.files import lock_folder
 
         with lock_folder(cache_dir):
-            # The run that held the lock may have built what is wanted.
+            # The run that held the lock may have built these stages.
             digests = digest_cache(cache_dir)
             build_plan = find_what_to_build(files, config, digests)
             if build_plan.why_frames or build_plan.why_edges:
@@ -105,7 +105,7 @@ def _say_up_to_date(build_plan: BuildPlan, cache_dir: Path, checks: str) -> None
     if manifest.get("contradictions") and checks == "stop":
         raise UserError(
             f"{folder}: these data contradict themselves ({', '.join(manifest['contradictions'])}) and were built with "
-            "--checks warn; `make check-data` names the flags that mend them (or go on all the same: --checks warn)"
+            "--checks warn; `make check-data` names the flags that correct them (or go on all the same: --checks warn)"
         )
     log.info(f"preprocess: up to date, {samples:,} samples in {folder} and {build_plan.edges_folder(cache_dir)}")
 

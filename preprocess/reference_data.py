@@ -1,6 +1,6 @@
 """``python -m preprocess.reference_data``: molecules to NPZ pairs in the input format, computed by PySCF.
 
-The parts of it are in :mod:`preprocess.reference`.
+Its parts are in :mod:`preprocess.reference`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from shared.schema import SPLITS
 
 @dataclass(frozen=True)
 class Planned:
-    """A geometry that is asked for."""
+    """A requested geometry."""
 
     molecule: int
-    """Its place among the molecules given."""
+    """Index of the molecule among those given."""
     sample: int
     geometry: Molecule | str
-    """The geometry, or why there is none."""
+    """The geometry, or the reason why there is none."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compute what is not there yet, and write the files when all is.
+    """Compute the geometries that are not done yet, and write the files when all are.
 
     Raises:
         UserError: bad settings or molecules, a folder in other use, or no geometry can be computed.
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def identity(config: ReferenceConfig, molecules: Sequence[Molecule], version: str) -> dict[str, Any]:
-    """All that the files depend on, as JSON."""
+    """Return all that the files depend on, as JSON."""
     settings: dict[str, Any] = {
         **config.level.identity,
         "shells": list(config.shells),
@@ -83,14 +83,14 @@ def identity(config: ReferenceConfig, molecules: Sequence[Molecule], version: st
 
 
 class _Calculation:
-    """All geometries of one folder."""
+    """The calculation of all geometries of one folder."""
 
     def __init__(self, config: ReferenceConfig, molecules: list[Molecule], version: str, output: Output) -> None:
         self._config, self._molecules, self._version, self._output = config, molecules, version, output
         self._wavenumbers: dict[int, list[float]] = {}
 
     def run(self) -> dict[str, Any]:
-        """Compute and write; returns the record.
+        """Compute all geometries, write the files, and return the record.
 
         Raises:
             UserError: nothing can be computed.
@@ -115,7 +115,7 @@ class _Calculation:
             left_out.append(self._leave_out(plan, reason))
         if not rows:
             self._output.discard()
-            raise UserError(f"none of {len(planned)} geometries could be computed; the reasons stand above")
+            raise UserError(f"none of {len(planned)} geometries could be computed; the reasons are printed above")
         return self._write(len(planned), rows, left_out)
 
     def _plan(self) -> list[Planned]:
@@ -163,7 +163,7 @@ class _Calculation:
 
     def _compute(self, label: str, tasks: Sequence[Task]) -> None:
         open_tasks = [task for task in tasks if task.result() is None]
-        # The long ones first, so that no process is left alone with them at the end.
+        # The largest molecules first, so that no process is left alone with them at the end.
         open_tasks.sort(key=lambda task: -int(task.molecule.atomic_numbers.sum()))
         workers = self._config.workers or usable_cores()
         try:
@@ -182,7 +182,7 @@ class _Calculation:
     def _write(self, count: int, rows: dict[int, Row], left_out: list[dict[str, Any]]) -> dict[str, Any]:
         files: list[str] = []
         counts = {}
-        # Drawn over all that were asked for: what is left out moves no other geometry to another split.
+        # Drawn over all requested geometries: one that is left out moves no other to another split.
         for split, indices in draw_split(count, self._config.split, self._config.seed).items():
             chosen = [rows[i] for i in indices.tolist() if i in rows]
             counts[split] = len(chosen)

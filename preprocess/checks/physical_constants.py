@@ -1,4 +1,4 @@
-"""Tables that the checks compare the data with: atomic energies and units in which data are met."""
+"""Tables that the checks compare the data with: atomic energies, electronegativities, and units of users' data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.elements import VAN_DER_WAALS_RADII, element_table
 NOBLE_GASES = (2, 10, 18, 36, 54, 86)
 
 INSIDE_RADII = 0.55 * VAN_DER_WAALS_RADII
-"""Å. A grid point nearer than this to a nucleus is inside the atom: ESP grids start at about 1.2 radii."""
+"""Distances in Å within which a grid point is inside an atom: ESP grids start at about 1.2 van der Waals radii."""
 
 # Hartree, hydrogen to krypton: numerical Hartree-Fock, C. F. Bunge, J. A. Barrientos, A. V. Bunge,
 # At. Data Nucl. Data Tables 1993, 53, 113. Density functionals differ from them by less than 1 % (hydrogen: 2 %).
@@ -22,7 +22,7 @@ _HARTREE_FOCK = (
     -2752.05498,
 )
 ATOMIC_ENERGIES = element_table(dict(enumerate(np.array(_HARTREE_FOCK) * units.HARTREE_IN_EV, 1)), np.nan)
-"""eV, total energy of a free atom with all its electrons, by atomic number; NaN beyond krypton."""
+"""Total energies in eV of free atoms with all electrons, by atomic number; NaN beyond krypton."""
 
 ELECTRONEGATIVITY = element_table(
     {
@@ -36,7 +36,7 @@ ELECTRONEGATIVITY = element_table(
 _RYDBERG = units.HARTREE_IN_EV / 2
 
 ENERGY_UNITS = {**units.ENERGY_UNITS_IN_EV, "rydberg": _RYDBERG}
-"""In eV: those that a flag names, and others in which users' data are met."""
+"""Energy units in eV: those that a flag names, and others that occur in users' data."""
 
 FORCE_UNITS = {
     **units.FORCE_UNITS_IN_EV_PER_ANGSTROM,
@@ -44,14 +44,14 @@ FORCE_UNITS = {
     "kj/mol/nm": units.KJ_PER_MOL_IN_EV / 10,
     "rydberg/bohr": _RYDBERG / units.BOHR_IN_ANGSTROM,
 }
-"""In eV/Å."""
+"""Force units in eV/Å."""
 
 DIPOLE_UNITS = units.DIPOLE_UNITS_IN_E_ANGSTROM
 
 ESP_UNITS = {**units.ESP_UNITS_IN_HARTREE_PER_E, "mHartree/e": 1e-3, "e/angstrom": units.BOHR_IN_ANGSTROM}
-"""In Hartree/e."""
+"""Units of the ESP in Hartree/e."""
 
 
 def atomic_energy_sum(composition: bytes) -> float:
-    """eV, sum of ATOMIC_ENERGIES over the atoms; NaN if one is not in the table."""
+    """Return the sum of ATOMIC_ENERGIES over the atoms, eV; NaN if one is not in the table."""
     return float(ATOMIC_ENERGIES[np.frombuffer(composition, dtype=np.uint8)].sum())

@@ -16,13 +16,13 @@ _OF_ENERGY = ("energy-unit", "energy-normalised", "zero-target", "constant-targe
 
 
 def judge(evidence: Evidence) -> list[Finding]:
-    """What is wrong with the molecules examined, errors first, then by confidence.
+    """Return what is wrong with the molecules examined, errors first, then by confidence.
 
-    Statements about a whole file need 8 of its molecules (or pairs of frames); files of which fewer than 16 are known
-    are judged together with the other small ones of their split. What follows from another finding is not said: while
-    positions have the wrong unit nothing else is looked at, while the grid does not fit nothing that is read from it.
+    Statements about a whole file need 8 of its molecules (or pairs of frames); files of which fewer than 16 were
+    examined are judged together with the other small ones of their split. Consequences of another finding are left
+    out: nothing else is judged while positions have the wrong unit, nor the ESP while the grid does not fit.
     """
-    # Numbers as large as float32 allows are valid, if senseless, and overflow here and there.
+    # Values up to float32's largest are accepted and may overflow here.
     with np.errstate(all="ignore"):
         return _judge(evidence)
 
@@ -44,7 +44,7 @@ def _judge_group(group: MoleculeGroup) -> list[Finding]:
 
 
 def _join(findings: Sequence[Finding]) -> list[Finding]:
-    """One finding for each check and remedy, in the words of the first file."""
+    """Join the findings with the same check and remedy, in the words of the first file."""
     alike: dict[tuple[str, str, str], list[Finding]] = {}
     for one in findings:
         alike.setdefault((one.check, one.severity, one.remedy), []).append(one)

@@ -12,20 +12,20 @@ from shared.units import BOHR_IN_ANGSTROM, HARTREE_IN_KCAL_PER_MOL, LENGTH_UNITS
 
 _BETTER = 0.8
 GOOD_FIT = 0.3
-"""A candidate mends a molecule whose residual it lowers by a fifth and below this. On right data none ever did."""
+"""A candidate corrects a molecule if it lowers the residual by a fifth and below this. On correct data none did."""
 _MUCH_BETTER = 0.5
 _VERY_GOOD_FIT = 0.06
-"""The same where fewer than eight molecules are known: all of them have to be mended so well."""
+"""GOOD_FIT where fewer than eight molecules are known: all of them have to reach it."""
 _FEWEST_MENDED = 4
 _SHARE_MENDED = 0.1
 _NOTABLE_ESP = 1e-3
-"""Hartree/e: below it (atoms, some hydrocarbons) a poor fit says little."""
+"""Hartree/e: for a smaller ESP (atoms, some hydrocarbons) a poor fit says little."""
 _NUCLEI_MOVED = 0.3
 _OTHER_GEOMETRY = 0.05
 _OTHER_AXES = 0.03
-"""Share of the 47 exchanges of axes; one may fit better by chance."""
+"""Share of the 47 exchanges of axes that may fit better by chance: one."""
 _WRONG_ORIGIN = {
-    "as stored": "the grid lies in the frame of R as it is in the file",
+    "as stored": "the grid is in the frame of R as it is in the file",
     "plus mass": "the grid is relative to the centre of mass",
     "plus centroid": "the grid is relative to the atoms' centroid",
     "plus atom": "the grid is relative to the first atom",
@@ -34,7 +34,7 @@ _WRONG_ORIGIN = {
 
 
 def grid_unit_and_frame(group: MoleculeGroup) -> list[Finding]:
-    """Grid indices; another unit or origin, which mend at least a tenth of the molecules tried; other frames."""
+    """Find grid indices, another unit or origin that corrects a tenth of the molecules tried, and other frames."""
     m = group.molecules
     gridded = m["n_grid"] > 0
     whole = m["integer_grid"]
@@ -51,9 +51,9 @@ def grid_unit_and_frame(group: MoleculeGroup) -> list[Finding]:
 
 
 def _another_unit_or_origin(group: MoleculeGroup) -> list[Finding]:
-    """The candidate that mends most molecules, unless it leaves dipoles in another direction or other axes fit better.
+    """Find the candidate that corrects most molecules, unless dipoles then point elsewhere or other axes fit better.
 
-    Of several that mend as many as well, the first of CANDIDATES.
+    Among several that correct as many as well, it is the first of CANDIDATES.
     """
     m = group.molecules
     tried = np.asarray(np.isfinite(m["gain"]).all(axis=1) & (m["n_atoms"] > 1))
@@ -91,19 +91,19 @@ def _another_unit_or_origin(group: MoleculeGroup) -> list[Finding]:
 
 
 def is_bohr(ratio: float) -> bool:
-    """Whether a ratio of dipoles is that of lengths in Bohr taken for Å."""
+    """Return whether a ratio of dipoles is that of lengths in Bohr taken for Å."""
     return bool(abs(ratio * BOHR_IN_ANGSTROM - 1) < 0.1)
 
 
 def nuclei_in_angstrom(group: MoleculeGroup, bad: np.ndarray, among: np.ndarray, numbers: str) -> Finding:
-    """An ESP that was computed with nuclei in Å and points in Bohr: no unit flag mends it."""
+    """Return the finding of an ESP computed with nuclei in Å and points in Bohr, which no unit flag corrects."""
     what = f"esp was computed with nuclei in Å against points in Bohr: {numbers}"
     remedy = "compute esp again with nuclei and points in one unit (R and vdw_surface are no other), or leave it out"
     return group.find("esp-nuclei", "error", bad, what, remedy, among, of_esp=True)
 
 
 def misplaced_nuclei(group: MoleculeGroup) -> list[Finding]:
-    """An ESP that all but vanishes once its nuclei are moved from Å to Bohr, in all molecules tried but a few."""
+    """Find ESPs that nearly vanish after their nuclei are moved from Å to Bohr, in nearly all molecules tried."""
     size = group.molecules["nuclei"]
     tried = np.isfinite(size).all(axis=1)
     bad = tried & (size.min(axis=1) < _NUCLEI_MOVED)
@@ -117,7 +117,7 @@ def misplaced_nuclei(group: MoleculeGroup) -> list[Finding]:
 
 
 def _name_candidate(name: str, group: MoleculeGroup, partly: bool) -> tuple[str, str, str]:
-    """Check, fault and remedy; ``partly``: other molecules of the file are right as they are."""
+    """Return check, fault and remedy of a candidate; ``partly``: other molecules of the file are correct."""
     only = " (only of the molecules that need it)" if partly else ""
     if name in _WRONG_ORIGIN:
         remedy = "--grid-frame given" if name == "as stored" else _frame_remedy(group)
@@ -131,7 +131,7 @@ def _name_candidate(name: str, group: MoleculeGroup, partly: bool) -> tuple[str,
 
 
 def _frame_remedy(group: MoleculeGroup) -> str:
-    """The flag that mends another origin: by the cubes' origins if the file keeps them, else by the data."""
+    """Return the flag that corrects another origin: by the cubes' origins if the file keeps them, else by the data."""
     if group.file.grid_frame == "fit":
         return "leave these molecules' ESP out (n_grid 0): a shift does not put their grids into the frame of R"
     cube = group.file.has_origin and group.file.grid_frame != "cube"
@@ -139,7 +139,7 @@ def _frame_remedy(group: MoleculeGroup) -> str:
 
 
 def _another_frame(group: MoleculeGroup) -> list[Finding]:
-    """The dipole of the ESP points elsewhere than D in a tenth of the polar molecules, or other axes fit as well."""
+    """Find grids whose ESP dipole points elsewhere than D in a tenth of the polar molecules, or with other axes."""
     m = group.molecules
     polar = group.polar()
     turned = polar & (np.abs(m["cosine"]) < 0.9)
@@ -165,7 +165,7 @@ def _another_frame(group: MoleculeGroup) -> list[Finding]:
         if np.median(np.abs(m["charge"][bad])) > 0.5:
             remedy += "; of ions about the centre of mass"
         return [group.find("dipole-frame", "error", bad, what, remedy, among)]
-    what = f"{fit}, no less than with other axes; neither another unit nor a shift mends it"
+    what = f"{fit}, no less than with other axes; neither another unit nor a shift corrects it"
     remedy = "give vdw_surface, esp, R and Dxyz in one frame, rows in one order (rotated, or rows of other molecules?)"
     if group.file.has_origin and group.file.grid_frame == "given":
         remedy = _frame_remedy(group)
@@ -173,13 +173,13 @@ def _another_frame(group: MoleculeGroup) -> list[Finding]:
 
 
 def _is_loose(molecules: np.ndarray, tried: np.ndarray) -> bool:
-    """Whether other axes often fit better: 0 to 25 % of molecules in right frames, 50 to 100 % in wrong."""
+    """Return whether other axes often fit better: for 0 to 25 % of molecules in correct frames, 50 to 100 % in wrong."""
     other = tried & (molecules["axes_better"] > _OTHER_AXES)
     return bool(tried.sum() >= 6 and other.sum() >= 0.4 * tried.sum())
 
 
 def _best_axes(group: MoleculeGroup) -> tuple[str | None, np.ndarray]:
-    """The exchange of axes that halves the residual of six in ten of the molecules tried, and which ones those are."""
+    """Return the exchange of axes that halves the residual of six in ten of the molecules tried, and those molecules."""
     m = group.molecules
     tried = m["axes"] >= 0
     if not tried.any():
@@ -199,7 +199,7 @@ def _name_axes(turn: np.ndarray) -> str:
 
 
 def points_inside_atoms(group: MoleculeGroup) -> list[Finding]:
-    """Grid points within 0.55 van der Waals radii of a nucleus, where the ESP is that of the nucleus."""
+    """Find grid points within 0.55 van der Waals radii of a nucleus, where the ESP is that of the nucleus."""
     inside = group.molecules["inside"]
     bad = inside > 0
     if not bad.any():
@@ -213,10 +213,10 @@ def points_inside_atoms(group: MoleculeGroup) -> list[Finding]:
 
 
 def values_cut_off(group: MoleculeGroup) -> list[Finding]:
-    """Half of the molecules have the same greatest |ESP|: points beyond it were left out.
+    """Find a greatest |ESP| that half of the molecules share: points beyond it were left out.
 
-    Of 8 to 400 molecules with all their points at most 4 in 10 come within 2 % of the greatest one, of those cut at 10
-    or 20 kcal/mol/e more than half.
+    In sets of 8 to 400 molecules with all their points, at most 4 in 10 are within 2 % of the greatest one; in sets
+    cut at 10 or 20 kcal/mol/e, more than half.
     """
     m = group.molecules
     known = (m["n_grid"] > 0) & (m["largest_esp"] > 0)
@@ -224,7 +224,7 @@ def values_cut_off(group: MoleculeGroup) -> list[Finding]:
         return []
     largest = float(m["largest_esp"][known].max())
     bad = known & (m["largest_esp"] > 0.98 * largest)
-    # Frames that are nearly one have nearly one greatest value.
+    # Nearly equal frames have nearly equal greatest values.
     differ = np.ptp(m["lengths"][bad], axis=0).max() > _OTHER_GEOMETRY
     if bad.sum() < 0.5 * known.sum() or not differ:
         return []
@@ -238,7 +238,7 @@ def values_cut_off(group: MoleculeGroup) -> list[Finding]:
 
 
 def points_nowhere(group: MoleculeGroup) -> list[Finding]:
-    """Grid points that the file counts, where no grid has points: padding."""
+    """Find grid points that the file counts although they are padding."""
     nowhere = group.molecules["nowhere"]
     bad = nowhere > 0
     if not bad.any():
@@ -253,9 +253,9 @@ def points_nowhere(group: MoleculeGroup) -> list[Finding]:
 
 
 def esp_of_nothing(group: MoleculeGroup) -> list[Finding]:
-    """An ESP that no multipoles on the atoms explain: of other molecules, of other points, or of none.
+    """Find ESPs that no multipoles on the atoms explain: those of other molecules, of other points, or of none.
 
-    Of an ESP file without geometries, whose rows are paired by number alone, a tenth of such molecules is enough.
+    In an ESP file without geometries, whose rows are paired by number alone, a tenth of such molecules is enough.
     """
     residual = group.molecules["residual"]
     known = (residual < TOO_FEW_POINTS) & (group.molecules["esp"] > _NOTABLE_ESP) & (group.molecules["n_atoms"] > 1)

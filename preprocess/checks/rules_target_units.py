@@ -20,7 +20,7 @@ _FORCE_BESIDE = {
     "kj/mol": "kj/mol/angstrom",
 }
 _NEAREST_UNIT = 0.25
-"""Logarithms, of factors told by few pairs: the trapezoid rule errs by a tenth between frames 0.2 Å apart."""
+"""Largest logarithm of a factor from few pairs over a unit's: the trapezoid rule errs by a tenth at 0.2 Å."""
 _LARGEST_FORCE = 25.0
 """eV/Å, median over molecules: a bond breaks at some 5; geometries distorted far beyond vibrations reach 9."""
 _FEWEST_TO_LOOK_NORMALISED = 32
@@ -28,7 +28,7 @@ _FEWEST_TO_LOOK_NORMALISED = 32
 
 @dataclass(frozen=True)
 class Slope:
-    """The work of the forces over the energies' difference, over pairs of near frames."""
+    """The ratio of the work of the forces to the energy difference, over pairs of near frames."""
 
     value: float  # weighted median; 1 in right data, to 3 % from 8 pairs on
     agree: float  # weighted share of the pairs within 25 % of it
@@ -38,9 +38,9 @@ class Slope:
 
 
 def normalised_energies(group: MoleculeGroup, turned: bool) -> list[Finding]:
-    """Energies of mean 0 and standard deviation 1, in the unit given, whose slope F is not: they have no unit.
+    """Find energies of mean 0 and standard deviation 1 whose slope F is not: they have no unit.
 
-    Where no near frames tell the slope, a warning. ``turned``: the forces are known to be wrong.
+    It is a warning where no near frames give the slope. ``turned``: the forces are known to be wrong.
     """
     energy = group.molecules["energy"] / ENERGY_UNITS[group.units.energy_unit]
     known = np.isfinite(energy)
@@ -49,14 +49,14 @@ def normalised_energies(group: MoleculeGroup, turned: bool) -> list[Finding]:
         return []
     mean, spread = float(energy[known].mean()), float(energy[known].std())
     slope = None if turned else measure_slope(group.pairs, FEWEST_ALL_AGREE)
-    # A sample's own mean and deviation are off by 1/√n; of the mere look of it more is asked.
+    # A sample's own mean and deviation are off by 1/√n; without a slope the margin is wider.
     margin = 0.3 if slope is None else 3 / np.sqrt(count) + 0.05
     if max(abs(mean), abs(spread - 1)) > margin or (slope is None and count < _FEWEST_TO_LOOK_NORMALISED):
         return []
     what = f"E looks normalised (mean {mean:.2f}, standard deviation {spread:.2f})"
     remedy = "give the energies as they were computed, in a unit (E times their standard deviation, plus their mean)"
     if slope is None:
-        what += "; no two near frames of one molecule tell whether F is its slope"
+        what += "; no two near frames of one molecule show whether F is its slope"
         return [group.find("energy-normalised", "warning", known, what, remedy)]
     if slope.value > 0 and abs(np.log(slope.value)) < max(0.12, 4 * slope.error / abs(slope.value)):
         return []
@@ -68,10 +68,10 @@ def normalised_energies(group: MoleculeGroup, turned: bool) -> list[Finding]:
 
 
 def energy_and_force_units(group: MoleculeGroup, turned: bool) -> list[Finding]:
-    """The unit of E from totals of atomic energies where they tell, that of F from the slope of E.
+    """Find wrong units of E, from sums of atomic energies, and of F, from the slope of E.
 
-    Where E is not an all-electron total (atomisation or pseudopotential energies), the slope alone must be explained,
-    by a unit of E or of F. ``turned``: the forces are known to be wrong, so the slope says nothing.
+    Where E is not an all-electron total (atomisation or pseudopotential energies), a unit of E or of F has to explain
+    the slope alone. ``turned``: the forces are known to be wrong, so that the slope says nothing.
     """
     unit, agree, ratio = energy_unit(group)
     findings = []
@@ -96,7 +96,7 @@ def energy_and_force_units(group: MoleculeGroup, turned: bool) -> list[Finding]:
 
 
 def energy_unit(group: MoleculeGroup) -> tuple[str | None, np.ndarray, float]:
-    """The unit in which E is within 6 % of the sum of its atoms' total energies, for nine in ten molecules.
+    """Find the unit in which E is within 6 % of the sum of its atoms' total energies, for nine in ten molecules.
 
     Returns:
         The unit, or None if E is no such total; the molecules that agree; the median ratio of E to the sum.
@@ -117,7 +117,7 @@ def energy_unit(group: MoleculeGroup) -> tuple[str | None, np.ndarray, float]:
 
 
 def _unchecked_forces(group: MoleculeGroup, unit: str | None) -> list[Finding]:
-    """What is odd of F where no near frames tell its unit: one of another system than that of E, or its size."""
+    """Find what is odd about F where no near frames give its unit: a unit of another system than E's, or its size."""
     force = group.units.force_unit
     energy = unit or group.units.energy_unit
     size = group.molecules["force"]
@@ -133,12 +133,12 @@ def _unchecked_forces(group: MoleculeGroup, unit: str | None) -> list[Finding]:
     else:
         return []
     remedy = f"name the unit of F with --force-unit (in the units of E: {beside})"
-    what += "; no two near frames of one molecule tell whether F is in that unit"
+    what += "; no two near frames of one molecule show whether F is in that unit"
     return [group.find("force-unit", "warning", known, what, remedy)]
 
 
 def measure_slope(pairs: np.ndarray, fewest: int = FEWEST) -> Slope | None:
-    """Weighted median of work over energy difference: far pairs count less, large differences more; None if few."""
+    """Measure the slope: far pairs have less weight, large differences more; None if there are few pairs."""
     pairs = pairs[np.isfinite(pairs["energy"]) & np.isfinite(pairs["work"])]
     energy, work = pairs["energy"].astype(np.float64), pairs["work"].astype(np.float64)
     used = (np.abs(energy) > 1e-9) & (np.abs(work) > 0) & (pairs["apart"] > 1e-3)
@@ -159,7 +159,7 @@ def measure_slope(pairs: np.ndarray, fewest: int = FEWEST) -> Slope | None:
 
 
 def _explain_few(group: MoleculeGroup, slope: Slope, unit: str | None) -> list[Finding]:
-    """Name the unit of F that two to seven pairs agree upon, of those that are far from each other."""
+    """Find a wrong unit of F from two to seven pairs that agree, if it is far from the given one."""
     flagged = ENERGY_UNITS[group.units.energy_unit]
     factor = slope.value * (flagged / ENERGY_UNITS[unit] if unit else 1.0)
     if slope.agree < 1.0 or factor <= 0 or abs(np.log(factor)) < _BEYOND_DOUBT:
@@ -176,7 +176,7 @@ def _explain_few(group: MoleculeGroup, slope: Slope, unit: str | None) -> list[F
 
 
 def _nearest_force_unit(group: MoleculeGroup, factor: float) -> str:
-    """The unit in which F is nearest to ``factor`` times less; empty if none is near."""
+    """Return the unit that makes F nearest to ``factor`` times smaller; empty if none is near."""
     given = FORCE_UNITS[group.units.force_unit]
     known = units.FORCE_UNITS_IN_EV_PER_ANGSTROM.items()
     distance = {name: abs(np.log(factor * size / given)) for name, size in known} if factor > 0 else {}
@@ -185,7 +185,7 @@ def _nearest_force_unit(group: MoleculeGroup, factor: float) -> str:
 
 
 def _explain(group: MoleculeGroup, slope: Slope, factor: float, energy_known: bool) -> list[Finding]:
-    """What makes the forces ``factor`` times what the energies say; a factor of no unit needs 8 very near pairs."""
+    """Find what makes F ``factor`` times the slope of E; a factor that is no unit's needs 8 very near pairs."""
     numbers = f"between near frames the work of the forces is {slope.value:.4g} times the change of E"
     names = {f"force {u}": FORCE_UNITS[group.units.force_unit] / s for u, s in FORCE_UNITS.items()}
     if not energy_known:

@@ -15,11 +15,11 @@ _FEWEST_TURNED = 4
 _DEVIATIONS = 25.0
 _TIMES_TENTH = 10.0
 _FEWEST_WITH_OUTLIERS = 40
-"""An outlier lies 25 robust standard deviations off and 10 times as far as nine in ten; vibrations reach 15 and 6."""
+"""An outlier is 25 robust standard deviations off and 10 times as far as nine in ten; vibrations reach 15 and 6."""
 
 
 def judge_energies_and_forces(group: MoleculeGroup) -> list[Finding]:
-    """All rules of this module for one group."""
+    """Apply all rules about energies and forces."""
     trivial = zero_and_constant(group) + stored_resolution(group)
     if any(one.severity == "error" for one in trivial):
         return trivial
@@ -29,10 +29,10 @@ def judge_energies_and_forces(group: MoleculeGroup) -> list[Finding]:
 
 
 def stored_resolution(group: MoleculeGroup) -> list[Finding]:
-    """Energies whose stored digits do not resolve what a model is to learn: 0.5 meV and more between neighbours.
+    """Find energies whose stored digits are too coarse to learn from: 0.5 meV and more between neighbours.
 
-    Told from the dtype (float32 has 24 bits: 1 meV at -13,580 eV), and of float64 from the values: all of them are
-    float32 numbers, or have few decimals.
+    This follows from the dtype (float32 has 24 bits: 1 meV at -13,580 eV), and for float64 from the values: all of
+    them are float32 numbers, or have few decimals.
     """
     m = group.molecules
     known = np.isfinite(m["energy"]) & (m["energy"] != 0)
@@ -50,7 +50,7 @@ def stored_resolution(group: MoleculeGroup) -> list[Finding]:
 
 
 def _stored_step(values: np.ndarray, dtype: np.dtype) -> tuple[float, str]:
-    """Distance of neighbouring values as stored, and how that is known; 0 if it is not coarse."""
+    """Return the distance of neighbouring values as stored, and how that is known; 0 if it is not coarse."""
     largest = float(np.abs(values).max())
     if dtype.kind in "iu":
         return 1.0, f"E is stored as whole numbers ({dtype})"
@@ -70,7 +70,7 @@ def _stored_step(values: np.ndarray, dtype: np.dtype) -> tuple[float, str]:
 
 
 def force_frame(group: MoleculeGroup) -> list[Finding]:
-    """Forces that sum up to 0, as without a field, but turn the molecule: not those of these positions."""
+    """Find forces that sum to 0, as without a field, but turn the molecule: they belong to other positions."""
     m = group.molecules
     known = (m["n_atoms"] > 1) & (m["force"] > 0.1) & (m["net_force"] < 0.02)
     bad = known & (m["torque"] > 0.05)
@@ -85,7 +85,7 @@ def force_frame(group: MoleculeGroup) -> list[Finding]:
 
 
 def zero_and_constant(group: MoleculeGroup) -> list[Finding]:
-    """E or F exactly 0, or equal in all molecules although the geometries differ."""
+    """Find E or F exactly 0, or equal in all molecules although the geometries differ."""
     m = group.molecules
     several = m["n_atoms"] > 1
     findings = []
@@ -107,7 +107,7 @@ def zero_and_constant(group: MoleculeGroup) -> list[Finding]:
 
 
 def outliers(group: MoleculeGroup) -> list[Finding]:
-    """Single molecules whose energy or greatest force lies far from all others."""
+    """Find single molecules whose energy or greatest force is far from all others."""
     m = group.molecules
     findings = []
     unexplained = energy_beyond_composition(group.evidence, m)
@@ -125,7 +125,7 @@ def outliers(group: MoleculeGroup) -> list[Finding]:
 
 
 def _far_off(values: np.ndarray) -> np.ndarray:
-    """Mask of outliers: robust standard deviations from the median, and far beyond the other nine in ten."""
+    """Return the mask of outliers: many robust standard deviations off, and far beyond the other nine in ten."""
     bad = np.zeros(len(values), dtype=bool)
     known = np.isfinite(values)
     if known.sum() < _FEWEST_WITH_OUTLIERS:
@@ -143,10 +143,10 @@ def _far_off_known(values: np.ndarray) -> np.ndarray:
 
 
 def energy_beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.ndarray:
-    """(n,) eV: E less a sum over the atoms (least absolute deviations), less the median of its composition.
+    """Return E less a sum over the atoms (least absolute deviations), less the median of its composition, (n,) eV.
 
-    Of compositions with fewer than five molecules the median is not taken: it would be the outlier itself. Zeros if
-    there are too few molecules for their elements, so that the sum would explain all.
+    The median is taken only over five molecules or more: it would be the outlier itself. The result is 0 if there are
+    too few molecules for their elements, since the sum would then explain all.
     """
     energies = np.full(len(molecules), np.nan)
     known = np.isfinite(molecules["energy"])
@@ -175,7 +175,7 @@ def _beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.ndarray
 
 
 def _by_composition(molecules: np.ndarray) -> dict[int, np.ndarray]:
-    """Indices of the molecules of each composition."""
+    """Return the indices of the molecules of each composition."""
     order = np.argsort(molecules["composition"], kind="stable")
     numbers, first = np.unique(molecules["composition"][order], return_index=True)
     parts: list[np.ndarray] = np.split(order, first[1:])
@@ -183,10 +183,10 @@ def _by_composition(molecules: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def energy_shift(evidence: Evidence) -> list[Finding]:
-    """Files, but the largest, whose energies lie elsewhere than those of the same compositions in all others.
+    """Find files whose energies are offset from those of the same compositions in the others.
 
-    Compared are medians, in units of the spread within compositions; temperatures differ by 1 or 2 of them, methods,
-    references and units by many. A warning from 10 on.
+    The largest file is the standard. The offset is a median, in units of the spread within compositions: data of other
+    temperatures differ by 1 or 2, of other methods, references and units by many. It is a warning from 10 on.
     """
     m = evidence.molecules[np.isfinite(evidence.molecules["energy"])]
     findings = []
@@ -210,7 +210,7 @@ def energy_shift(evidence: Evidence) -> list[Finding]:
 
 
 def _offsets(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E of ``own`` and of ``others`` less the median of ``others``, of compositions that both hold thrice."""
+    """Return E of ``own`` and of ``others`` less the median of ``others``, for compositions that both hold thrice."""
     offset, inner = [np.empty(0)], [np.empty(0)]
     of_others = _by_composition(others)
     for composition, rows in _by_composition(own).items():

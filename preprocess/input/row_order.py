@@ -1,4 +1,4 @@
-"""The order in which the rows of one file stand in another."""
+"""The permutation of the rows of one file that gives those of another."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ _ROUNDS = 8
 def find_permutation(
     numbers_a: np.ndarray, positions_a: np.ndarray, numbers_b: np.ndarray, positions_b: np.ndarray
 ) -> np.ndarray | None:
-    """The permutation p with a[i] == b[p[i]], positions within 1e-3 Å, or None if there is none.
+    """Find the permutation p with a[i] == b[p[i]], positions within 1e-3 Å, or None if there is none.
 
-    Atoms must stand in the same order in both, real ones first; what lies beyond them may hold anything and the widths
-    of the padding may differ. Rows that agree (copies of a geometry) are assigned to each other in some order.
+    Atoms must have the same order in both, real ones first; padding may hold anything and have different widths.
+    Rows that agree (copies of a geometry) are assigned to each other in some order.
 
     Args:
-        numbers_a, numbers_b: (n, atoms), 0 = padding.
-        positions_a, positions_b: (n, atoms, 3) in Å.
+        numbers_a: (n, atoms), 0 = padding.
+        positions_a: (n, atoms, 3) in Å.
+        numbers_b: (n, atoms), 0 = padding.
+        positions_b: (n, atoms, 3) in Å.
 
     Returns:
         (n,) int64, or None. Memory is that of the input, time n log n.
@@ -35,7 +37,7 @@ def find_permutation(
     for _ in range(_ROUNDS):
         if len(left_a) == 0:
             break
-        # Sorted by a random projection, equal rows have equal ranks, but where rounding exchanges near neighbours.
+        # Sorted by a random projection, equal rows have equal ranks, except where rounding exchanges near neighbours.
         direction = generator.normal(size=a.shape[1])
         by_a, by_b = left_a[np.argsort(a[left_a] @ direction)], left_b[np.argsort(b[left_b] @ direction)]
         same = same_geometry(a[by_a], b[by_b])
@@ -45,7 +47,7 @@ def find_permutation(
 
 
 def flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarray:
-    """Return (n, width * 4): positions and atomic numbers, padding 0."""
+    """Return positions and atomic numbers as rows (n, width * 4), padding 0."""
     n, atoms = numbers.shape
     flat = np.zeros((n, width, 4))
     kept = min(width, atoms)
@@ -56,20 +58,20 @@ def flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarra
 
 
 def same_geometry(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return (n,) whether flattened rows agree: the same elements, every atom within 1e-3 Å."""
+    """Return whether flattened rows agree (n,): the same elements, every atom within 1e-3 Å."""
     difference = (a - b).reshape(len(a), -1, 4)
     return np.asarray((np.linalg.norm(difference, axis=2) <= _TOLERANCE_ANGSTROM).all(axis=1))
 
 
 def _assign_nearest(a: np.ndarray, b: np.ndarray, left_a: np.ndarray, left_b: np.ndarray, assigned: np.ndarray) -> bool:
-    """Give what is left its nearest partner, each only once; False if some row has none."""
+    """Assign to each remaining row its nearest partner, each only once; return False if some row has none."""
     if len(left_a) == 0:
         return True
-    from scipy.spatial import cKDTree  # costs more to import than all else takes
+    from scipy.spatial import cKDTree  # its import costs more than all the rest
 
     farthest = _TOLERANCE_ANGSTROM * np.sqrt(a.shape[1])
     while len(left_a):
-        # Without the bound a row that has no partner would be compared with all others.
+        # Without the bound a row without a partner would be compared with all others.
         distance, nearest = cKDTree(b[left_b]).query(a[left_a], distance_upper_bound=farthest)
         if not np.isfinite(distance).all():
             return False

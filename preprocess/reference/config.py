@@ -85,19 +85,19 @@ class ReferenceConfig:
 
     @property
     def level(self) -> Level:
-        """The level of theory."""
+        """Return the level of theory."""
         return Level(
             self.method.lower(), self.basis.lower(), self.conv_tol, self.max_cycles, self.xc_grid_level, self.memory_mib
         )
 
     @property
     def grid(self) -> Shells:
-        """The ESP points."""
+        """Return the shells of ESP points."""
         return Shells(tuple(self.shells), self.density)
 
 
 def parse(argv: Sequence[str] | None = None) -> ReferenceConfig:
-    """Settings from the flags.
+    """Return the settings from the flags.
 
     Raises:
         UserError: a value is out of its range, or two contradict each other.
