@@ -36,12 +36,12 @@ VAN_DER_WAALS_RADII = element_table({z: r for z, r in enumerate(vdw_radii) if z 
 
 
 def symbol(atomic_number: int) -> str:
-    """Chemical symbol of an atomic number in 0 … 118 (``X`` for 0)."""
+    """Return the chemical symbol of an atomic number in 0 … 118 (``X`` for 0)."""
     return data.chemical_symbols[atomic_number]
 
 
 def centers_of_mass(positions: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:
-    """Centre of mass of every molecule, padding excluded.
+    """Return the centre of mass of every molecule, padding excluded.
 
     Args:
         positions: (n, atoms, 3) in Å; rows of padding may hold anything.

@@ -1,4 +1,4 @@
-"""From files and a plan to complete stages: survey, choose buckets, write frames, write edges."""
+"""Building of the stages: survey the files, choose buckets, write frames, write edges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dividing the rows of files among the splits: by frame, by molecule, by formula, or as a file says."""
+"""Division of the rows of files among the splits: by frame, by molecule, by formula, or as a file says."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from shared.schema import SPLITS
 
 @dataclass(frozen=True)
 class KindsTask:
-    """The molecules of some chunks of one pair, told apart."""
+    """A task that describes the kinds of the molecules of some chunks of one pair."""
 
     chunks: list[Chunk]
     reading: Reading
 
     def __call__(self) -> list[Kinds]:
-        """Return those of every chunk.
+        """Return the kinds of every chunk.
 
         Raises:
-            UserError: a file is damaged, or its molecules are none.
+            UserError: a file is damaged, or holds impossible molecules.
         """
         found = []
         with open_pair(self.reading) as reader:
@@ -54,7 +54,7 @@ def divide_rows(
     """Assign every row of the files to a split.
 
     Returns:
-        of each file (n,) int8, index into SPLITS (-1: in none), and how it was done, in words.
+        for each file an index (n,), int8, into SPLITS (-1: in none), and a description of the division.
 
     Raises:
         UserError: a split would be empty, or the split file does not fit.
