@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train_on(frames: Path, flags: list[str]) -> NoReturn:
-    """Replace this process by ``python -m train`` on these frames, whatever else is preprocessed in the cache later.
+    """Replace this process by ``python -m train`` on these frames, independent of later preprocessing in the cache.
 
     A signal that is sent to the process then reaches the training, and the exit code is that of the training.
     """

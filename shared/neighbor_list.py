@@ -100,7 +100,7 @@ def _check(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float) -> None:
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _squared_distances(positions: np.ndarray, molecule: int, n: int, i: int, axes: np.ndarray, out: np.ndarray) -> None:
-    """Compute the squared distances of atom i to all atoms, infinite to itself; ``axes`` (filled at atom 0) holds x, y, z."""
+    """Write squared distances of atom i to all, infinite to itself, to ``out``; ``axes`` is filled at atom 0."""
     # In float64 whatever the input: the comparison with the cutoff must not depend on the storage type.
     if i == 0:
         for j in range(n):

@@ -1,4 +1,4 @@
-"""Settings from the command line and config.toml by a frozen dataclass: tyro makes the flags, pydantic checks values."""
+"""Settings from flags and config.toml in a frozen dataclass: tyro makes the flags, pydantic checks the values."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class _Batch:
     real: np.ndarray  # (n, points)
 
     def fit(self, grid: np.ndarray | None = None, sites: Sites | None = None, also: np.ndarray | bool = True) -> Fit:
-        """Fit the multipoles on ``grid`` (that given) at points outside the atoms and in the mask ``also``, (n, points)."""
+        """Fit on ``grid`` (default: the given one) at points outside the atoms and in the mask ``also`` (n, points)."""
         grid = self.grid if grid is None else grid
         used = self.real & self.sites.outside(grid) & also
         return fit(sites or self.sites, grid, self.esp, used, self.real.sum(axis=1))

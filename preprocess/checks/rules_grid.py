@@ -16,8 +16,8 @@ GOOD_FIT = 0.3
 _MUCH_BETTER = 0.5
 _VERY_GOOD_FIT = 0.06
 """GOOD_FIT where fewer than eight molecules are known: all of them have to reach it."""
-_FEWEST_MENDED = 4
-_SHARE_MENDED = 0.1
+_FEWEST_CORRECTED = 4
+_SHARE_CORRECTED = 0.1
 _NOTABLE_ESP = 1e-3
 """Hartree/e: for a smaller ESP (atoms, some hydrocarbons) a poor fit says little."""
 _NUCLEI_MOVED = 0.3
@@ -38,7 +38,7 @@ def grid_unit_and_frame(group: MoleculeGroup) -> list[Finding]:
     m = group.molecules
     gridded = m["n_grid"] > 0
     whole = m["integer_grid"]
-    if whole.sum() >= max(_FEWEST_MENDED, 0.5 * gridded.sum()):
+    if whole.sum() >= max(_FEWEST_CORRECTED, 0.5 * gridded.sum()):
         what = (
             f"the coordinates of vdw_surface are whole numbers in {whole.sum()} of {gridded.sum()} molecules: indices"
         )
@@ -62,12 +62,12 @@ def _another_unit_or_origin(group: MoleculeGroup) -> list[Finding]:
         return []
     turned = (tried & (m["dipole"] > POLAR))[:, None] & (np.abs(m["cosine_tried"]) < 0.9)
     better, good = (_MUCH_BETTER, _VERY_GOOD_FIT) if few else (_BETTER, GOOD_FIT)
-    mended = tried[:, None] & ~turned & (m["gain"] < better) & (m["tried"] < good)
-    counts, gain = mended.sum(axis=0), np.median(m["gain"][tried], axis=0)
+    corrected = tried[:, None] & ~turned & (m["gain"] < better) & (m["tried"] < good)
+    counts, gain = corrected.sum(axis=0), np.median(m["gain"][tried], axis=0)
     able = np.flatnonzero(counts >= 0.9 * counts.max())
     best = int(able[gain[able] < 1.1 * gain[able].min()][0])
-    found = mended[:, best]
-    fewest = tried.sum() if few else max(_FEWEST_MENDED, _SHARE_MENDED * tried.sum(), 2 * turned[:, best].sum())
+    found = corrected[:, best]
+    fewest = tried.sum() if few else max(_FEWEST_CORRECTED, _SHARE_CORRECTED * tried.sum(), 2 * turned[:, best].sum())
     if counts[best] < fewest:
         return []
     axes, turned_axes = _best_axes(group)
@@ -77,11 +77,11 @@ def _another_unit_or_origin(group: MoleculeGroup) -> list[Finding]:
     numbers = (
         f"multipoles fit the ESP of {counts[best]} of {tried.sum()} molecules better so: residual "
         f"{np.median(m['tried'][found, best]):.1%} instead of "
-        f"{f'{now:.1%}' if now < TOO_FEW_POINTS else 'no fit (the points lie in the atoms)'}"
+        f"{f'{now:.1%}' if now < TOO_FEW_POINTS else 'no fit (the points are inside the atoms)'}"
     )
     lost = (m["tried"][:, best] == TOO_FEW_POINTS) & (m["residual"] < TOO_FEW_POINTS)
     spoilt = tried & (lost | (m["gain"][:, best] > 1 / _BETTER))
-    partly = bool(spoilt.sum() >= max(_FEWEST_MENDED, _SHARE_MENDED * tried.sum()))
+    partly = bool(spoilt.sum() >= max(_FEWEST_CORRECTED, _SHARE_CORRECTED * tried.sum()))
     if CANDIDATES[best] == "over bohr" and is_bohr(median(m["dipole_over_bohr"][found])):
         return [nuclei_in_angstrom(group, found, tried, f"its dipole is then 1.89 times D; {numbers}")]
     check, wrong, remedy = _name_candidate(CANDIDATES[best], group, partly)
@@ -143,7 +143,7 @@ def _another_frame(group: MoleculeGroup) -> list[Finding]:
     m = group.molecules
     polar = group.polar()
     turned = polar & (np.abs(m["cosine"]) < 0.9)
-    many = polar.sum() >= FEWEST and turned.sum() >= max(_FEWEST_MENDED, _SHARE_MENDED * polar.sum())
+    many = polar.sum() >= FEWEST and turned.sum() >= max(_FEWEST_CORRECTED, _SHARE_CORRECTED * polar.sum())
     tried = (m["axes"] >= 0) & (m["esp"] > _NOTABLE_ESP)
     loose = _is_loose(m, tried)
     # The ESP of an ion is nearly that of its charge, whatever the frame: reason to doubt D, but not the grid.
@@ -159,7 +159,7 @@ def _another_frame(group: MoleculeGroup) -> list[Finding]:
         what = f"{fit}; with the grid's axes as ({axes}) it is {median(m['axes_residual'][agree]):.1%}"
         remedy = f"give vdw_surface as ({axes}) of what it is now"
         return [group.find("grid-frame", "error", bad, what, remedy, among, of_esp=True)]
-    if many and tried.sum() >= _FEWEST_MENDED and not loose:
+    if many and tried.sum() >= _FEWEST_CORRECTED and not loose:
         what = f"{fit}, less than with other axes: R and the grid agree, D does not"
         remedy = "give Dxyz in the frame of R (a program's standard orientation?), in the same order of rows"
         if np.median(np.abs(m["charge"][bad])) > 0.5:
@@ -173,20 +173,20 @@ def _another_frame(group: MoleculeGroup) -> list[Finding]:
 
 
 def _is_loose(molecules: np.ndarray, tried: np.ndarray) -> bool:
-    """Return whether other axes often fit better: for 0 to 25 % of molecules in correct frames, 50 to 100 % in wrong."""
+    """Return whether other axes often fit better: in correct frames 0 to 25 % of molecules do, in wrong 50 to 100 %."""
     other = tried & (molecules["axes_better"] > _OTHER_AXES)
     return bool(tried.sum() >= 6 and other.sum() >= 0.4 * tried.sum())
 
 
 def _best_axes(group: MoleculeGroup) -> tuple[str | None, np.ndarray]:
-    """Return the exchange of axes that halves the residual of six in ten of the molecules tried, and those molecules."""
+    """Find the exchange of axes that halves the residual of six in ten of the molecules tried; return these too."""
     m = group.molecules
     tried = m["axes"] >= 0
     if not tried.any():
         return None, tried
     axes = int(np.bincount(m["axes"][tried].astype(np.int64)).argmax())
     agree = tried & (m["axes"] == axes) & (m["axes_residual"] < 0.5 * m["residual"])
-    known = agree.sum() >= max(_FEWEST_MENDED, 0.6 * tried.sum())
+    known = agree.sum() >= max(_FEWEST_CORRECTED, 0.6 * tried.sum())
     return (_name_axes(AXES[axes]) if known else None), agree & known
 
 
@@ -205,7 +205,7 @@ def points_inside_atoms(group: MoleculeGroup) -> list[Finding]:
     if not bad.any():
         return []
     what = (
-        f"{np.nanmean(inside):.2%} of the grid points, in {bad.sum()} of {np.isfinite(inside).sum()} molecules, lie "
+        f"{np.nanmean(inside):.2%} of the grid points, in {bad.sum()} of {np.isfinite(inside).sum()} molecules, are "
         "within 0.55 van der Waals radii of an atom"
     )
     remedy = "train with --esp-radius-factor 1 or more (the default is 1) or --esp-min-distance, or remove the points"
@@ -260,7 +260,7 @@ def esp_of_nothing(group: MoleculeGroup) -> list[Finding]:
     residual = group.molecules["residual"]
     known = (residual < TOO_FEW_POINTS) & (group.molecules["esp"] > _NOTABLE_ESP) & (group.molecules["n_atoms"] > 1)
     bad = known & (residual > GOOD_FIT)
-    share = _SHARE_MENDED if group.file.paired_by_row else 0.5
+    share = _SHARE_CORRECTED if group.file.paired_by_row else 0.5
     if known.sum() < FEWEST_ALL_AGREE or bad.sum() <= share * known.sum():
         return []
     what = (

@@ -118,7 +118,7 @@ def outliers(group: MoleculeGroup) -> list[Finding]:
         bad = _far_off(values)
         if bad.any():
             worst = values[bad][np.abs(values[bad]).argmax()]
-            what = f"{key} lies far off in {bad.sum()} of {len(m)} molecules, up to {worst:.4g} {unit}"
+            what = f"{key} is far off in {bad.sum()} of {len(m)} molecules, up to {worst:.4g} {unit}"
             remedy = "look at these rows (unconverged, fragments, another unit or method?) and remove what is wrong"
             findings.append(group.find(check, "warning", bad, what, remedy))
     return findings
@@ -201,9 +201,7 @@ def energy_shift(evidence: Evidence) -> list[Finding]:
         shift, spread = float(np.median(offset)), 1.4826 * float(np.median(np.abs(inner)))
         agree = float((np.abs(offset - shift) < 5 * max(spread, 1e-3)).mean())
         if abs(shift) > 10 * max(spread, 1e-3) and agree > 0.5:
-            what = (
-                f"{file[0]} ({file[1]}): E lies {shift:+.4g} eV from that of the same compositions in the other files"
-            )
+            what = f"{file[0]} ({file[1]}): E is {shift:+.4g} eV from that of the same compositions in the other files"
             remedy = "give the energies of all files in one unit, by one method and with one reference"
             findings.append(Finding("energy-shift", "warning", round(agree, 3), what, remedy))
     return findings

@@ -64,8 +64,8 @@ def _require_one_charge(files: PairFiles, rows: np.ndarray, charges: np.ndarray)
         a, b = order[int(np.argmax(same))], order[int(np.argmax(same)) + 1]
         raise UserError(
             f"{files.pair.efd_shown}: rows {a} and {b} have one geometry and the total charges {charges[a]:g} and "
-            f"{charges[b]:g}; {files.pair.esp_shown} holds fewer molecules and cannot distinguish them: give both files "
-            "the same molecules in the same order"
+            f"{charges[b]:g}; {files.pair.esp_shown} holds fewer molecules, and its ESP may be of either: give "
+            "both files the same molecules in the same order"
         )
 
 

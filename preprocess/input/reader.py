@@ -285,7 +285,7 @@ def open_pair(reading: Reading) -> Iterator[PairReader]:
 
 
 def _without_zeros(esp: np.ndarray, n_grid: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the numbers of points, 0 where the ESP is 0 everywhere (none was computed), and the number of such rows."""
+    """Return the numbers of points, 0 where the ESP is 0 everywhere (not computed), and the number of such rows."""
     suspects = np.flatnonzero((n_grid > 0) & (esp[:, :1] == 0).all(axis=1)) if esp.shape[1] else np.empty(0, np.int64)
     zero = [row for row in suspects if not esp[row, : n_grid[row]].any()]
     if not zero:

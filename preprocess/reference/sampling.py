@@ -23,7 +23,8 @@ _FREE_BELOW = 50.0
 class Sampler(Protocol):
     """A function that draws displaced positions (atoms, 3) in Å."""
 
-    def __call__(self, rng: np.random.Generator) -> np.ndarray: ...
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw positions."""
 
 
 def displacement_sampler(molecule: Molecule, deviation: float) -> Sampler:

@@ -111,7 +111,7 @@ def potential(mol: Any, density: np.ndarray, points_bohr: np.ndarray) -> np.ndar
 
 
 def _dipole(molecule: Molecule, mol: Any, density: np.ndarray) -> np.ndarray:
-    """Return the dipole (3,) in Debye about the origin; for ions, whose dipole depends on it, about the centre of mass."""
+    """Return the dipole (3,) in Debye about the origin; for ions, where that matters, about the centre of mass."""
     origin = np.zeros(3)
     if molecule.charge:
         origin = centers_of_mass(molecule.positions[None], molecule.atomic_numbers[None])[0] / units.BOHR_IN_ANGSTROM

@@ -95,9 +95,15 @@ class ModesTask(Task):
 
     @property
     def recipe(self) -> dict[str, Any]:
+        """Return all that the modes depend on, as JSON."""
         return {**super().recipe, "modes": True}
 
     def compute(self) -> dict[str, np.ndarray]:
+        """Compute the modes.
+
+        Raises:
+            LeftOut: the geometry cannot be relaxed.
+        """
         from preprocess.reference.modes import find_modes
 
         return find_modes(self.molecule, self.level)._asdict()
@@ -111,9 +117,15 @@ class ReferenceTask(Task):
 
     @property
     def recipe(self) -> dict[str, Any]:
+        """Return all that the reference data depend on, as JSON."""
         return {**super().recipe, "shells": list(self.shells.factors), "density": self.shells.density}
 
     def compute(self) -> dict[str, np.ndarray]:
+        """Compute the reference data.
+
+        Raises:
+            LeftOut: there are no grid points, or the SCF does not converge.
+        """
         from preprocess.reference.single_point import LeftOut, compute
 
         # The potential belongs to the points as they are stored.

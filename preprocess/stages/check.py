@@ -85,6 +85,11 @@ def check_sample(prepared: Prepared, config: PreprocessConfig) -> list[Finding]:
 
 
 def stop_at_errors(findings: Sequence[Finding], where: str) -> None:
+    """Stop if any finding is an error; ``where`` names the report.
+
+    Raises:
+        UserError: the data contradict themselves; lists the remedies.
+    """
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         remedies = "; ".join(dict.fromkeys(f"{finding.check}: {finding.remedy}" for finding in errors))

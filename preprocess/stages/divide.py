@@ -90,7 +90,7 @@ def _draw(
         groups = [parts] if file.is_sequential else [[chunk] for chunk in parts]
         tasks += [KindsTask(group, reading) for group in groups]
     amounts = [sum(len(chunk) for chunk in task.chunks) for task in tasks]
-    found = dict(runner.run(tasks, "tell molecules apart", amounts))
+    found = dict(runner.run(tasks, "compare molecules", amounts))
     kinds_of = [part for index in range(len(tasks)) for part in found[index]]
     if config.split_by == "formula":
         kinds, what = np.concatenate([part.formula for part in kinds_of]), "formula"

@@ -109,7 +109,7 @@ class StageBuild:
                     self._elsewhere.setdefault(recipe, (folder, [entries[file] for file in files], counts))
 
     def take_over(self, recipe: str) -> Piece | None:
-        """Return the finished piece of this recipe, from this build or linked from another stage; None if there is none."""
+        """Return the finished piece of this recipe, from this build or linked from another stage; None if absent."""
         if recipe not in self._finished and recipe in self._elsewhere:
             folder, entries, counts = self._elsewhere[recipe]
             if all(self._link(folder / entry.file, entry) for entry in entries):

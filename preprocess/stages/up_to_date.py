@@ -153,7 +153,7 @@ def _manifests(cache_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def _verify_touched(files: list[PairFiles], digests: DigestCache) -> None:
-    """Verify files that were touched since they were last read: an edit in place leaves the archive's directory as it was.
+    """Verify files touched since they were last read: an edit in place leaves the archive's directory as it was.
 
     Raises:
         UserError: a file's bytes are not those of its directory's checksums.

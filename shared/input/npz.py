@@ -35,7 +35,7 @@ _COLUMN_ORDER_BYTES = 1 << 26
 
 
 class Checksum(NamedTuple):
-    """CRC-32 of some rows of a member, and where they begin."""
+    """CRC-32 of some rows of a member, and the first row."""
 
     key: str
     start: int
@@ -44,6 +44,8 @@ class Checksum(NamedTuple):
 
 
 class Member(NamedTuple):
+    """The header of a member, and its entry in the archive's directory."""
+
     info: zipfile.ZipInfo
     header: bytes
     shape: tuple[int, ...]
@@ -52,13 +54,14 @@ class Member(NamedTuple):
 
     @property
     def row_bytes(self) -> int:
+        """Return the bytes of one row."""
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
 
 class NpzFile:
-    """One NPZ file: member shapes without reading the data, and members read as streams of rows.
+    """The members of an NPZ file, by their headers.
 
-    A member's header is read when the member is asked for: those that nobody needs are never opened.
+    A member's header is read when it is first requested: members that are not needed are never opened.
     """
 
     def __init__(self, path: Path, shown: str = "") -> None:
@@ -95,10 +98,15 @@ class NpzFile:
 
     @property
     def keys(self) -> list[str]:
-        """Names of all members, sorted."""
+        """Return the names of all members, sorted."""
         return sorted(self._infos)
 
     def member(self, key: str) -> Member:
+        """Return the header of a member, read at the first request.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         if key not in self._headers:
             try:
                 self._headers[key] = self._read_header(self._infos[key])
@@ -125,20 +133,20 @@ class NpzFile:
 
     @property
     def content_digest(self) -> str:
-        """Digest of all members' names, sizes and CRC-32s as the archive's directory has them: nothing is read.
+        """Return the digest of all members' names, sizes and CRC-32s from the archive's directory, reading no data.
 
-        It is that of the content, whatever the compression.
+        It does not depend on the compression.
         """
         contents = sorted((key, info.file_size, info.CRC) for key, info in self._infos.items())
         return settings_digest({"members": contents})
 
     def is_sequential(self, keys: Iterable[str]) -> bool:
-        """Whether one reader should read these members: some are compressed, or in Fortran order and loaded whole."""
+        """Return whether one reader should read these members: some are compressed, or loaded whole."""
         members = [self.member(key) for key in keys if key in self]
         return any(m.info.compress_type != zipfile.ZIP_STORED or m.fortran_order for m in members)
 
     def require(self, *keys: str) -> str:
-        """The first of these keys that the file holds.
+        """Return the first of these keys that the file holds.
 
         Raises:
             UserError: it holds none of them.
@@ -150,7 +158,7 @@ class NpzFile:
         raise UserError(f"{self.shown}: key {wanted} is missing; the file holds {', '.join(self.keys)}")
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of a member, from its header alone."""
+        """Return the shape of a member, from its header alone."""
         return self.member(key).shape
 
     def is_plain(self, key: str) -> bool:
@@ -161,11 +169,11 @@ class NpzFile:
             return False
 
     def dtype(self, key: str) -> np.dtype:
-        """Dtype of a member, from its header alone."""
+        """Return the dtype of a member, from its header alone."""
         return self.member(key).dtype
 
     def row_bytes(self, keys: Iterable[str]) -> int:
-        """Bytes of one row of these members together."""
+        """Return the bytes of one row of these members together."""
         return sum(self.member(key).row_bytes for key in keys if key in self)
 
     def check(self, key: str, shape: tuple[int | None, ...], kind: str) -> None:
@@ -173,7 +181,7 @@ class NpzFile:
 
         Args:
             key: its name.
-            shape: expected shape; None stands for any size. A trailing axis of length 1 is dropped where one
+            shape: expected shape; None matches any size. A trailing axis of length 1 is dropped where one
                 more axis than expected is found ((n, 1) for (n,)).
             kind: ``"float"``, ``"int"`` or ``"text"``.
 
@@ -199,7 +207,7 @@ class NpzFile:
             )
 
     def refuse_objects(self, key: str, kind: str) -> None:
-        """Raise if a member that is needed is a pickled object array, with the remedy for its kind.
+        """Refuse a member that is a pickled object array, with the remedy for its kind.
 
         Raises:
             UserError: it is one.
@@ -218,7 +226,7 @@ class NpzFile:
         """Compare members read completely, in pieces, with the archive's CRC-32s; incomplete ones pass.
 
         Raises:
-            UserError: a member's bytes are not those that were written.
+            UserError: a member is damaged.
         """
         by_key: dict[str, list[Checksum]] = {}
         for piece in pieces:
@@ -233,11 +241,11 @@ class NpzFile:
                 raise self.damaged(key, "its CRC-32 does not match")
 
     def damaged(self, key: str, why: object) -> UserError:
-        """The error of a member that cannot be read."""
+        """Return the error of a member that cannot be read."""
         return UserError(f"{self.shown}: {key!r} cannot be read ({why}); the file is damaged: copy or write it again")
 
 
 def _is_array(name: str) -> bool:
-    """Whether an archive's entry is a member: macOS adds entries of its own (``__MACOSX/._R.npy``)."""
+    """Return whether an archive's entry is a member: macOS adds its own entries (``__MACOSX/._R.npy``)."""
     parts = name.split("/")
     return name.endswith(".npy") and "__MACOSX" not in parts and not parts[-1].startswith("._")

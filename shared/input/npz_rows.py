@@ -27,7 +27,7 @@ _COPIED_AT_ONCE = 1 << 25
 
 
 class NpzRows:
-    """Rows of the members of one open file. Used by one thread for each member at a time."""
+    """Reader of rows of the members of one open file; each member is read by one thread at a time."""
 
     def __init__(self, file: NpzFile) -> None:
         self.file = file
@@ -35,7 +35,7 @@ class NpzRows:
         self._descriptor = os.open(file.path, os.O_RDONLY)
 
     def read(self, key: str, start: int, stop: int) -> tuple[np.ndarray, Checksum]:
-        """Rows ``start`` to ``stop`` of a member, in its shape and dtype, and their checksum.
+        """Read rows ``start`` to ``stop`` of a member, in its shape and dtype, with their checksum.
 
         Raises:
             UserError: the file is damaged.
@@ -73,14 +73,14 @@ class NpzRows:
 
 
 def write_stored(file: NpzFile, keys: Iterable[str], path: Path) -> None:
-    """Write members of a file uncompressed to another one, some rows at a time; complete or not at all.
+    """Copy members of a file uncompressed to another one, some rows at a time, atomically.
 
     Raises:
         UserError: the file is damaged.
     """
     with (
         contextlib.closing(NpzRows(file)) as rows,
-        # Of the cache: its loss costs time alone.
+        # The copy is in the cache: its loss costs only time.
         atomic_path(path, durable=False) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
     ):
@@ -123,7 +123,7 @@ def _bytes_of(array: np.ndarray) -> memoryview:
 
 
 class _StoredRows:
-    """Rows of an uncompressed member: read from where they lie."""
+    """Rows of an uncompressed member, read in any order."""
 
     def __init__(self, descriptor: int, offset: int, member: Member) -> None:
         self._descriptor, self._offset, self._member = descriptor, offset, member
@@ -141,7 +141,7 @@ class _StoredRows:
 
 
 class _InflatedRows:
-    """Rows of a compressed member: read forwards, what lies before them is skipped."""
+    """Rows of a compressed member, read forwards; rows in between are skipped."""
 
     def __init__(self, stream: IO[bytes] | _Deflated, member: Member) -> None:
         self._stream, self._member = stream, member
@@ -171,7 +171,7 @@ class _InflatedRows:
 
 
 class _Deflated:
-    """A raw deflate stream. ISA-L inflates nearly twice as fast as zlib, and leaves the interpreter free meanwhile."""
+    """A raw deflate stream; ISA-L inflates nearly twice as fast as zlib, and releases the interpreter's lock."""
 
     def __init__(self, descriptor: int, offset: int, compressed_bytes: int) -> None:
         self._descriptor, self._offset, self._left = descriptor, offset, compressed_bytes
