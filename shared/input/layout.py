@@ -58,7 +58,10 @@ NaN marks what a frame lacks."""
 _CHARGE_ROWS = 4096
 WHOLE_CHARGE = 0.01
 """Largest deviation, e, of a total charge from a whole number."""
-_MOST_NAMED = 4
+
+PAIRING_TOLERANCE = 1e-3
+"""Largest difference, Å, between two files' positions of one atom: float32 text, unit round trips and six decimals of
+cubes pass."""
 
 
 class Column(NamedTuple):
