@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parse_flags(ReportConfig, "python -m train.report", argv)
     # Imported here: JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
     from shared.files import write_atomically
-    from train.report.facts import read_facts
-    from train.report.molecules import choose_molecules
     from train.report.page import render
-    from train.report.pictures import draw_pictures
-    from train.report.predictions import Predictions
-    from train.report.samples import read_samples
+    from train.report.png_pictures import draw_pictures
+    from train.report.prediction_reader import Predictions
+    from train.report.run_facts import read_facts
+    from train.report.shown_molecules import choose_molecules
+    from train.report.target_samples import read_samples
     from train.run.evaluate_run import evaluate_run
     from train.run_folder import RunFolder
 

@@ -14,12 +14,12 @@ from plotly.offline import get_plotlyjs
 
 from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES, QUANTITIES
 from train.evaluation.errors_by_molecule import worst_first
-from train.report import figures
-from train.report.facts import Facts
-from train.report.molecules import MOST_POINTS, ShownMolecule
-from train.report.samples import SAMPLED, Sample
+from train.report import plotly_figures
+from train.report.run_facts import RunFacts
 from train.report.scene import scene_data
+from train.report.shown_molecules import MOST_POINTS, ShownMolecule
 from train.report.surface import REACH_ANGSTROM
+from train.report.target_samples import SAMPLED, Sample
 
 _HERE = Path(__file__).parent
 _TYPES_IN_TABLE = 60
@@ -27,7 +27,7 @@ _TILES = tuple(one.metric for one in (ESP, FORCES, ENERGY, DIPOLE_DCM))
 
 
 def render(
-    facts: Facts,
+    facts: RunFacts,
     split: str,
     evaluation: dict[str, Any],
     samples: list[Sample],
@@ -35,10 +35,10 @@ def render(
 ) -> str:
     """The whole page, which refers to nothing outside of it."""
     groups = {
-        "curves": figures.learning_curves(facts.epochs),
-        "scatter": [figures.scatter(sample) for sample in samples],
-        "errors": [figures.error_histogram(sample) for sample in samples],
-        "types": figures.type_bars(evaluation["by_type"]),
+        "curves": plotly_figures.learning_curves(facts.epochs),
+        "scatter": [plotly_figures.scatter(sample) for sample in samples],
+        "errors": [plotly_figures.error_histogram(sample) for sample in samples],
+        "types": plotly_figures.type_bars(evaluation["by_type"]),
     }
     named = {f"{name}-{i}": figure for name, group in groups.items() for i, figure in enumerate(group)}
     environment = Environment(
@@ -58,10 +58,10 @@ def render(
         molecules=molecules,
         samples=samples,
         limits={
-            "points": figures.POINTS_DRAWN,
+            "points": plotly_figures.POINTS_DRAWN,
             "sampled": SAMPLED,
-            "tail": f"{figures.TAIL:.1%}",
-            "types": figures.TYPES_DRAWN,
+            "tail": f"{plotly_figures.TAIL:.1%}",
+            "types": plotly_figures.TYPES_DRAWN,
             "grid": MOST_POINTS,
             "reach": REACH_ANGSTROM,
         },

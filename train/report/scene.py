@@ -10,8 +10,8 @@ from ase.data.colors import jmol_colors
 
 from shared.drawing import principal_axes
 from shared.elements import symbol
-from train.report.figures import rounded
-from train.report.molecules import ShownMolecule
+from train.report.plotly_figures import rounded
+from train.report.shown_molecules import ShownMolecule
 
 
 def scene_data(molecule: ShownMolecule) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
 from train.data.quantities import ESP, FORCES
-from train.report.figures import histogram, worst_types
-from train.report.molecules import ShownMolecule
-from train.report.samples import Sample
+from train.report.plotly_figures import histogram, worst_types
+from train.report.shown_molecules import ShownMolecule
 from train.report.surface import Surface
+from train.report.target_samples import Sample
 from train.run_folder import RunFolder
 
 _BLUE, _RED = "#2166ac", "#b2182b"

@@ -37,7 +37,7 @@ _PLACES = ("config", "cache_dir", "runs_dir", "coordinator")
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """Of one run."""
 
     folder: RunFolder
@@ -142,7 +142,7 @@ class Facts:
         }
 
 
-def read_facts(folder: RunFolder) -> Facts:
+def read_facts(folder: RunFolder) -> RunFacts:
     """Everything that the run's files tell, and its data's manifest if it is still in the cache.
 
     Raises:
@@ -154,7 +154,7 @@ def read_facts(folder: RunFolder) -> Facts:
     manifest = read_manifest(stage_folder(Path(config.cache_dir), "frames", record["data"]["frames"]))
     epochs = read_metrics(folder, epochs=10**9)
     size = _size(trained.params)
-    return Facts(folder, config, record, manifest, trained.reference_energies_ev, size, epochs)
+    return RunFacts(folder, config, record, manifest, trained.reference_energies_ev, size, epochs)
 
 
 def _size(tree: Any) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES, Quantity
-from train.report.predictions import Predictions, is_missing
+from train.report.prediction_reader import Predictions, is_missing
 
 SAMPLED = 20_000
 _SEED = 0

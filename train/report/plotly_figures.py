@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from train.data.quantities import ESP, FORCES, TARGETS
-from train.report.samples import Sample
+from train.report.target_samples import Sample
 
 POINTS_DRAWN = 2000
 TYPES_DRAWN = 20

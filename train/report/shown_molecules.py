@@ -8,7 +8,7 @@ import numpy as np
 from ase.data import covalent_radii
 
 from shared.units import BOHR_IN_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
-from train.report.predictions import Predictions
+from train.report.prediction_reader import Predictions
 from train.report.surface import Surface, interpolate, molecular_surface
 
 SHOWN = 6
