@@ -158,7 +158,7 @@ class TrainConfig(ModelConfig):
     """Train together with the other processes that srun (Slurm) or mpirun (Open MPI) started."""
 
     coordinator: Annotated[str, Field(pattern=r"^(\S+:\d+)?$")] = setting("", Scope.HOST)
-    """HOST:PORT of process 0, where no launcher tells the processes of each other."""
+    """HOST:PORT of process 0, where no launcher connects the processes."""
 
     processes: PositiveInt = setting(1, Scope.HOST)
     """Number of processes, with --coordinator."""

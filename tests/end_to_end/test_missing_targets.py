@@ -161,13 +161,13 @@ def test_data_without_esp_and_dipoles(data: Data, without_esp: Path, capsys: pyt
     assert set(evaluation["metrics"]) == known
     assert "valid errors of the best weights (8 molecules, 8 without dipole, 8 without ESP)" in told
     assert evaluation["molecules_without"] == {"energy": 0, "forces": 0, "dipole": 8, "ESP": 8}
-    assert set(evaluation["limits"]["spread"]) == {"energy_mae_ev", "forces_mae_ev_per_angstrom"}
-    assert evaluation["limits"]["distributed_esp_rmse_kcal_per_mol_e"] is None
+    assert set(evaluation["baselines"]["spread"]) == {"energy_mae_ev", "forces_mae_ev_per_angstrom"}
+    assert evaluation["baselines"]["distributed_esp_rmse_kcal_per_mol_e"] is None
     assert evaluation["worst"]["esp_rmse_kcal_per_mol_e"] == []
     assert evaluation["by_distance_shell"] == []
     assert told.count("not in the data") == 4
     assert "worst molecule" in told
-    assert "limit: charges fitted" not in told
+    assert "fitted to each of" not in told
 
 
 def test_report_on_data_without_esp_and_dipoles(data: Data, without_esp: Path) -> None:

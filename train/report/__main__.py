@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write runs/NAME/report-SPLIT.html, which needs no network; evaluates first where that was not done yet."""
+    """Write runs/NAME/report-SPLIT.html, which needs no network; evaluate first where that was not done yet."""
 
     run: str
     """Folder of the run, runs/NAME."""
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _is_evaluated(folder: RunFolder, split: str) -> bool:
-    """Whether everything that an evaluation of this version writes is there, and is of these weights."""
+    """Return whether the results of an evaluation by this version exist and are of these weights."""
     from train.run_folder import EVALUATION_FORMAT
 
     results = (folder.evaluation_file(split), folder.predictions_file(split), folder.plots / f"scatter-{split}.png")
@@ -73,7 +73,7 @@ def _is_evaluated(folder: RunFolder, split: str) -> bool:
     try:
         record = json.loads(results[0].read_text())
     except (json.JSONDecodeError, UnicodeDecodeError):
-        return True  # damaged, which the report tells
+        return True  # damaged, which the report says
     current = not isinstance(record, dict) or record.get("format_version", 1) == EVALUATION_FORMAT
     if not current:
         log.info(f"{results[0]} is of an earlier version: evaluating again")
