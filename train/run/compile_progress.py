@@ -16,8 +16,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 class CompileProgress:
     """Lines on a compilation that takes longer than a moment, then every ten seconds, on a terminal or not."""
 
-    def __init__(self, steps: Steps, write: Callable[[str], None]) -> None:
-        self._steps, self._write = steps, write
+    def __init__(self, steps: Steps, log: Callable[[str], None]) -> None:
+        self._steps, self._log = steps, log
         self._began = time.monotonic()
         self._next = self._began + _SILENT_SECONDS
 
@@ -28,7 +28,7 @@ class CompileProgress:
         if now < self._next or done == programs:
             return
         if self._next == self._began + _SILENT_SECONDS:
-            self._write(f"compiling {programs} programs: half a minute or so the first time, seconds once they are kept")
+            self._log(f"compiling {programs} programs: half a minute or so the first time, seconds once they are kept")
         else:
-            self._write(f"compiling: {done} of {programs} programs after {now - self._began:.0f} s")
+            self._log(f"compiling: {done} of {programs} programs after {now - self._began:.0f} s")
         self._next = now + _SECONDS_BETWEEN_LINES

@@ -208,7 +208,7 @@ class _Training:
         """
         waiting: Any = None
         for dispatched in self._epochs.run(self._state, self._sums, plans, self._while_compiling):
-            # These replace the arrays that went in, whose memory is given up.
+            # These replace the arguments, whose memory is donated.
             self._state, self._sums = dispatched.state, dispatched.sums
             loss = None
             if waiting is not None and waiting.is_ready():
@@ -338,7 +338,7 @@ def _epoch_line(record: dict[str, Any], epochs: int, best: bool) -> str:
         f"{record['samples_per_second']:6.0f} mol/s",
         f"loss {record['train']['loss']:.4g} / {valid['loss']:.4g}",
     ]
-    # What no validation molecule has is left out.
+    # Errors without references in the validation split are left out.
     for label, digits, quantities in _SHOWN:
         known = [valid[one.metric] * one.error_factor for one in quantities if one.metric in valid]
         if known:

@@ -95,7 +95,7 @@ def _missing(run: RunFolder, record: Mapping[str, Any], config: TrainConfig) -> 
 
 
 def _is_same_otherwise(record: Mapping[str, Any], latest: Mapping[str, Any] | None) -> bool:
-    """Whether the same files are there with other buckets: they had been appended to files, and taken over theirs."""
+    """Return whether the latest data are the same files in other buckets, as appended files keep older buckets."""
     if latest is None or latest["digest"] == record["frames"]:
         return False
     return all(latest[name] == record.get(name) for name in ("inputs", "settings"))
