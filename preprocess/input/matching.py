@@ -10,8 +10,8 @@ import numpy as np
 
 from preprocess.input.pairs import PairFiles, Reading
 from preprocess.input.reader import PairReader, open_pair
-from preprocess.input.row_order import find_permutation, flatten, same_geometry
-from preprocess.input.validate import PAIRING_TOLERANCE_ANGSTROM, PairingError
+from preprocess.input.row_order import find_rows
+from preprocess.input.validate import PairingError
 from shared.errors import UserError
 from shared.input.npz import verify_file, write_stored
 
@@ -93,46 +93,15 @@ def with_stored_esp(files: PairFiles, folder: Path) -> PairFiles:
     return PairFiles(replace(pair, esp=path, esp_source=pair.esp_shown))
 
 
-def find_rows(
-    numbers: np.ndarray, positions: np.ndarray, other_numbers: np.ndarray, other_positions: np.ndarray
-) -> np.ndarray:
-    """Find each molecule among others, atoms in the same order, positions within 1e-3 Å.
-
-    Args:
-        numbers, other_numbers: (n, atoms) and (m, atoms), 0 = padding.
-        positions, other_positions: the same with a last axis of 3, Å.
-
-    Returns:
-        (n,) int64 index of the other, the first of several alike; -1 where there is none.
-    """
-    width = max(int((array > 0).sum(axis=1).max(initial=1)) for array in (numbers, other_numbers))
-    a, b = flatten(numbers, positions, width), flatten(other_numbers, other_positions, width)
-    direction = np.random.default_rng(0).normal(size=a.shape[1])
-    # Molecules within the tolerance have projections within this distance; the reverse is looked at below.
-    reach = 1.01 * PAIRING_TOLERANCE_ANGSTROM * np.linalg.norm(direction)
-    reach *= np.sqrt(width)
-    order = np.argsort(b @ direction, kind="stable")
-    projected, wanted = (b @ direction)[order], a @ direction
-    first, last = np.searchsorted(projected, wanted - reach), np.searchsorted(projected, wanted + reach, side="right")
-    found = np.full(len(a), -1, np.int64)
-    for step in range(int((last - first).max(initial=0))):
-        open_rows = np.flatnonzero((found < 0) & (first + step < last))
-        if not len(open_rows):
-            break
-        candidates = order[first[open_rows] + step]
-        same = same_geometry(a[open_rows], b[candidates])
-        found[open_rows[same]] = candidates[same]
-    return found
-
-
 def explain_pairing(error: PairingError, readings: Sequence[Reading]) -> UserError:
     """Return the error of two files whose rows differ, and whether another order of the rows would pair them."""
     reading = next(one for one in readings if one.pair == error.pair)
     with open_pair(reading) as reader:
         if reader.files.rows > _ALIKE_ROWS:
             return error
-        order = find_permutation(*reader.geometry("efd"), *reader.geometry("esp"))
-    if order is None:
+        efd, esp = reader.geometry("efd"), reader.geometry("esp")
+    order = find_rows(*efd, *esp)
+    if (order < 0).any() or (find_rows(*esp, *efd) < 0).any():
         return error
     moved = int(np.flatnonzero(order != np.arange(len(order)))[0])
     assert error.pair.esp is not None

@@ -274,24 +274,25 @@ def describe_input(file: PairFiles, reading: Reading) -> dict[str, Any]:
     return {"split": file.pair.role, **file.digests, "units": asdict(reading.units), "grid_frame": reading.grid_frame}
 
 
-def split_into_chunks(
-    files: list[PairFiles], chunk_bytes: float, facts: list[RowFacts] | None = None
-) -> list[list[Chunk]]:
-    """Return the chunks of every pair: a function of the files' shapes and dtypes alone, but for the facts."""
+def split_into_chunks(files: list[PairFiles], chunk_bytes: float) -> list[list[Chunk]]:
+    """Return the chunks of every pair: a function of the files' shapes and dtypes alone."""
     chunks: list[list[Chunk]] = []
     next_index: dict[str, int] = {}
     next_row: dict[str, int] = {}
-    for number, file in enumerate(files):
+    for file in files:
         role, step = file.pair.role, file.rows_per_chunk(chunk_bytes)
         index, row = next_index.get(role, 0), next_row.get(role, 0)
         starts = range(0, file.rows, step)
-        known = facts[number] if facts else RowFacts()
         chunks.append(
             [
-                Chunk(file.pair, index + i, start, stop, row + start, known.rows(start, stop))
+                Chunk(file.pair, index + i, start, min(start + step, file.rows), row + start)
                 for i, start in enumerate(starts)
-                for stop in [min(start + step, file.rows)]
             ]
         )
         next_index[role], next_row[role] = index + len(starts), row + file.rows
     return chunks
+
+
+def with_facts(chunks: list[Chunk], facts: RowFacts) -> list[Chunk]:
+    """Return the chunks of a pair with what is known of their rows."""
+    return [replace(chunk, facts=facts.rows(chunk.start, chunk.stop)) for chunk in chunks]

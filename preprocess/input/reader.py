@@ -243,30 +243,27 @@ class PairReader:
             return molecules, empty
         points, esp = stored["grid"], stored["esp"]
         has_row = molecules.esp_row >= 0
-        counts = PointCounts()
         scale = self.reading.units.grid_in_angstrom
-        if "esp_mask" in stored:
-            mask = stored["esp_mask"].astype(bool) & (np.arange(esp.shape[1]) < molecules.n_grid[:, None])
-        elif self.files.counts_points:
-            mask = None
-        else:
-            found = find_real_points(points, esp, molecules.positions, molecules.n_atoms, scale)
-            mask = found.mask & has_row[:, None]
-            dropped = found.dropped[has_row].sum(axis=0)
-            counts = PointCounts(0, 0, 0, int((found.inner[has_row] > 0).sum()), *map(int, dropped))
         n_grid = molecules.n_grid
-        if mask is not None:
+        if "esp_mask" in stored or not self.files.counts_points:
+            if "esp_mask" in stored:
+                mask = stored["esp_mask"].astype(bool) & (np.arange(esp.shape[1]) < n_grid[:, None])
+                counts = PointCounts(masked=int((~mask[has_row]).sum()))
+            else:
+                found = find_real_points(points, esp, molecules.positions, molecules.n_atoms, scale)
+                mask = found.mask & has_row[:, None]
+                dropped = found.dropped[has_row].sum(axis=0)
+                counts = PointCounts(0, 0, 0, int((found.inner[has_row] > 0).sum()), *map(int, dropped))
             n_grid = mask.sum(axis=1)
             points, esp = gather_points(points, mask), gather_points(esp, mask)
+        else:
+            counts = PointCounts(masked=int((esp.shape[1] - n_grid[has_row]).sum()))
         n_grid, zero = _without_zeros(esp, n_grid)
         if self.reading.grid_frame == "centroid":
             molecules = replace(molecules, grid_shift=_centroid_shift(molecules, points, n_grid, scale))
         uncertain = np.isnan(molecules.grid_shift).any(axis=1)
         n_grid = np.where(uncertain, 0, n_grid)
-        masked = int(esp.size - (~has_row).sum() * esp.shape[1] - sum(counts[4:8])) - int(n_grid.sum())
-        counts = counts._replace(
-            points=int(n_grid.sum()), without_esp=int((n_grid == 0).sum()), zero_esp=zero, masked=masked
-        )
+        counts = counts._replace(points=int(n_grid.sum()), without_esp=int((n_grid == 0).sum()), zero_esp=zero)
         molecules = replace(
             molecules, n_grid=n_grid, grid_shift=np.where(uncertain[:, None], 0.0, molecules.grid_shift)
         )

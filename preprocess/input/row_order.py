@@ -1,50 +1,45 @@
-"""The order in which the rows of one file stand in another."""
+"""Which row of one file is which row of another, by geometry."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_TOLERANCE_ANGSTROM = 1e-3
-_ROUNDS = 8
+from shared.input.layout import PAIRING_TOLERANCE
 
 
-def find_permutation(
-    numbers_a: np.ndarray, positions_a: np.ndarray, numbers_b: np.ndarray, positions_b: np.ndarray
-) -> np.ndarray | None:
-    """The permutation p with a[i] == b[p[i]], positions within 1e-3 Å, or None if there is none.
+def find_rows(
+    numbers: np.ndarray, positions: np.ndarray, other_numbers: np.ndarray, other_positions: np.ndarray
+) -> np.ndarray:
+    """Find each molecule among others, atoms in the same order, every coordinate within 1e-3 Å.
 
-    Atoms must stand in the same order in both, real ones first; what lies beyond them may hold anything and the widths
-    of the padding may differ. Rows that agree (copies of a geometry) are assigned to each other in some order.
+    Real atoms stand first; what lies beyond them may hold anything, and the widths of the padding may differ.
 
     Args:
-        numbers_a, numbers_b: (n, atoms), 0 = padding.
-        positions_a, positions_b: (n, atoms, 3) in Å.
+        numbers, other_numbers: (n, atoms) and (m, atoms), 0 = padding.
+        positions, other_positions: the same with a last axis of 3, Å.
 
     Returns:
-        (n,) int64, or None. Memory is that of the input, time n log n.
+        (n,) int64 index of the nearest other, the first of several that are equal; -1 where there is none. Memory is
+        that of the input, time n log n.
     """
-    if len(numbers_a) != len(numbers_b):
-        return None
-    width = max(int((numbers > 0).sum(axis=1).max(initial=1)) for numbers in (numbers_a, numbers_b))
-    a, b = flatten(numbers_a, positions_a, width), flatten(numbers_b, positions_b, width)
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return None
-    assigned = np.full(len(a), -1, dtype=np.int64)
-    left_a, left_b = np.arange(len(a)), np.arange(len(b))
-    generator = np.random.default_rng(0)
-    for _ in range(_ROUNDS):
-        if len(left_a) == 0:
-            break
-        # Sorted by a random projection, equal rows have equal ranks, but where rounding exchanges near neighbours.
-        direction = generator.normal(size=a.shape[1])
-        by_a, by_b = left_a[np.argsort(a[left_a] @ direction)], left_b[np.argsort(b[left_b] @ direction)]
-        same = same_geometry(a[by_a], b[by_b])
-        assigned[by_a[same]] = by_b[same]
-        left_a, left_b = by_a[~same], by_b[~same]
-    return assigned if _assign_nearest(a, b, left_a, left_b, assigned) else None
+    from scipy.spatial import cKDTree  # costs more to import than all else takes
+
+    width = max(int((array > 0).sum(axis=1).max(initial=1)) for array in (numbers, other_numbers))
+    a, b = _flatten(numbers, positions, width), _flatten(other_numbers, other_positions, width)
+    found = np.full(len(a), -1, np.int64)
+    known_a, known_b = np.isfinite(a).all(axis=1), np.flatnonzero(np.isfinite(b).all(axis=1))
+    if not known_a.any() or not len(known_b):
+        return found
+    # Copies would all lie in one leaf of the tree.
+    _, first = np.unique(b[known_b].view(f"V{b.itemsize * b.shape[1]}")[:, 0], return_index=True)
+    others = known_b[np.sort(first)]
+    bound = np.nextafter(PAIRING_TOLERANCE, 1)  # those within it are less than it away
+    _, nearest = cKDTree(b[others]).query(a[known_a], p=np.inf, distance_upper_bound=bound)
+    found[known_a] = np.append(others, -1)[nearest]
+    return found
 
 
-def flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarray:
+def _flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarray:
     """Return (n, width * 4): positions and atomic numbers, padding 0."""
     n, atoms = numbers.shape
     flat = np.zeros((n, width, 4))
@@ -53,30 +48,3 @@ def flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarra
     flat[:, :kept, :3] = np.where(real[..., None], positions[:, :kept], 0.0)
     flat[:, :kept, 3] = numbers[:, :kept]
     return flat.reshape(n, width * 4)
-
-
-def same_geometry(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return (n,) whether flattened rows agree: the same elements, every atom within 1e-3 Å."""
-    difference = (a - b).reshape(len(a), -1, 4)
-    return np.asarray((np.linalg.norm(difference, axis=2) <= _TOLERANCE_ANGSTROM).all(axis=1))
-
-
-def _assign_nearest(a: np.ndarray, b: np.ndarray, left_a: np.ndarray, left_b: np.ndarray, assigned: np.ndarray) -> bool:
-    """Give what is left its nearest partner, each only once; False if some row has none."""
-    if len(left_a) == 0:
-        return True
-    from scipy.spatial import cKDTree  # costs more to import than all else takes
-
-    farthest = _TOLERANCE_ANGSTROM * np.sqrt(a.shape[1])
-    while len(left_a):
-        # Without the bound a row that has no partner would be compared with all others.
-        distance, nearest = cKDTree(b[left_b]).query(a[left_a], distance_upper_bound=farthest)
-        if not np.isfinite(distance).all():
-            return False
-        taken, first = np.unique(nearest, return_index=True)
-        same = same_geometry(a[left_a[first]], b[left_b[taken]])
-        if not same.any():
-            return False
-        assigned[left_a[first[same]]] = left_b[taken[same]]
-        left_a, left_b = np.delete(left_a, first[same]), np.delete(left_b, taken[same])
-    return True

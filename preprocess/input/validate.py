@@ -10,10 +10,7 @@ from preprocess.input.pairs import Pair
 from preprocess.input.reader import Grids, Molecules
 from shared.elements import MAX_ATOMIC_NUMBER, symbol
 from shared.errors import UserError
-from shared.input.layout import WHOLE_CHARGE
-
-PAIRING_TOLERANCE_ANGSTROM = 1e-3
-"""Largest difference between the two files' positions of one atom: float32 text and unit round trips pass."""
+from shared.input.layout import PAIRING_TOLERANCE, WHOLE_CHARGE
 
 
 class PairingError(UserError):
@@ -185,8 +182,8 @@ def _check_pairing(
             f"{pair.efd_shown} has {_listed(numbers[row])} there; rows are paired by index, so sort both files alike",
         )
     shift = np.where(real[..., None], molecules.positions - esp_positions, 0.0)
-    distance = np.sqrt((shift**2).sum(-1)).max(axis=1, initial=0.0)
-    differs = distance > PAIRING_TOLERANCE_ANGSTROM
+    distance = np.abs(shift).max(axis=(1, 2), initial=0.0)
+    differs = distance > PAIRING_TOLERANCE
     if differs.any():
         row = int(np.argmax(differs))
         raise PairingError(

@@ -18,7 +18,7 @@ import numpy as np
 from preprocess.config import PreprocessConfig
 from preprocess.input.grid_points import PointCounts, total
 from preprocess.input.matching import explain_pairing, match_rows, needs_random_access, with_stored_esp
-from preprocess.input.pairs import Chunk, PairFiles, Reading, RowFacts, describe_input, split_into_chunks
+from preprocess.input.pairs import Chunk, PairFiles, Reading, RowFacts, describe_input, split_into_chunks, with_facts
 from preprocess.input.split_settings import split_settings
 from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
@@ -91,26 +91,27 @@ def prepare(files: list[PairFiles], config: PreprocessConfig, engine: Engine[Any
     names = survey_names(inputs, config)
     paths = [folder / name for name in names]
     known = {} if config.force else {i: old for i, path in enumerate(paths) if (old := _remembered(path))}
-    chunk_bytes = config.chunk_mib * 2**20
-    if len(known) < len(files):
-        # Divided files are divided together: all of them are remembered, or none.
-        fresh = [i for i in range(len(files)) if config.data or i not in known]
-        facts = {i: RowFacts(esp_row=_matched(files[i], readings[i])) for i in fresh}
-        files, readings = _with_random_access(files, readings, facts, config)
+    # Divided files are divided together: all of them are remembered, or none.
+    divides = bool(config.data) and len(known) < len(files)
+    fresh = [i for i in range(len(files)) if divides or i not in known]
+    facts = {i: survey.facts for i, survey in known.items()}
+    facts |= {i: RowFacts(esp_row=_matched(files[i], readings[i])) for i in fresh}
+    files, readings = _with_random_access(files, readings, facts, config)
+    chunks = split_into_chunks(files, config.chunk_mib * 2**20)
+    if fresh:
         how = ""
-        if config.data:
-            chunks = split_into_chunks(files, chunk_bytes, [facts[i] for i in fresh])
-            divided, how = divide_rows(files, readings, chunks, config, engine)
+        if divides:
+            parts = [with_facts(chunks[i], facts[i]) for i in fresh]
+            divided, how = divide_rows(files, readings, parts, config, engine)
             facts = {i: replace(facts[i], split=divided[i]) for i in fresh}
-        chunks = split_into_chunks(files, chunk_bytes, [facts.get(i, RowFacts()) for i in range(len(files))])
-        found = _survey([files[i] for i in fresh], [readings[i] for i in fresh], [chunks[i] for i in fresh], engine)
+        parts = [with_facts(chunks[i], facts[i]) for i in fresh]
+        found = _survey([files[i] for i in fresh], [readings[i] for i in fresh], parts, engine)
         folder.mkdir(parents=True, exist_ok=True)
         for i, chunk_surveys in zip(fresh, found, strict=True):
             known[i] = _joined(chunk_surveys, facts[i], how)
             _remember(paths[i], known[i])
     surveys = [known[i] for i in range(len(files))]
-    files, readings = _with_random_access(files, readings, {i: survey.facts for i, survey in known.items()}, config)
-    chunks = split_into_chunks(files, chunk_bytes, [survey.facts for survey in surveys])
+    chunks = [with_facts(parts, survey.facts) for parts, survey in zip(chunks, surveys, strict=True)]
     return Prepared(files, readings, surveys, chunks, names)
 
 

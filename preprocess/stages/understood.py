@@ -261,7 +261,7 @@ def _point_notes(one: Understood, counts: PointCounts, rows: int) -> list[str]:
         (counts.nan, "not a number"),
         (counts.repeated, "the same point to the end of a row"),
         (counts.far, f"farther than {FAR_ANGSTROM:g} Å from every atom"),
-        (counts.masked, "by " + " and ".join(counters or ["ESP 0"])),
+        (counts.masked, "by " + " and ".join(counters)),
     )
     listed = ", ".join(f"{number:,} {why}" for number, why in reasons if number)
     notes = [f"{counts.points:,} grid points" + (f"; padding: {listed}" if listed else "; no padding")]

@@ -20,8 +20,8 @@ from shared.input.cubes import find_cubes, read_grid
 from shared.input.foreign_config import ForeignConfig, GridShell
 from shared.input.labelled import Source, open_source, unit_of
 from shared.input.labels import FrameKeys, LabelledMolecule, Summary
-from shared.input.layout import CONVERTED_KEY
-from shared.input.pairing import TOLERANCE, GeometryIndex
+from shared.input.layout import CONVERTED_KEY, PAIRING_TOLERANCE
+from shared.input.pairing import GeometryIndex
 from shared.input.unit_names import SCALES
 
 _VERSION = 1
@@ -110,8 +110,8 @@ def _add_cubes(
         moved.append(float(np.abs(shift).max()))
         file.add_grid(row, cube.points + shift, cube.esp)
     notes = []
-    if any(shift > TOLERANCE for shift in moved):
-        count = sum(shift > TOLERANCE for shift in moved)
+    if any(shift > PAIRING_TOLERANCE for shift in moved):
+        count = sum(shift > PAIRING_TOLERANCE for shift in moved)
         notes.append(
             f"{count} of {len(cubes)} cubes lie up to {max(moved):.3g} Å from their frames, and were moved there"
         )

@@ -57,7 +57,10 @@ for what a frame lacks."""
 _CHARGE_ROWS = 4096
 WHOLE_CHARGE = 0.01
 """e, by which a total charge may lie off a whole number."""
-_MOST_NAMED = 4
+
+PAIRING_TOLERANCE = 1e-3
+"""Å, largest difference between two files' positions of one atom: float32 text, unit round trips and six decimals of
+cubes pass."""
 
 
 class Column(NamedTuple):

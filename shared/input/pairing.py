@@ -11,9 +11,7 @@ from scipy.spatial.distance import pdist
 from shared.errors import UserError
 from shared.input.canonical import Ragged
 from shared.input.cubes import CubeGrid
-
-TOLERANCE = 1e-3
-"""Å, of every coordinate; cubes hold six decimals, extended XYZ eight."""
+from shared.input.layout import PAIRING_TOLERANCE
 
 
 class GeometryIndex:
@@ -54,10 +52,13 @@ class GeometryIndex:
         wanted = (cube.positions - center).ravel()
         close = [hint] if hint < len(self._kinds) and self._kinds[hint] == kind and self._fits(hint, wanted) else []
         if not close or hint in self._found:
-            close = [self._rows[kind][place] for place in self._tree(kind).query_ball_point(wanted, TOLERANCE, np.inf)]
+            close = [
+                self._rows[kind][place]
+                for place in self._tree(kind).query_ball_point(wanted, PAIRING_TOLERANCE, np.inf)
+            ]
         if not close:
             raise UserError(
-                f"{cube.path}: no frame has its geometry within {TOLERANCE:g} Å; {self._nearest(cube, kind)}"
+                f"{cube.path}: no frame has its geometry within {PAIRING_TOLERANCE:g} Å; {self._nearest(cube, kind)}"
             )
         row = next((row for row in close if row not in self._found), None)
         if row is None:
@@ -68,7 +69,7 @@ class GeometryIndex:
     def _nearest(self, cube: CubeGrid, kind: bytes) -> str:
         distances = pdist(cube.positions)
         for row in self._rows[kind]:
-            if np.abs(pdist(self._positions.row(row)) - distances).max(initial=0.0) <= TOLERANCE:
+            if np.abs(pdist(self._positions.row(row)) - distances).max(initial=0.0) <= PAIRING_TOLERANCE:
                 return (
                     f"frame {row} is the same but turned (Gaussian's standard orientation?): compute the cubes in the "
                     "orientation of the frames"
@@ -78,7 +79,7 @@ class GeometryIndex:
         return f"the nearest of these atoms, frame {self._rows[kind][place]}, is {distance:.3g} Å off"
 
     def _fits(self, row: int, wanted: np.ndarray) -> bool:
-        return bool((np.abs(self._centred(row) - wanted) <= TOLERANCE).all())
+        return bool((np.abs(self._centred(row) - wanted) <= PAIRING_TOLERANCE).all())
 
     def _tree(self, kind: bytes) -> cKDTree:
         if kind not in self._trees:

@@ -361,7 +361,11 @@ def test_rows_without_an_esp_keep_the_rest(tmp_path: Path, capsys: pytest.Captur
     for molecule in (m for m in found if m["split"] == "train"):
         assert abs(molecule["energy"] - reference[molecule["row"]]["energy"]) < 1e-3
     assert_same([m for m in found if m["split"] == "train" and len(m["esp"])], reference)
-    assert "2 of 10 frames have no ESP, 1 of them with 0 at all points" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 of 10 frames have no ESP, 1 of them with 0 at all points" in said
+    counted = dict(np.load(tmp_path / "clean" / f"{ESP}_train.npz"))
+    padding = counted["esp"].size - counted["n_grid"].sum()
+    assert f"padding: {padding:,} by n_grid" in said
 
 
 def test_one_geometry_with_two_charges_is_no_match(tmp_path: Path) -> None:

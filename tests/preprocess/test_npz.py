@@ -131,3 +131,26 @@ def test_large_array_in_column_order_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("shared.input.npz._COLUMN_ORDER_BYTES", 1000)
     with pytest.raises(UserError, match="ascontiguousarray"):
         NpzFile(tmp_path / "a.npz").check("fortran", (101, 7), "float")
+
+
+class Opened:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_pickle_is_never_unpickled(tmp_path: Path, order: str) -> None:
+    """However it is stored, and though its rows are asked for without a look at its dtype."""
+    objects = np.full((2, 2), Opened(tmp_path / "opened"), dtype=object, order=order)  # type: ignore[call-overload]
+    np.savez(tmp_path / "a.npz", pickled=objects)
+    rows = NpzRows(NpzFile(tmp_path / "a.npz"))
+    with pytest.raises((UserError, TypeError)):
+        rows.read("pickled", 0, 2)
+    rows.close()
+    verify_file(tmp_path / "a.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]

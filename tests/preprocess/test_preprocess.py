@@ -298,12 +298,15 @@ UNITS: dict[str, tuple[str, str, float, str]] = {
     "forces in kcal/mol/Å": ("force_unit", "kcal/mol/angstrom", 1 / 0.0433641043, "F"),
     "dipole in e·Å": ("dipole_unit", "e-angstrom", DEBYE, "Dxyz"),
     "dipole in atomic units": ("dipole_unit", "au", DEBYE / BOHR, "Dxyz"),
+    "ESP in volt": ("esp_unit", "ev/e", HARTREE, "esp"),
+    "ESP in kcal/mol/e": ("esp_unit", "kcal/mol/e", HARTREE / 0.0433641043, "esp"),
+    "positions in Bohr": ("position_unit", "bohr", 1 / BOHR, "R"),
 }
 
 
 @pytest.mark.parametrize("case", UNITS)
 def test_other_units_give_the_same_shards(plain: dict[int, dict[str, np.ndarray]], tmp_path: Path, case: str) -> None:
-    """The same molecules written in another unit; the ESP stays as it is."""
+    """The same molecules written in another unit."""
     option, unit, factor, key = UNITS[case]
     files = sample()
     for arrays in files:

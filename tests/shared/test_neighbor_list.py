@@ -95,7 +95,9 @@ def test_cutoff_is_sharp_to_a_millionth(cutoff: float, axis: list[float]) -> Non
 def test_pair_at_exactly_the_cutoff_is_left_out() -> None:
     """3-4-5 triangle: the distance is exact in binary."""
     pair = np.array([[[0.0, 0, 0], [3.0, 4.0, 0]]])
-    assert build_edges(pair, np.array([2]), 5.0).n_edges.tolist() == [0]
+    edges = build_edges(pair, np.array([2]), 5.0)
+    assert edges.n_edges.tolist() == count_edges(pair, np.array([2]), 5.0).tolist() == [0]
+    assert edges.dst.shape == (1, 0)
 
 
 def test_molecules_without_edges_give_lists_of_no_length() -> None:

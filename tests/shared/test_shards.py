@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -143,10 +144,12 @@ def test_opening_finds_damage_and_preprocessing_repairs_it(
     assert {p.relative_to(folder): p.read_bytes() for p in shards_of(folder)} == before
 
 
-def test_absent_cutoff_names_the_command_that_makes_it(small_cache: Path) -> None:
+@pytest.mark.parametrize(("physnet", "dcmnet"), [(5.5, 10.0), (6.0, 10.5)])
+def test_absent_cutoff_names_the_command_that_makes_it(small_cache: Path, physnet: float, dcmnet: float) -> None:
     """With both cutoffs, ready to be pasted."""
-    with pytest.raises(UserError, match=r"make preprocess PHYSNET_CUTOFF=5\.5 DCMNET_CUTOFF=10`"):
-        open_cache(small_cache, 5.5, 10.0)
+    command = f"make preprocess PHYSNET_CUTOFF={physnet:g} DCMNET_CUTOFF={dcmnet:g}`"
+    with pytest.raises(UserError, match=re.escape(command)):
+        open_cache(small_cache, physnet, dcmnet)
 
 
 def test_nothing_preprocessed_names_the_command(tmp_path: Path) -> None:

@@ -43,8 +43,12 @@ def written(tiny: Steps, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(steps: Steps, batch: int) -> Saved:
-    vector = np.random.default_rng(batch).normal(size=steps.parameters.size).astype(np.float32)
-    state = steps.create_state(0)._replace(params=steps.devices.place(vector))
+    """No array of the state is what a new one holds: whatever was not saved would show."""
+    rng = np.random.default_rng(batch)
+    drawn = jax.tree.map(
+        lambda leaf: np.asarray(10.0 * rng.normal(size=leaf.shape), leaf.dtype), jax.device_get(steps.create_state(0))
+    )
+    state = steps.devices.place(drawn)
     sums = zero_sums()._replace(loss=jax.numpy.asarray(batch / 7.0))
     return Saved(state, steps.devices.place(sums), Progress(epoch=1, batch=batch, best_score=1.0 / batch, best_epoch=1))
 

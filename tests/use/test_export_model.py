@@ -148,11 +148,14 @@ def test_what_cannot_be_predicted_has_no_number(single: Callable) -> None:
         assert not values[3].any(), name
 
 
-def test_the_description_is_complete(folders: dict[str, Path], single: Callable) -> None:
+def test_the_description_is_complete(folders: dict[str, Path], single: Callable, predictor: Predictor) -> None:
     folder = folders["float32"]
     assert {path.name for path in folder.iterdir()} == {"README.md", "model.json", "model.jax-export"}
     description = json.loads((folder / export_model.DESCRIPTION).read_text())
     assert description["elements"] == ["H", "C", "N", "O"]
+    cutoffs = description["physnet_cutoff_angstrom"], description["dcmnet_cutoff_angstrom"]
+    assert cutoffs == (predictor.trained.config.physnet_cutoff, predictor.trained.config.dcmnet_cutoff)
+    assert cutoffs[0] != cutoffs[1]
     assert {int(z): e for z, e in description["reference_energies_ev"].items()} == REFERENCES
     results = single(inputs([*molecules(), ase.Atoms("O")], PLACES, "float32"))
     assert set(results) == set(description["outputs"])

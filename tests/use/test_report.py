@@ -120,11 +120,12 @@ def test_errors_and_figures_are_those_of_the_files(reported: Path, page: str) ->
     evaluation = json.loads((reported / "evaluation-test.json").read_text())
     table = re.findall(r"<tr><td>([^<]*)</td><td class=\"n\"><b>([^<]*)</b></td>", page)
     values = {label: float(value) for label, value in table}
-    for label, name, factor in ((one.error_label, one.metric, one.error_factor) for one in QUANTITIES):
-        label = label.replace("'", "&#39;")
+    for one in QUANTITIES:
+        label, name = one.error_label.replace("'", "&#39;"), one.metric
+        factor = {"meV": 1000.0, "meV/Å": 1000.0}.get(one.error_unit, 1.0)
         assert values[label] == pytest.approx(evaluation["metrics"][name] * factor, rel=6e-3, abs=5e-9)
     figures = embedded(page, "figures")
-    forces = next(f for f in figures.values() if "Force components" in f["layout"]["title"]["text"] and f["data"][1:])
+    forces = next(f for f in figures.values() if "force components" in f["layout"]["title"]["text"] and f["data"][1:])
     with h5py.File(reported / "predictions-test.h5") as file:
         predicted, reference = file["forces"][:].ravel(), file["forces_reference"][:].ravel()
     np.testing.assert_allclose(np.sort(forces["data"][1]["y"]), np.sort(predicted), rtol=1e-4, atol=1e-6)

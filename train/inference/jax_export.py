@@ -18,7 +18,7 @@ from jax import export
 from shared.elements import MAX_ATOMIC_NUMBER, symbol
 from train.data.batch import Batch
 from train.inference.predictor import Precision
-from train.model.joint import build_model, clean
+from train.model.joint import build_model
 from train.model.saved_model import TrainedModel
 
 Array = jax.Array
@@ -90,7 +90,7 @@ def _function(trained: TrainedModel, precision: Precision) -> Callable[[Array, A
     table = jnp.asarray(references, precision)
 
     def predict(atomic_numbers: Array, positions: Array, total_charge: Array) -> dict[str, Array]:
-        predicted = model.apply_off_grid(params, clean(_all_pairs(atomic_numbers, positions, total_charge)))
+        predicted = model.apply_off_grid(params, _all_pairs(atomic_numbers, positions, total_charge))
         inside = (atomic_numbers >= 0) & (atomic_numbers <= MAX_ATOMIC_NUMBER)
         reference = jnp.where(inside[..., None], table[jnp.where(inside, atomic_numbers, 0)], jnp.nan).sum(axis=1)
         outputs = {**predicted._asdict(), "reference_energy": reference}

@@ -22,7 +22,7 @@ from shared.errors import UserError
 from shared.neighbor_list import build_edges, count_edges
 from train.data.batch import Batch, empty_batch
 from train.model.electrostatics import electrostatic_potential
-from train.model.joint import build_model, clean
+from train.model.joint import build_model
 from train.model.prediction import Prediction
 from train.model.saved_model import TrainedModel, load_weights
 
@@ -98,7 +98,7 @@ class Predictor:
         with self._arithmetic():
             self._params = jax.tree.map(lambda x: jnp.asarray(x, precision), self.trained.params)
         self._functions: dict[str, Callable[..., Any]] = {
-            "predict": jax.jit(lambda params, batch: self._model.apply_off_grid(params, clean(batch))),
+            "predict": jax.jit(self._model.apply_off_grid),
             "derive": jax.jit(self._derivatives),
             "potential": jax.jit(electrostatic_potential),
         }
@@ -187,7 +187,7 @@ class Predictor:
 
     def _derivatives(self, params: Any, batch: Batch) -> tuple[Prediction, tuple[jax.Array, ...]]:
         def outputs(positions: jax.Array) -> tuple[tuple[jax.Array, ...], Prediction]:
-            predicted = self._model.apply_off_grid(params, clean(batch._replace(positions=positions)))
+            predicted = self._model.apply_off_grid(params, batch._replace(positions=positions))
             return (predicted.forces, predicted.dipole, predicted.dipole_dcm), predicted
 
         jacobian, predicted = jax.jacfwd(outputs, has_aux=True)(batch.positions)

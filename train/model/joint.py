@@ -78,15 +78,18 @@ class JointModel:
         return params
 
     def apply(self, params: Params, batch: Batch) -> Prediction:
-        """Predict everything for a batch (padding cleaned with :func:`clean`)."""
-        prediction = self.apply_off_grid(params, batch)
+        """Predict everything for a batch, whatever is in its padding."""
+        batch = clean(batch)
+        prediction = self._predict(params, batch)
         batch_size = batch.positions.shape[0]
         charges, sites = prediction.dcm_charges.reshape(batch_size, -1), prediction.dcm_sites.reshape(batch_size, -1, 3)
         return prediction._replace(esp=electrostatic_potential(charges, sites, batch.grid))
 
     def apply_off_grid(self, params: Params, batch: Batch) -> Prediction:
         """Predict everything but the ESP, which is (B, 0); this can be differentiated in forward mode."""
+        return self._predict(params, clean(batch))
 
+    def _predict(self, params: Params, batch: Batch) -> Prediction:
         def total_energy(positions: Array) -> tuple[Array, _State]:
             state = self._networks(params, batch, positions)
             return state.energy.sum(), state

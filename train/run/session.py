@@ -58,7 +58,7 @@ class Session:
 
     def plans(self, epoch: int) -> list[BatchPlan]:
         """Return the batches of an epoch, in order."""
-        return self.blocks.loader.plan(self.config.seed, epoch)
+        return self.loader.plan(self.config.seed, epoch)
 
     @property
     def loader(self) -> Loader:
