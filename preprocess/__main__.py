@@ -14,7 +14,7 @@ from typing import NoReturn
 from preprocess.config import PreprocessConfig
 from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
-from preprocess.stages.up_to_date import Decision, decide
+from preprocess.stages.up_to_date import BuildPlan, find_what_to_build
 from shared.errors import UserError, run_program
 from shared.log import log
 from shared.manifest import digest_cache, read_manifest, write_current
@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train_on(frames: Path, flags: list[str]) -> NoReturn:
-    """Become ``python -m train`` on these frames, whatever else is preprocessed in the same cache from now on.
+    """Replace this process by ``python -m train`` on these frames, independent of later preprocessing in the cache.
 
-    As the same process: a signal that is sent to it reaches the training, and its exit code is that of the training.
+    A signal that is sent to the process then reaches the training, and the exit code is that of the training.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -46,7 +46,7 @@ def _train_on(frames: Path, flags: list[str]) -> NoReturn:
 
 
 def _shared_flags(words: list[str]) -> list[str]:
-    """The flags among ``words`` that training has too."""
+    """Return the flags among ``words`` that training has too."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for field in fields(SharedConfig):
         spellings = {"--" + field.name.replace("_", "-"): None, "--" + field.name: None}
@@ -68,52 +68,52 @@ def preprocess(config: PreprocessConfig) -> Path | None:
     cache_dir = Path(config.cache_dir)
     digests = digest_cache(cache_dir)
     files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
-    decision = decide(files, config, digests)
+    build_plan = find_what_to_build(files, config, digests)
     if config.dry_run:
         from preprocess.stages.understood import describe_understood, understand_headers
 
         log.info(describe_understood(understand_headers(files, [file.reading(config) for file in files])))
-        _say_what_would_be(decision, cache_dir)
+        _say_what_would_be(build_plan, cache_dir)
         return None
     cache_dir.mkdir(parents=True, exist_ok=True)
-    if decision.why_frames or decision.why_edges:
+    if build_plan.why_frames or build_plan.why_edges:
         # Imported here: numba costs more to import than a no-op takes.
         from preprocess.stages.build import build
         from shared.files import lock_folder
 
         with lock_folder(cache_dir):
-            # The run that held the lock may have built what is wanted.
+            # The run that held the lock may have built these stages.
             digests = digest_cache(cache_dir)
-            decision = decide(files, config, digests)
-            if decision.why_frames or decision.why_edges:
-                decision = build(files, config, decision, digests, start)
+            build_plan = find_what_to_build(files, config, digests)
+            if build_plan.why_frames or build_plan.why_edges:
+                build_plan = build(files, config, build_plan, digests, start)
             else:
-                _say_up_to_date(decision, cache_dir, config.checks)
-            write_current(cache_dir, decision.frames_digest, decision.edges_digest)
+                _say_up_to_date(build_plan, cache_dir, config.checks)
+            write_current(cache_dir, build_plan.frames_digest, build_plan.edges_digest)
     else:
-        _say_up_to_date(decision, cache_dir, config.checks)
-        write_current(cache_dir, decision.frames_digest, decision.edges_digest)
+        _say_up_to_date(build_plan, cache_dir, config.checks)
+        write_current(cache_dir, build_plan.frames_digest, build_plan.edges_digest)
     digests.save()
-    return decision.frames_folder(cache_dir)
+    return build_plan.frames_folder(cache_dir)
 
 
-def _say_up_to_date(decision: Decision, cache_dir: Path, checks: str) -> None:
-    folder = decision.frames_folder(cache_dir)
+def _say_up_to_date(build_plan: BuildPlan, cache_dir: Path, checks: str) -> None:
+    folder = build_plan.frames_folder(cache_dir)
     manifest = read_manifest(folder)
     assert manifest is not None
     samples = sum(split["samples"] for split in manifest["splits"].values())
     if manifest.get("contradictions") and checks == "stop":
         raise UserError(
             f"{folder}: these data contradict themselves ({', '.join(manifest['contradictions'])}) and were built with "
-            "--checks warn; `make check-data` names the flags that mend them (or go on all the same: --checks warn)"
+            "--checks warn; `make check-data` names the flags that correct them (or go on all the same: --checks warn)"
         )
-    log.info(f"preprocess: up to date, {samples:,} samples in {folder} and {decision.edges_folder(cache_dir)}")
+    log.info(f"preprocess: up to date, {samples:,} samples in {folder} and {build_plan.edges_folder(cache_dir)}")
 
 
-def _say_what_would_be(decision: Decision, cache_dir: Path) -> None:
+def _say_what_would_be(build_plan: BuildPlan, cache_dir: Path) -> None:
     for stage, folder, why in (
-        ("frames", decision.frames_folder(cache_dir), decision.why_frames),
-        ("edges", decision.edges_folder(cache_dir), decision.why_edges),
+        ("frames", build_plan.frames_folder(cache_dir), build_plan.why_frames),
+        ("edges", build_plan.edges_folder(cache_dir), build_plan.why_edges),
     ):
         log.info(f"{stage}: " + (f"would be built in {folder}: {why}" if why else f"up to date in {folder}"))
 

@@ -10,8 +10,8 @@ from preprocess.config import PreprocessConfig
 from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
 from preprocess.stages.check import check_all, stop_at_errors
-from preprocess.stages.executor import open_engine
 from preprocess.stages.first_pass import prepare
+from preprocess.stages.task_runner import open_task_runner
 from shared.errors import run_program
 from shared.files import write_atomically
 from shared.log import log
@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_settings(PreprocessConfig, "preprocess", argv, prog="python -m preprocess.check_data")
     digests = digest_cache(Path(config.cache_dir))
     files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
-    with open_engine(config.workers, config.scheduler, config.chunk_mib * 2**20) as engine:
-        findings, text = check_all(prepare(files, config, engine), engine)
+    with open_task_runner(config.workers, config.scheduler, config.chunk_mib * 2**20) as runner:
+        findings, text = check_all(prepare(files, config, runner), runner)
     log.info(text)
     path = Path(config.cache_dir) / "check-data.txt"
     path.parent.mkdir(parents=True, exist_ok=True)

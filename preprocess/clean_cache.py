@@ -24,7 +24,7 @@ from shared.settings import SharedConfig, parse_flags
 class CleanConfig:
     """Remove stages that are not current, parts of interrupted runs, and surveys of files no longer used.
 
-    Data that a run is being trained on stay. Those of other runs go, with a word on each.
+    Data that a run is being trained on stay. Data of other runs are removed and named.
     """
 
     cache_dir: str = SharedConfig.cache_dir
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def trained_runs(runs_dir: Path, cache_dir: Path) -> Iterator[TrainedRun]:
-    """The runs in a folder whose records name stages of this cache, or of one with the same data."""
+    """Yield the runs in a folder whose records name stages of this cache, or of one with the same data."""
     for path in sorted(runs_dir.glob("*/run.json")):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))["data"]
@@ -91,7 +91,7 @@ def trained_runs(runs_dir: Path, cache_dir: Path) -> Iterator[TrainedRun]:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a training holds its run's lock, or may hold it: another user's cannot be tried."""
+    """Return whether a training holds its run's lock, or may hold it: another user's cannot be tested."""
     if not path.exists():
         return False
     lock = FileLock(path)
@@ -104,7 +104,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _farewell(users: list[TrainedRun]) -> str:
-    """What has to be done before runs on these frames can be continued or evaluated again."""
+    """Return what has to be done before runs on these frames can be continued or evaluated again."""
     needs = "needs" if len(users) == 1 else "need"
     files = describe_data(users[0].data)
     return f"{_names(users)} {needs} {files} preprocessed again, to be continued or evaluated"
@@ -115,7 +115,7 @@ def _names(runs: list[TrainedRun]) -> str:
 
 
 def unneeded(cache_dir: Path) -> Iterator[Path]:
-    """Stages, parts of stages and surveys that the current ones do not refer to; while none is current, the parts.
+    """Yield stages, parts of stages and surveys that the current stages do not need; parts alone if none is current.
 
     Raises:
         UserError: current.json is damaged.
@@ -136,7 +136,7 @@ def unneeded(cache_dir: Path) -> Iterator[Path]:
 
 
 def freed_bytes(path: Path) -> int:
-    """What removing a file or folder frees: shards that another stage shares stay."""
+    """Return the bytes that removing a file or folder frees: shards that another stage shares stay."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(stat.st_size for file in files if (stat := file.stat()).st_nlink == 1)
 

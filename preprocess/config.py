@@ -84,7 +84,7 @@ class PreprocessConfig(ForeignConfig, SharedConfig):
     """Input handled at a time, MiB: bounds memory, and the size of a shard."""
 
     checks: Literal["stop", "warn", "off"] = "stop"
-    """Look for mistakes in a sample of the data: stop where it contradicts itself, only tell of it, or do not look."""
+    """Look for mistakes in a sample of the data: stop where it contradicts itself, only report it, or do not look."""
 
     refit: bool = False
     """Choose buckets and reference energies anew, where files were only appended."""

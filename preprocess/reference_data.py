@@ -1,6 +1,6 @@
 """``python -m preprocess.reference_data``: molecules to NPZ pairs in the input format, computed by PySCF.
 
-The parts of it are in :mod:`preprocess.reference`.
+Its parts are in :mod:`preprocess.reference`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.reference import method as level
-from preprocess.reference import workers as pool
 from preprocess.reference.config import ReferenceConfig, parse
+from preprocess.reference.method import Level, pyscf_version, require_computable
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import UNITS, Output, Row, draw_split
 from preprocess.reference.tasks import ModesTask, ReferenceTask, Task
+from preprocess.reference.workers import run_tasks, stop_on_signals
 from shared.cores import usable_cores
 from shared.errors import UserError, run_program
 from shared.files import lock_folder
@@ -28,17 +28,17 @@ from shared.schema import SPLITS
 
 @dataclass(frozen=True)
 class Planned:
-    """A geometry that is asked for."""
+    """A requested geometry."""
 
     molecule: int
-    """Its place among the molecules given."""
+    """Index of the molecule among those given."""
     sample: int
     geometry: Molecule | str
-    """The geometry, or why there is none."""
+    """The geometry, or the reason why there is none."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compute what is not there yet, and write the files when all is.
+    """Compute the geometries that are not done yet, and write the files when all are.
 
     Raises:
         UserError: bad settings or molecules, a folder in other use, or no geometry can be computed.
@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     config = parse(argv)
     molecules = collect(config.molecules, config.geometries)
-    version = level.pyscf_version()
-    level.check(config.level, molecules)
+    version = pyscf_version()
+    require_computable(config.level, molecules)
     if config.samples and (single := next((m for m in molecules if len(m) == 1), None)):
         raise UserError(f"{single.name}: a single atom has no conformers; compute it with --samples 0")
     output = Output(Path(config.output))
     output.folder.mkdir(parents=True, exist_ok=True)
-    with lock_folder(output.folder), pool.stop_on_signals():
+    with lock_folder(output.folder), stop_on_signals():
         record = output.begin(identity(config, molecules, version))
         if record is None:
             record = _Calculation(config, molecules, version, output).run()
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def identity(config: ReferenceConfig, molecules: Sequence[Molecule], version: str) -> dict[str, Any]:
-    """All that the files depend on, as JSON."""
+    """Return all that the files depend on, as JSON."""
     settings: dict[str, Any] = {
         **config.level.identity,
         "shells": list(config.shells),
@@ -83,14 +83,14 @@ def identity(config: ReferenceConfig, molecules: Sequence[Molecule], version: st
 
 
 class _Calculation:
-    """All geometries of one folder."""
+    """The calculation of all geometries of one folder."""
 
     def __init__(self, config: ReferenceConfig, molecules: list[Molecule], version: str, output: Output) -> None:
         self._config, self._molecules, self._version, self._output = config, molecules, version, output
         self._wavenumbers: dict[int, list[float]] = {}
 
     def run(self) -> dict[str, Any]:
-        """Compute and write; returns the record.
+        """Compute all geometries, write the files, and return the record.
 
         Raises:
             UserError: nothing can be computed.
@@ -112,10 +112,10 @@ class _Calculation:
                     rows[i] = Row(reason, part.arrays)
                     continue
                 reason = part.left_out
-            left_out.append(self._tell(plan, reason))
+            left_out.append(self._leave_out(plan, reason))
         if not rows:
             self._output.discard()
-            raise UserError(f"none of {len(planned)} geometries could be computed; the reasons stand above")
+            raise UserError(f"none of {len(planned)} geometries could be computed; the reasons are printed above")
         return self._write(len(planned), rows, left_out)
 
     def _plan(self) -> list[Planned]:
@@ -158,23 +158,23 @@ class _Calculation:
             samplers.append(sampling.mode_sampler(modes, self._config.temperature, self._config.statistics))
         return samplers
 
-    def _common(self, molecule: Molecule) -> tuple[Path, Molecule, level.Level, str]:
+    def _common(self, molecule: Molecule) -> tuple[Path, Molecule, Level, str]:
         return self._output.parts, molecule, self._config.level, self._version
 
     def _compute(self, label: str, tasks: Sequence[Task]) -> None:
         open_tasks = [task for task in tasks if task.result() is None]
-        # The long ones first, so that no process is left alone with them at the end.
+        # The largest molecules first, so that no process is left alone with them at the end.
         open_tasks.sort(key=lambda task: -int(task.molecule.atomic_numbers.sum()))
         workers = self._config.workers or usable_cores()
         try:
-            pool.run(open_tasks, workers, label, len(tasks) - len(open_tasks))
+            run_tasks(open_tasks, workers, label, len(tasks) - len(open_tasks))
         except OSError as error:
             if error.errno is None:
                 raise
             what = f"{error.strerror}; finished geometries are kept, and the same command goes on from them"
             raise OSError(error.errno, what, str(self._output.parts)) from error
 
-    def _tell(self, plan: Planned, reason: str) -> dict[str, Any]:
+    def _leave_out(self, plan: Planned, reason: str) -> dict[str, Any]:
         name = self._molecules[plan.molecule].name
         log.info(f"left out: {name} (molecule {plan.molecule}), sample {plan.sample}: {reason}")
         return {"name": name, "molecule": plan.molecule, "sample": plan.sample, "reason": reason}
@@ -182,7 +182,7 @@ class _Calculation:
     def _write(self, count: int, rows: dict[int, Row], left_out: list[dict[str, Any]]) -> dict[str, Any]:
         files: list[str] = []
         counts = {}
-        # Drawn over all that were asked for: what is left out moves no other geometry to another split.
+        # Drawn over all requested geometries: one that is left out moves no other to another split.
         for split, indices in draw_split(count, self._config.split, self._config.seed).items():
             chosen = [rows[i] for i in indices.tolist() if i in rows]
             counts[split] = len(chosen)

@@ -1,4 +1,4 @@
-"""A bucket: one fixed shape that many molecules are padded to, and one compilation in the trainer."""
+"""Shapes of buckets: many molecules are padded to one shape, which the trainer compiles once."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class BucketShape:
     edge: EdgeShape
 
     def sizes(self) -> dict[str, int]:
-        """Size of every named axis of :mod:`shared.schema`."""
+        """Return the size of every named axis of :mod:`shared.schema`."""
         return {**asdict(self.frame), **asdict(self.edge), "xyz": 3}
 
 
 def array_shape(spec: ArraySpec, sizes: dict[str, int]) -> tuple[int, ...]:
-    """Shape of one sample's array, from the sizes of the named axes."""
+    """Return the shape of one sample's array, from the sizes of the named axes."""
     return tuple(3 if axis == "xyz" else sizes[axis] for axis in spec.axes)

@@ -6,5 +6,5 @@ import os
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may run on: what a queue or a container has bound it to."""
+    """Return the number of cores that this process may run on, as bound by a queue or a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How preprocessed data are named in a message: by the input files that they were made of."""
+"""Names of preprocessed data for messages, from the input files that they were made of."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe_data(record: Mapping[str, Any], split: str | None = None) -> str:
 
 
 def _samples(file: Mapping[str, Any]) -> dict[str, int]:
-    """Molecules of each split: of one, or of those that a file was divided among."""
+    """Return the number of molecules of a file in each split."""
     return dict(file.get("splits") or {file["split"]: file["samples"]})
 
 
@@ -52,7 +52,7 @@ def describe_difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _contents(record: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """Split and content digests of the files, in order."""
+    """Return split and content digests of the files, in order."""
     return [(entry["split"], *map(entry.get, _FILE_KEYS)) for entry in record.get("inputs", [])]
 
 

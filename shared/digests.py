@@ -17,9 +17,9 @@ _CHUNK_BYTES = 1 << 20
 
 
 def file_digest(path: Path) -> str:
-    """XXH3 digest (128 bits, hex) of a file's bytes, read in chunks.
+    """Return the XXH3 digest (128 bits, hex) of a file's bytes, read in chunks.
 
-    It is to find damage, not to withstand an attacker; BLAKE2b takes longer than writing a shard does.
+    It finds damage and need not withstand an attacker; BLAKE2b takes longer than writing a shard does.
     """
     digest = xxhash.xxh3_128()
     with path.open("rb") as stream:
@@ -34,16 +34,16 @@ def array_digest(values: np.ndarray) -> str:
 
 
 def settings_digest(settings: dict[str, Any]) -> str:
-    """BLAKE2b digest (hex) of JSON-serialisable settings, independent of key order."""
+    """Return the BLAKE2b digest (hex) of JSON-serialisable settings, independent of key order."""
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class DigestCache:
-    """File digests remembered by (size, modification time, change time), so that an unchanged file is not read again.
+    """A cache of file digests by (size, modification time, change time), so that unchanged files are not read again.
 
     The change time is set by the kernel and not by the file's owner, so an edit that restores the modification
-    time is still seen. The memory is a JSON file; losing it costs only time.
+    time is still seen. The cache is a JSON file; its loss costs only time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class DigestCache:
             self._known = loaded
 
     def digest(self, path: Path) -> str:
-        """Digest of a file's bytes."""
+        """Return the digest of a file's bytes."""
         entry = self._known.get(str(path.resolve()))
         if isinstance(entry, dict) and entry.get("stamp") == _stamp(path) and isinstance(entry.get("digest"), str):
             return entry["digest"]
@@ -67,7 +67,7 @@ class DigestCache:
         return digest
 
     def is_known(self, path: Path, digest: str) -> bool:
-        """Whether the file is the one that had this digest when it was remembered, by its stamp."""
+        """Return whether the file had this digest when it was last read and has the same stamp still."""
         return self._known.get(str(path.resolve())) == {"stamp": _stamp(path), "digest": digest}
 
     def remember(self, path: Path, digest: str) -> None:
@@ -76,7 +76,7 @@ class DigestCache:
         self._dirty = True
 
     def save(self) -> None:
-        """Write the memory, if it changed and can be written (a shared cache may be read-only, a disk full)."""
+        """Write the cache if it changed and can be written (a shared folder may be read-only, a disk full)."""
         if not self._dirty:
             return
         known = {key: entry for key, entry in self._known.items() if Path(key).exists()}

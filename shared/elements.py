@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
-from ase.data import atomic_masses, chemical_symbols
+from ase import data
 from ase.data.vdw_alvarez import vdw_radii
 
-MAX_ATOMIC_NUMBER = len(chemical_symbols) - 1
+MAX_ATOMIC_NUMBER = len(data.chemical_symbols) - 1
 """The heaviest element that the tables know (118)."""
 
-MASSES = np.asarray(atomic_masses, dtype=np.float64)
-"""Standard atomic masses in u (IUPAC 2016, through ASE); entry 0, padding, is set to 0."""
-MASSES = np.where(np.arange(MASSES.size) == 0, 0.0, MASSES)
 
-_FALLBACK_RADIUS = 2.0
+def element_table(values: Mapping[int, float], others: float | np.ndarray = 0.0) -> np.ndarray:
+    """Return a table (119,), float64, of one value for every atomic number.
 
-
-def _radii() -> np.ndarray:
-    table = np.full(MAX_ATOMIC_NUMBER + 1, _FALLBACK_RADIUS)
-    known = np.asarray(vdw_radii, dtype=np.float64)[: table.size]
-    table[: known.size] = np.where(np.isfinite(known), known, _FALLBACK_RADIUS)
-    table[0] = 0.0
+    Args:
+        values: value by atomic number.
+        others: value of all other elements and of padding (entry 0), or a table (119,) of them.
+    """
+    table = np.full(MAX_ATOMIC_NUMBER + 1, others, np.float64)
+    for atomic_number, value in values.items():
+        table[atomic_number] = value
     return table
 
 
-VAN_DER_WAALS_RADII = _radii()
+MASSES = element_table({0: 0.0}, data.atomic_masses)
+"""Standard atomic masses in u (IUPAC 2016, through ASE); 0 for padding."""
+
+COVALENT_RADII = element_table({}, data.covalent_radii)
+"""Radii in Å from B. Cordero et al., Dalton Trans. 2008, 2832 (through ASE); 2 Å beyond curium, 0.2 Å for padding."""
+
+VAN_DER_WAALS_RADII = element_table({z: r for z, r in enumerate(vdw_radii) if z and np.isfinite(r)} | {0: 0.0}, 2.0)
 """Radii in Å from S. Alvarez, Dalton Trans. 2013, 42, 8617 (through ASE); 2 Å where that table is blank."""
 
 
 def symbol(atomic_number: int) -> str:
-    """Chemical symbol of an atomic number in 0 … 118 (``X`` for 0)."""
-    return chemical_symbols[atomic_number]
+    """Return the chemical symbol of an atomic number in 0 … 118 (``X`` for 0)."""
+    return data.chemical_symbols[atomic_number]
 
 
 def centers_of_mass(positions: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:
-    """Centre of mass of every molecule, padding excluded.
+    """Return the centre of mass of every molecule, padding excluded.
 
     Args:
         positions: (n, atoms, 3) in Å; rows of padding may hold anything.

@@ -10,9 +10,9 @@ from collections.abc import Callable
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_STOPPED = 75
-"""After a queue's signal (EX_TEMPFAIL in sysexits.h: try again), with everything saved."""
+"""Exit code after a queue's signal (EX_TEMPFAIL in sysexits.h: try again), with everything saved."""
 EXIT_STUCK = 70
-"""Ended by the watchdog (EX_SOFTWARE in sysexits.h): something waits that would wait for ever."""
+"""Exit code after the watchdog ended a program that would wait for ever (EX_SOFTWARE in sysexits.h)."""
 
 
 class UserError(Exception):
@@ -30,11 +30,11 @@ class Interrupted(Exception):
 def run_program(main: Callable[[], None]) -> int:
     """Run ``main`` and return the exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 75 after a queue's signal.
 
-    Errors of the operating system (no space left, permission denied) are the user's to mend too,
-    so they get one line rather than a traceback. Anything else is a bug of ours and is raised.
+    Errors of the operating system (no space left, permission denied) are the user's to solve too,
+    so they get one line rather than a traceback. All others are bugs of the project and are raised.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Line by line into a queue's log file too, so that it shows where a run stands.
+        # Line by line into a queue's log file too, so that it shows the progress of a run.
         sys.stdout.reconfigure(line_buffering=True)
     try:
         main()
@@ -45,8 +45,8 @@ def run_program(main: Callable[[], None]) -> int:
         print(stop, file=sys.stderr)
         return stop.exit_code
     except BrokenPipeError:
-        # The reader of our output went away (`… | head`). Nothing more can be written, and the
-        # interpreter must not try to flush the closed pipe on its way out.
+        # The reader of the output has gone (`… | head`). Nothing more can be written, and the
+        # interpreter must not flush the closed pipe at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_INTERRUPTED
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever a program is killed."""
+"""Atomic writes of files, complete or absent whenever a program is killed, and locks of folders."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _POLL_SECONDS = 0.2
 
 @contextlib.contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` to write to; it gets its own name if the block ends well.
+    """Yield a temporary path beside ``path`` to write to; it is renamed to ``path`` if the block ends without error.
 
-    Two writers of one file, in whatever processes or on whatever machines, each write their own: the last one stays.
+    Two writers of one file, in any processes or on any machines, each write their own: the last one stays.
 
     Args:
         path: of the finished file.
-        durable: have file and name on the disk before this returns, for a loss of power to leave the old or the new.
+        durable: sync file and name to the disk before the return, so that a loss of power leaves the old or the new.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -60,9 +60,9 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; wait, saying for whom, while another one holds it.
+    """Lock a folder for this process; while another one holds it, log which and wait.
 
-    The system gives the lock back when its holder dies, however that happens.
+    The system releases the lock when its holder dies in any way.
     """
     lock, holder = FileLock(folder / ".lock"), folder / ".lock-holder"
     try:
@@ -74,7 +74,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         log.info(f"{folder} is in use by {who}; waiting for it (Ctrl-C to stop)")
         lock.acquire(poll_interval=_POLL_SECONDS)
     try:
-        with contextlib.suppress(OSError):  # it only serves the message above
+        with contextlib.suppress(OSError):  # it only serves the message
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
         yield

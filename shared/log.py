@@ -1,4 +1,4 @@
-"""What programs say: on the console, and of a run in a file of its folder too."""
+"""Logging of the programs: on the console, and of a run in a file of its folder too."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tqdm import tqdm
 from shared.errors import Interrupted, UserError
 
 log = logging.getLogger("joint_physnet_dcmnet")
-"""Shows messages as they are on standard output; who embeds the programs may take its handler away."""
+"""Prints bare messages on standard output; a program that embeds these may remove its handler."""
 
 
 class _Console(logging.Handler):
-    """Prints to whatever standard output is at the moment; a reader that went away ends the program, as with print."""
+    """Handler that prints to the present standard output; a closed pipe ends the program, as with print."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Above progress bars, which it would else end in the middle of.
+        # Above progress bars, which a plain print would break.
         tqdm.write(record.getMessage())
 
 
 class _File(logging.FileHandler):
-    """Gives up, with one line, where the file cannot be written: what it would hold is on the console."""
+    """Handler that stops, with one line, when the file cannot be written: the console has the same messages."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         log.removeHandler(self)
@@ -33,7 +33,7 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def log_file(path: Path | None) -> Iterator[logging.Logger]:
-    """Append what is said in this context to a file, with the times, and the error that ends it.
+    """Append the messages of this context to a file, with the times, and the error that ends it.
 
     Args:
         path: of the file; None for none.

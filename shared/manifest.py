@@ -3,7 +3,7 @@
 ``data_cache/``::
 
     current.json            the frames and edges of the latest preprocessing, for a new run that names no others
-    digests.json            remembered file digests
+    digests.json            file digests of the last runs
     surveys/                counts and statistics of every pair of input files
     frames-<digest>/        manifest.json and one shard for each (chunk of the input, bucket); no cutoff enters
     edges-<digest>/         the same for the edge lists: one folder for each (frames, cutoffs)
@@ -24,26 +24,26 @@ from shared.shards import REBUILD_COMMAND, ShardEntry, verify_shard
 MANIFEST = "manifest.json"
 CURRENT = "current.json"
 CONVERTED = "converted"
-"""Folder of the users' files in a form that can be read by rows: of other formats, or uncompressed."""
+"""Folder of the users' files converted to a form that can be read by rows: from other formats, or uncompressed."""
 
 SPLIT_TABLE = "split_indices.npz"
-"""In a frames folder whose files were divided: rows of each split, counted from 0 through all of them."""
+"""File, in a frames folder of divided files, of the rows of each split, counted from 0 through all files."""
 
 _DIGEST_CHARACTERS = 16
 
 
 def stage_folder_name(stage: str, digest: str) -> str:
-    """Name of the folder of a stage's output; ``digest`` may be the beginning that stands in such a name."""
+    """Return the name of a stage's folder; ``digest`` may be shortened to the part in the name."""
     return f"{stage}-{digest[:_DIGEST_CHARACTERS]}"
 
 
 def stage_folder(cache_dir: Path, stage: str, digest: str) -> Path:
-    """Folder of a stage's output."""
+    """Return the folder of a stage."""
     return cache_dir / stage_folder_name(stage, digest)
 
 
 def edges_digest(frames_digest: str, physnet_cutoff: float, dcmnet_cutoff: float) -> str:
-    """Digest of all that determines the edge shards."""
+    """Return the digest of all that determines the edge shards."""
     return settings_digest(
         {
             "schema": SCHEMA_VERSION,
@@ -55,12 +55,12 @@ def edges_digest(frames_digest: str, physnet_cutoff: float, dcmnet_cutoff: float
 
 
 def digest_cache(cache_dir: Path) -> DigestCache:
-    """The cache folder's memory of file digests."""
+    """Return the cache folder's file digests."""
     return DigestCache(cache_dir / "digests.json")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """A stage's manifest, or None if the stage is absent.
+    """Read a stage's manifest; None if the stage is absent.
 
     Raises:
         UserError: the manifest is not JSON of this schema.
@@ -78,12 +78,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def shard_entries(manifest: dict[str, Any]) -> list[ShardEntry]:
-    """The shards that a manifest lists."""
+    """Return the shards that a manifest lists."""
     return [ShardEntry(**entry) for entry in manifest["shards"]]
 
 
 def is_intact(folder: Path, digests: DigestCache) -> bool:
-    """Whether a stage is complete and every shard is what its manifest says."""
+    """Return whether a stage is complete and every shard agrees with its manifest."""
     try:
         manifest = read_manifest(folder)
         if manifest is None:
@@ -101,7 +101,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def write_current(cache_dir: Path, frames_digest: str, edges_digest: str) -> None:
-    """Make these the frames and edges of the latest preprocessing."""
+    """Record the frames and edges of the latest preprocessing."""
     content = json.dumps({"frames": frames_digest, "edges": edges_digest}).encode()
     path = cache_dir / CURRENT
     if not path.exists() or path.read_bytes() != content:
@@ -109,7 +109,7 @@ def write_current(cache_dir: Path, frames_digest: str, edges_digest: str) -> Non
 
 
 def current_stages(cache_dir: Path) -> dict[str, str]:
-    """Digests of the frames and edges of the latest preprocessing.
+    """Return the digests of the frames and edges of the latest preprocessing.
 
     Raises:
         UserError: nothing is preprocessed, or the file is damaged.

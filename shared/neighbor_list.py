@@ -1,4 +1,4 @@
-"""Edge lists of many molecules at once: numba kernels that leave the interpreter free, so that threads share the work.
+"""Edge lists of many molecules at once, by numba kernels that release the interpreter's lock to other threads.
 
 An edge (dst, src) is a directed pair of distinct atoms of one molecule with ``|r_src - r_dst| < cutoff``.
 """
@@ -22,7 +22,7 @@ class EdgeList(NamedTuple):
 
 
 def count_edges(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float, threads: int = 1) -> np.ndarray:
-    """Number of edges of every molecule.
+    """Count the edges of every molecule.
 
     Args:
         positions: (n, atoms, 3) in Å; only the first ``n_atoms[i]`` rows of molecule i are read.
@@ -47,7 +47,7 @@ def count_edges(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float, threa
 def build_edges(
     positions: np.ndarray, n_atoms: np.ndarray, cutoff: float, capacity: int | None = None, threads: int = 1
 ) -> EdgeList:
-    """Edge lists of every molecule, padded to ``capacity`` edges (the longest list if not given).
+    """Build the edge lists of every molecule, padded to ``capacity`` edges (the longest list if not given).
 
     Args:
         positions: (n, atoms, 3) in Å; only the first ``n_atoms[i]`` rows of molecule i are read.
@@ -93,14 +93,14 @@ def _check(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float) -> None:
     if n_atoms.shape != positions.shape[:1]:
         raise ValueError(f"n_atoms must have shape {positions.shape[:1]}, received {n_atoms.shape}")
     if n_atoms.size and not 0 <= int(n_atoms.min()) <= int(n_atoms.max()) <= positions.shape[1]:
-        raise ValueError(f"n_atoms must lie in 0 … {positions.shape[1]}, received {n_atoms.min()} … {n_atoms.max()}")
+        raise ValueError(f"n_atoms must be in 0 … {positions.shape[1]}, received {n_atoms.min()} … {n_atoms.max()}")
     if not cutoff > 0:
         raise ValueError(f"cutoff must be positive, received {cutoff}")
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _squared_distances(positions: np.ndarray, molecule: int, n: int, i: int, axes: np.ndarray, out: np.ndarray) -> None:
-    """Of atom i to every atom of its molecule, infinite to itself; ``axes`` (filled at atom 0) has x, y, z in rows."""
+    """Write squared distances of atom i to all, infinite to itself, to ``out``; ``axes`` is filled at atom 0."""
     # In float64 whatever the input: the comparison with the cutoff must not depend on the storage type.
     if i == 0:
         for j in range(n):
@@ -147,7 +147,7 @@ def _fill(
         edge = 0
         for i in range(n):
             _squared_distances(positions, molecule, n, i, axes, squared)
-            # Without a branch on the distance, which the processor could not foresee: written always, kept if close.
+            # Without a branch on the distance, which the processor could not predict: written always, kept if close.
             found = 0
             for j in range(n):
                 close[found] = j

@@ -18,14 +18,14 @@ _INDEPENDENT = 1e-3
 
 
 class NormalModes(NamedTuple):
-    """M = 3 N - 6 (linear: 5) modes in order of their frequency."""
+    """The M = 3 N - 6 (linear: 3 N - 5) modes in order of their frequency."""
 
     quanta: np.ndarray  # (M,) ħω in eV; imaginary ones are negative
     displacements: np.ndarray  # (M, N, 3) u^-1/2: displacement in Å for one Å·u^1/2 along the mode
 
     @property
     def wavenumbers(self) -> np.ndarray:
-        """(M,) in 1/cm."""
+        """Return the wavenumbers (M,) in 1/cm."""
         return self.quanta / units.invcm
 
 
@@ -45,7 +45,7 @@ def normal_modes(positions: np.ndarray, masses: np.ndarray, hessian: np.ndarray)
 
 
 def _vibrations(positions: np.ndarray, masses: np.ndarray) -> np.ndarray:
-    """(3 N, M) orthonormal mass-weighted coordinates that neither move nor turn the molecule."""
+    """Return orthonormal mass-weighted coordinates (3 N, M) that neither move nor turn the molecule."""
     centred = positions - masses @ positions / masses.sum()
     roots = np.sqrt(masses)[:, None]
     rigid = [(roots * axis).ravel() for axis in np.broadcast_to(np.eye(3)[:, None], (3, *centred.shape))]

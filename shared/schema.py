@@ -1,7 +1,7 @@
 """The table of array names: what each array of the cache holds, its shape, dtype, unit and padding.
 
-Shapes leave out the leading sample axis and use the names of a bucket's sizes. How a molecule with two atoms,
-three grid points and two edges lies in a bucket of (4 atoms, 5 grid points, 3 edges)::
+Shapes leave out the leading sample axis and use the names of a bucket's sizes. A molecule with two atoms, three grid
+points and two edges in a bucket of (4 atoms, 5 grid points, 3 edges)::
 
     atomic_numbers   [ 6, 8, 0, 0 ]              0 marks a padded atom
     positions        [ r0, r1, 0, 0 ]
@@ -67,7 +67,7 @@ EDGE_ARRAYS: dict[str, ArraySpec] = {
 }
 
 NAME_ARRAY = "name"
-"""Beside FRAME_ARRAYS: UTF-8 bytes of fixed length, the molecule's name for reports (empty if not given)."""
+"""Array beside FRAME_ARRAYS: UTF-8 bytes of fixed length, the molecule's name for reports (empty if not given)."""
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

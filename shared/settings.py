@@ -1,4 +1,4 @@
-"""Command line and config.toml from one frozen dataclass: tyro makes the flags, pydantic checks the values."""
+"""Settings from flags and config.toml in a frozen dataclass: tyro makes the flags, pydantic checks the values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Scope(Enum):
-    """What a setting of training determines, and so what may be kept when it changes."""
+    """What a setting of training determines, and therefore what may be kept when it changes."""
 
     MODEL = "what the weights mean: other weights cannot be taken over"
     STEP = "the compiled programs and the steps taken: a run keeps it"
@@ -41,22 +41,22 @@ class Scope(Enum):
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the compiled programs contain the setting."""
+        """Return whether the compiled programs contain the setting."""
         return self in (Scope.MODEL, Scope.STEP, Scope.PROGRAM)
 
     @property
     def is_fixed(self) -> bool:
-        """Whether a run keeps it: another value would give other weights, beyond rounding."""
+        """Return whether a run keeps the setting: another value would give other weights, beyond rounding."""
         return self in (Scope.MODEL, Scope.STEP, Scope.RUN)
 
 
 def setting(default: Any, scope: Scope) -> Any:
-    """Return a dataclass field with this default, which knows what it determines."""
+    """Return a dataclass field with this default and scope."""
     return field(default=default, metadata={"scope": scope})
 
 
 def names_in(config_class: type, *scopes: Scope) -> list[str]:
-    """Return the settings of these scopes, in order."""
+    """Return the names of the settings of these scopes, in order."""
     return [one.name for one in fields(config_class) if one.metadata["scope"] in scopes]
 
 
@@ -84,7 +84,7 @@ DataclassT = TypeVar("DataclassT")
 def parse_settings(
     config_class: type[ConfigT], table: str, argv: Sequence[str] | None = None, prog: str | None = None
 ) -> ConfigT:
-    """Settings from defaults, then config.toml's [shared] and [``table``], then the flags.
+    """Return the settings from defaults, then config.toml's [shared] and [``table``], then the flags.
 
     Raises:
         UserError: an unknown table or key, a value of the wrong type or out of range, a file that cannot be read.
@@ -104,7 +104,7 @@ def parse_settings(
 
 
 def checked(config_class: type[ConfigT], values: dict[str, Any], where: str, as_flag: bool = False) -> ConfigT:
-    """An instance of ``config_class`` from plain values, types and ranges checked by pydantic."""
+    """Return an instance of ``config_class`` from plain values, with types and ranges checked by pydantic."""
     return _checked(config_class, values, where, as_flag)
 
 
@@ -122,7 +122,7 @@ def _checked(config_class: type[DataclassT], values: dict[str, Any], where: str,
 
 
 def parse_flags(config_class: type[DataclassT], prog: str, argv: Sequence[str] | None = None) -> DataclassT:
-    """Settings that come from flags alone, of a program that reads no config.toml.
+    """Return the settings from flags alone, for a program that reads no config.toml.
 
     Raises:
         UserError: a value is out of its range; names the flag.
@@ -138,7 +138,7 @@ def save_settings(path: Path, tables: dict[str, dict[str, Any]]) -> None:
 
 
 def as_tables(config: SharedConfig, table: str) -> dict[str, dict[str, Any]]:
-    """The settings as config.toml's tables, so that the written file can be given back with --config."""
+    """Return the settings as config.toml's tables, so that the written file can be given with --config."""
     shared_keys = {field.name for field in fields(SharedConfig)}
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
     values.pop("config")
@@ -182,7 +182,7 @@ def _nearest(word: str, candidates: Sequence[str]) -> str:
 
 
 def _merge_repeated(config_class: type[SharedConfig], argv: list[str]) -> list[str]:
-    """``--train-efd a --train-efd b`` means ``--train-efd a b``: the parser alone would keep only the last."""
+    """Merge ``--train-efd a --train-efd b`` into ``--train-efd a b``: the parser alone would keep only the last."""
     flags = {
         "--" + field.name.replace("_", "-") for field in fields(config_class) if str(field.type).startswith("tuple[")
     }

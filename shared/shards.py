@@ -1,4 +1,4 @@
-"""HDF5 shards: one file for each (chunk of the input, bucket), contiguous, so that readers can map them."""
+"""HDF5 shards: a file for each (chunk of the input, bucket), contiguous, so that readers can map it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALIGNMENT = 64  # bytes: a cache line, so that mapped arrays are aligned for ev
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What a manifest says of one shard."""
+    """The entry of one shard in a manifest."""
 
     split: str
     bucket: int
@@ -30,19 +30,19 @@ class ShardEntry:
     digest: str
 
     def as_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         return asdict(self)
 
 
 class ShardWriter:
     """A new shard, written in slices of rows; complete and synced when its block ends.
 
-    HDF5 lays the file out once, with every dataset contiguous and in its place; the rows then go straight there. That
+    HDF5 lays out the file, with every dataset contiguous; the rows are then written straight to their offsets. That
     takes no copy, and lets several threads write shards at once, which HDF5's own lock would not.
     """
 
     def __init__(self, path: Path, layout: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
-        """Reserve the file.
+        """Lay out the file.
 
         Args:
             path: the file, inside a folder that is renamed when all of the stage is complete.
@@ -61,7 +61,7 @@ class ShardWriter:
                 kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
                 h5py.h5d.create(shard.id, name.encode(), kind, space, dcpl=plist)
         with h5py.File(path, "r") as shard:
-            # A dataset without elements has no place in the file.
+            # A dataset without elements has no offset in the file.
             self._offsets = {name: shard[name].id.get_offset() or 0 for name in layout}
         self._descriptor = os.open(path, os.O_WRONLY)
 
@@ -69,7 +69,7 @@ class ShardWriter:
         return self
 
     def write(self, name: str, first_row: int, rows: np.ndarray) -> None:
-        """Put rows of one array in their place, converted to its dtype.
+        """Write rows of one array, converted to its dtype.
 
         Raises:
             ValueError: the rows do not fit the array.
@@ -86,7 +86,7 @@ class ShardWriter:
             try:
                 count = os.pwrite(self._descriptor, view, position)
             except OSError as error:
-                error.filename = str(self._path)  # the call knows but a number
+                error.filename = str(self._path)  # the call knows only a descriptor
                 raise
             view, position = view[count:], position + count
 
@@ -106,12 +106,12 @@ def write_shard(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def describe_shard(path: Path, split: str, bucket: int, samples: int) -> ShardEntry:
-    """The manifest's entry of a finished shard."""
+    """Return the manifest's entry of a finished shard."""
     return ShardEntry(split, bucket, path.name, samples, path.stat().st_size, file_digest(path))
 
 
 def verify_shard(folder: Path, entry: ShardEntry, digests: DigestCache) -> Path:
-    """The path of a shard whose content is what the manifest says.
+    """Check a shard's content against the manifest, and return its path.
 
     Raises:
         UserError: the file is missing, truncated or altered; the message names the command that rebuilds it.
@@ -128,7 +128,7 @@ def verify_shard(folder: Path, entry: ShardEntry, digests: DigestCache) -> Path:
 
 
 def map_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Arrays of a shard (all, or those named), mapped read-only: read when used, and the system may drop them again.
+    """Map arrays of a shard (all, or those named) read-only: they are read when used, and the system may drop them.
 
     The file is mapped once and not once for each array: the number of maps of a process is limited.
 

@@ -42,5 +42,5 @@ ESP_UNITS_IN_HARTREE_PER_E = {
 }
 
 CODATA_2018_HARTREE_IN_EV: float = 27.211386245988
-"""What total energies of reference data are given with, as those of the carried sample were: CODATA 2014's value is
-smaller by 8e-9 of itself, which is 4e-5 eV of carbon dioxide. Differences of energies do not feel it."""
+"""Hartree of the total energies of reference data, as of the carried sample: CODATA 2014's value is smaller by 8e-9 of
+itself, which is 4e-5 eV for carbon dioxide. Differences of energies are not affected."""

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _settings_of_run(argv: list[str]) -> list[str]:
-    """``--from-run RUN`` stands for ``--config RUN/config.toml``, and for another name, if none is given.
+    """Replace ``--from-run RUN`` by ``--config RUN/config.toml`` and, if none is given, another ``--name``.
 
     Raises:
         UserError: no such run, or another --config as well.
@@ -56,7 +56,7 @@ def _settings_of_run(argv: list[str]) -> list[str]:
 
 
 def _run() -> NoReturn:
-    """As a program. Once it was asked to stop, it does not wait for what is being compiled in the background."""
+    """Run as a program that, when asked to stop, does not wait for compilations in the background."""
     code = run_program(main)
     if code in (EXIT_STOPPED, EXIT_INTERRUPTED):
         sys.stdout.flush()

@@ -101,13 +101,13 @@ class TrainConfig(ModelConfig):
     """What makes an epoch the best: the geometric mean of the validation errors, or the validation loss."""
 
     early_stopping: NonNegativeInt = setting(0, Scope.HOST)
-    """End after so many epochs without a better one (0 = never)."""
+    """End after this many epochs without a better one (0 = never)."""
 
     checkpoint_minutes: NonNegative = setting(1.0, Scope.HOST)
-    """Save the full state after so many minutes, inside an epoch too."""
+    """Save the full state after this many minutes, inside an epoch too."""
 
     checkpoint_epochs: NonNegativeInt = setting(0, Scope.HOST)
-    """Also save it at the end of every so many epochs (0 = by time only, and at the end of the run)."""
+    """Also save it whenever this many epochs are done (0 = by time only, and at the end of the run)."""
 
     keep_checkpoints: PositiveInt = setting(3, Scope.HOST)
     """How many of the latest checkpoints are kept."""
@@ -158,7 +158,7 @@ class TrainConfig(ModelConfig):
     """Train together with the other processes that srun (Slurm) or mpirun (Open MPI) started."""
 
     coordinator: Annotated[str, Field(pattern=r"^(\S+:\d+)?$")] = setting("", Scope.HOST)
-    """HOST:PORT of process 0, where no launcher tells the processes of each other."""
+    """HOST:PORT of process 0, where no launcher connects the processes."""
 
     processes: PositiveInt = setting(1, Scope.HOST)
     """Number of processes, with --coordinator."""
@@ -179,4 +179,4 @@ class TrainConfig(ModelConfig):
     """Weights & Biases project to log to (needs wandb)."""
 
     plot_freq: NonNegativeInt = setting(0, Scope.HOST)
-    """Also draw them every so many epochs (0 = only at the end)."""
+    """Also draw them whenever this many epochs are done (0 = only at the end)."""

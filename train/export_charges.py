@@ -16,7 +16,7 @@ from shared.settings import Finite, NonNegative, Positive, parse_flags
 
 @dataclass(frozen=True)
 class ExportChargesConfig:
-    """Distributed charges of molecules as extended XYZ and CSV, their potential as a cube, local frames for CHARMM."""
+    """Write distributed charges of molecules as XYZ and CSV, their ESP as a cube, and local frames for CHARMM."""
 
     run: str
     """Folder of the run, runs/NAME (or a copy of its best/)."""
@@ -37,10 +37,10 @@ class ExportChargesConfig:
     """Write the potential of each molecule as a Gaussian cube file."""
 
     cube_spacing: Positive = 0.3
-    """Of the cube's grid, Å."""
+    """Spacing of the cube's grid, Å."""
 
     cube_margin: NonNegative = 4.0
-    """From the outermost atoms to the sides of the cube, Å."""
+    """Distance from the outermost atoms to the sides of the cube, Å."""
 
     local_frames: bool = False
     """Write the charges in local frames for the DCM module of CHARMM; of one molecule, which is one conformer."""
@@ -50,7 +50,7 @@ class ExportChargesConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Predict, and write the files.
+    """Predict the charges and write the files.
 
     Raises:
         UserError: no such run or molecule, an element that the model was not trained on, or a cube too large.
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     grids = [cube_grid(atoms, asked.cube_spacing, asked.cube_margin) for atoms in molecules if asked.cube]
     predictor = Predictor(asked.run, "float64")
     predictions = predictor.predict(molecules)
-    # All that can fail comes before the first file.
+    # Everything that can fail comes before the first file is written.
     texts = {"charges.xyz": extended_xyz(molecules, predictions), "charges.csv": charges_csv(molecules, predictions)}
     if asked.local_frames:
         charges, sites = predictions[0].dcm_charges, predictions[0].dcm_sites
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _remove_older(folder: Path, frames: int, local_frames: bool) -> None:
-    """What an earlier export of other molecules has left, and this one does not write again."""
+    """Remove the files of an earlier export that this one does not overwrite."""
     kept = {f"esp-{frame}.cube" for frame in range(frames)} | ({"local-frames.dcm"} if local_frames else set())
     for path in folder.iterdir():
         if re.fullmatch(r"esp-\d+\.cube|local-frames\.dcm", path.name) and path.name not in kept:

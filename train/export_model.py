@@ -28,11 +28,11 @@ class ExportModelConfig:
     """Folder to write to."""
 
     precision: Literal["float32", "float64"] = "float32"
-    """Of the arithmetic: float32 as trained, or float64, in which dynamics and finite differences are smoother."""
+    """Precision: float32 as trained, or float64, in which dynamics and finite differences are smoother."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the artefact, its description and how to load it.
+    """Write the artefact, its description and instructions for loading it.
 
     Raises:
         UserError: no such run.
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False).encode())
     write_atomically(folder / README, _readme(description).encode())
     write_atomically(folder / MODEL, artefact)
-    log.info(f"{folder / MODEL}: {len(artefact) / 2**20:.1f} MiB; {folder / README} tells how to load it")
+    log.info(f"{folder / MODEL}: {len(artefact) / 2**20:.1f} MiB; {folder / README} says how to load it")
 
 
 def _readme(description: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _FORMAT_VERSION = 1
 _BATCHES_AT_ONCE = 32
-"""Batches' worth of molecules in memory: of these, those of a size are predicted together."""
+"""Batches that are read at once; among them, molecules of one size are predicted together."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class PredictConfig:
     """Unit of the dipoles: debye, e-angstrom or au (auto: the file's, else e-angstrom, in NPZ files debye)."""
 
     batch_size: PositiveInt = 64
-    """Molecules at once."""
+    """Molecules in a batch."""
 
     precision: Literal["float32", "float64"] = "float32"
-    """Of all arithmetic."""
+    """Precision of all arithmetic."""
 
     @property
     def unit_flags(self) -> dict[Kind, str]:
-        """Unit by kind."""
+        """Return the unit flag of each kind of quantity."""
         return {
             "position": self.position_unit,
             "energy": self.energy_unit,
@@ -84,7 +84,7 @@ class PredictConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Predict, write and compare.
+    """Predict, write the frames, and compare with their labels.
 
     Raises:
         UserError: no such run or file, a file that cannot be read, an element that the model was not trained on.
@@ -163,7 +163,7 @@ def _require_known_elements(molecules: Sequence[LabelledMolecule], predictor: Pr
 
 
 def _output(asked: PredictConfig, files: Sequence[str]) -> Path:
-    """The file to write, which is none of those that are read."""
+    """Return the file to write, which must be none of those that are read."""
     output = Path(asked.output or Path(asked.run) / "predictions" / f"{Path(files[0]).stem}.xyz")
     if output.suffix not in (".xyz", ".extxyz"):
         raise UserError(f"--output {output}: extended XYZ is written; name it .xyz")

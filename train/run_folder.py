@@ -25,8 +25,8 @@ from train.config import TrainConfig
 from train.data.dataset import Cache
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
-EVALUATION_FORMAT = 2
-"""Of evaluation-SPLIT.json. 2: with limits and spreads by element and by distance."""
+EVALUATION_FORMAT = 3
+"""Format of evaluation-SPLIT.json. 3: ``baselines`` and ``normalised_errors``, by element and by distance too."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def log_file(self) -> Path:
-        """What was said, with times; appended to by every start."""
+        """Log with times; every start appends to it."""
         return self.path / "train.log"
 
     @property
@@ -62,7 +62,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """Portable weights of the best epoch."""
+        """Weights of the best epoch, for use on any machine."""
         return self.path / "best"
 
     @property
@@ -71,7 +71,7 @@ class RunFolder:
         return self.path / "plots"
 
     def picture_file(self, name: str) -> Path:
-        """A picture of the run."""
+        """Return the path of a picture of the run."""
         return self.plots / f"{name}.png"
 
     @property
@@ -81,33 +81,33 @@ class RunFolder:
 
     @property
     def divergence_file(self) -> Path:
-        """What is known of the step at which the run diverged."""
+        """Record of the step at which the run diverged."""
         return self.path / "divergence.json"
 
     @property
     def run_id(self) -> str:
-        """The same for a run and its continuations, wherever the folder lies: made when the run began."""
+        """Identifier of a run and its continuations, made when the run began; it survives moving the folder."""
         return str(read_record(self).get("id", self.path.name))
 
-    def limits_file(self, split: str) -> Path:
-        """What the errors of a split are compared with."""
-        return self.path / f"limits-{split}.json"
+    def baselines_file(self, split: str) -> Path:
+        """Return the path of the baselines of a split's errors."""
+        return self.path / f"baselines-{split}.json"
 
     def evaluation_file(self, split: str) -> Path:
-        """Errors of the best weights on a split."""
+        """Return the path of the best weights' errors on a split."""
         return self.path / f"evaluation-{split}.json"
 
     def predictions_file(self, split: str) -> Path:
-        """Predictions of the best weights on a split."""
+        """Return the path of the best weights' predictions on a split."""
         return self.path / f"predictions-{split}.h5"
 
     def report_file(self, split: str) -> Path:
-        """The report on a split, a page for a browser."""
+        """Return the path of the report on a split, an HTML page."""
         return self.path / f"report-{split}.html"
 
 
 def lock(folder: RunFolder, active: bool) -> BaseFileLock:
-    """The run's lock, taken if this process is to have it (``active``); the system gives it back with the process.
+    """Return the run's lock, acquired if ``active``; the system releases it when the process ends.
 
     Raises:
         UserError: another program is training this run.
@@ -125,12 +125,12 @@ def lock(folder: RunFolder, active: bool) -> BaseFileLock:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Not what a run that is being begun, or was killed at that moment, has before its config.toml."""
+    """Return whether a file is none of those that a run writes before its config.toml."""
     return not path.name.startswith(".") and path.name != RunFolder(path.parent).record_file.name
 
 
 def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFolder:
-    """Create the run's folder, or check that the run in it is the same one (which is all it does without ``write``).
+    """Create the run's folder, or check that the run in it is the same one; without ``write``, only check.
 
     Raises:
         UserError: the folder holds a run with other settings or other data.
@@ -154,9 +154,9 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
         }
         record = {"id": uuid.uuid4().hex[:12], **now, **begun}
     elif now != {key: value for key, value in (record.get("continued") or [record])[-1].items() if key in now}:
-        # What the run began with stays: the steps of then were taken by it.
+        # The entries of the start stay: the first steps were taken with them.
         record["continued"] = [*record.get("continued", []), now]
-    # Again in each continuation: a run that was killed while it began may begin with other data.
+    # Written by each continuation too: a run that was killed at its start may continue with other data.
     record["data"] = data
     write_atomically(folder.record_file, json.dumps(record, indent=1).encode())
     # Last: a folder with config.toml is a run. Its data are in its record; the settings serve other data too.
@@ -165,7 +165,7 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
 
 
 def load_config(folder: RunFolder) -> TrainConfig:
-    """The settings of a run.
+    """Return the settings of a run.
 
     Raises:
         UserError: there is no such run, or its file is damaged.
@@ -180,7 +180,7 @@ def load_config(folder: RunFolder) -> TrainConfig:
 
 
 def load_data_record(folder: RunFolder) -> dict[str, Any]:
-    """The record of the data that the run was begun with: :attr:`shared.manifest.Cache.record`.
+    """Return the record of the data that the run began with, as :attr:`train.data.dataset.Cache.record` has it.
 
     Raises:
         UserError: the run's record is missing or damaged.
@@ -189,7 +189,7 @@ def load_data_record(folder: RunFolder) -> dict[str, Any]:
 
 
 def other_versions(run: str) -> list[str]:
-    """How this program, its libraries and this machine differ from those of another run.
+    """List how this program, its libraries and this machine differ from those of another run.
 
     Raises:
         UserError: its record is missing or damaged.
@@ -203,7 +203,7 @@ def other_versions(run: str) -> list[str]:
 
 
 def read_record(folder: RunFolder) -> dict[str, Any]:
-    """Data, versions and hardware of a run, as they were written when it began.
+    """Return data, versions and hardware of a run, as recorded when it began.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -218,7 +218,7 @@ def read_record(folder: RunFolder) -> dict[str, Any]:
 
 
 def read_metrics(folder: RunFolder, epochs: int) -> list[dict[str, Any]]:
-    """The metrics of the first ``epochs`` epochs, as far as they were written."""
+    """Return the metrics of the first ``epochs`` epochs, as far as they were written."""
     if not folder.metrics_file.exists():
         return []
     records = []
@@ -238,7 +238,7 @@ def rewrite_metrics(folder: RunFolder, records: list[dict[str, Any]]) -> None:
 
 
 def append_metrics(folder: RunFolder, record: dict[str, Any]) -> None:
-    """Add one epoch."""
+    """Append one epoch to metrics.jsonl."""
     with folder.metrics_file.open("a") as stream:
         stream.write(json.dumps(record) + "\n")
 
@@ -278,7 +278,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> dict[str, Any]:
-    """Commit of this program's sources; empty where they are no git checkout."""
+    """Return the commit of this program's sources; empty where they are no git checkout."""
     root = Path(__file__).parents[1]
     try:
         commit, status = (
@@ -311,6 +311,6 @@ def _processor() -> str:
 
 
 def _weights_digest(run: str) -> str:
-    """Checksum of the weights that this run begins with."""
+    """Return the checksum of the weights that this run begins with."""
     path = RunFolder(Path(run)).best / "weights.safetensors"
     return xxhash.xxh3_128_hexdigest(path.read_bytes()) if path.exists() else ""

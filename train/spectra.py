@@ -12,12 +12,12 @@ from shared.log import log
 from shared.settings import Finite, NonNegative, Positive, parse_flags
 
 _FEWEST_STEPS = 16
-"""Of a trajectory with a spectrum."""
+"""Shortest trajectory that has a spectrum."""
 
 
 @dataclass(frozen=True)
 class SpectraConfig:
-    """IR spectra of a molecule from a trained model: harmonic, and by request from molecular dynamics."""
+    """Compute IR spectra of a molecule: harmonic, and by request from molecular dynamics."""
 
     run: str
     """Folder of the run, runs/NAME (or a copy of its best/)."""
@@ -47,10 +47,10 @@ class SpectraConfig:
     """Temperature that the trajectory begins with, K."""
 
     timestep: Positive = 0.5
-    """Of the trajectory, fs."""
+    """Time step of the trajectory, fs."""
 
     seed: int = 0
-    """Of the velocities."""
+    """Seed of the velocities."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     picture = folder / "spectrum.png"
     save_picture(picture, lambda: draw_spectra(name, modes, asked.width))
     if asked.md_ps:
-        # Last: it may take long, and be stopped.
+        # Last, because it may take long and be stopped.
         dynamics = infrared_from_dynamics(atoms, asked.md_ps, asked.timestep, asked.temperature, asked.seed)
         write_spectra(folder / "spectrum.csv", modes, asked.width, dynamics)
         save_picture(picture, lambda: draw_spectra(name, modes, asked.width, dynamics))

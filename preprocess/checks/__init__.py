@@ -1,0 +1,1 @@
+"""Checks of the data: measure molecules, and judge what was measured."""

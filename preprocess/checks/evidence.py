@@ -14,12 +14,12 @@ from shared.schema import Split
 Severity = Literal["error", "warning"]
 
 CANDIDATES = ("times bohr", "over bohr", "as stored", "plus mass", "plus centroid", "plus atom", "centred")
-"""What undoes a mistake in the grid: 0.529 times; 1/0.529 times; without the shift of --grid-frame; plus the atoms'
-centre of mass, plus their centroid, plus the first atom's position; and moved so that its own centre lies on the atoms'
-centroid."""
+"""Changes of the grid that undo a mistake: times 0.529; times 1/0.529; without the shift of --grid-frame; plus the
+atoms' centre of mass, plus their centroid, plus the first atom's position; and moved so that its own centre is at the
+atoms' centroid."""
 
 TOO_FEW_POINTS = 2.0
-"""In place of a residual: too few grid points lie outside the atoms for a fit (a fit's own residual is at most 1)."""
+"""Marks, in place of a residual, too few grid points outside the atoms for a fit (a fit's residual is at most 1)."""
 
 MOLECULE = np.dtype(
     [
@@ -33,14 +33,14 @@ MOLECULE = np.dtype(
         ("force", "f4"),  # eV/Å, the largest |F| of an atom
         ("net_force", "f2"),  # |Σ F| / Σ |F|
         ("torque", "f2"),  # |Σ r × F| / Σ |r| |F| about the centroid
-        ("lengths", "f4", (5,)),  # Å, see gather.lengths_and_bonds: what two copies of a geometry share
+        ("lengths", "f4", (5,)),  # Å, see measure.lengths_and_bonds: what two copies of a geometry share
         ("bond", "f4"),  # distance to the nearest neighbour over the sum of covalent radii, median over the atoms
         ("dipole", "f4"),  # e·Å, |D| as given
         ("fitted_dipole", "f4"),  # e·Å, of the multipoles fitted to the ESP, about the centre of mass; NaN if inexact
         ("dipole_product", "f4"),  # (e·Å)², given · fitted
-        ("cosine", "f2"),  # between both, of ions about the better of two origins
+        ("cosine", "f2"),  # between both, for ions about the better of two origins
         ("cosine_tried", "f2", (len(CANDIDATES),)),  # the same on each candidate
-        ("origin_gain", "f2"),  # of ions: how much better D fits about the origin, over |Q| |centre of mass|
+        ("origin_gain", "f2"),  # for ions: by how much D fits better about the origin, over |Q| |centre of mass|
         ("fitted_charge", "f4"),  # e, sum of the fitted monopoles
         ("charge_error", "f4"),  # e, its standard error
         ("largest_charge", "f4"),  # e, of a fit with charges alone
@@ -48,7 +48,7 @@ MOLECULE = np.dtype(
         ("esp", "f4"),  # Hartree/e, root mean square
         ("largest_esp", "f4"),  # Hartree/e, greatest |ESP| of all points
         ("inside", "f4"),  # share of the grid points inside an atom
-        ("nowhere", "f4"),  # share of the grid points where no grid is: padding that is counted
+        ("nowhere", "f4"),  # share of the grid points that are padding, although the file counts them
         ("integer_grid", "?"),  # all coordinates of the grid are whole numbers
         ("residual", "f2"),  # of the multipole fit, relative; NaN = not fitted
         (
@@ -67,11 +67,11 @@ MOLECULE = np.dtype(
 """One molecule, 168 bytes. Numbers that could not be computed are NaN."""
 
 PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4")])
-"""Two near frames of one molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
+"""A pair of near frames of a molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
 
 
 class CheckedFile(NamedTuple):
-    """A pair of files, and how it is read; of divided files, one for each split."""
+    """A pair of files and how it is read; divided files have one for each split."""
 
     split: Split
     efd: str  # the files' names, for messages
@@ -86,9 +86,9 @@ class CheckedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckInput:
-    """n molecules of one file pair, in the project's units after the user's unit flags; padding may hold anything.
+    """The n molecules of a pair of files, in the project's units; padding may hold anything.
 
-    What a molecule lacks is NaN.
+    The user's unit flags have been applied. What a molecule lacks is NaN.
     """
 
     file: CheckedFile
@@ -110,19 +110,19 @@ class CheckInput:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or looks so."""
+    """A mistake in the data, or a sign of one."""
 
     check: str  # short stable identifier, such as "grid-unit"
     severity: Severity  # error: the data contradict themselves; warning: look at it
     confidence: float  # share of the molecules (pairs of frames) examined that agree; 1 for facts about single rows
     what: str  # one line with numbers
-    remedy: str  # the flag or the action that mends it
+    remedy: str  # the flag or the action that corrects it
     rows: tuple[tuple[str, str, int], ...] = ()  # up to 10 examples: split, file, row
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is kept of the molecules examined. Grows by about 190 bytes per molecule (168, and its pairs); picklable."""
+    """The numbers kept of the molecules examined: about 190 bytes for each (168, and its pairs); picklable."""
 
     files: tuple[CheckedFile, ...]
     compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom
@@ -131,7 +131,7 @@ class Evidence:
 
 
 def merge(evidence: Sequence[Evidence]) -> Evidence:
-    """Evidence of all the parts together."""
+    """Merge the evidence of several parts."""
     files = tuple(dict.fromkeys(file for part in evidence for file in part.files))
     compositions = tuple(dict.fromkeys(one for part in evidence for one in part.compositions))
     file_index = {file: index for index, file in enumerate(files)}

@@ -1,4 +1,4 @@
-"""The compact numbers that are kept of each molecule: geometry, targets, ESP fits, pairs of near frames."""
+"""Measure each molecule for the checks: geometry, targets, ESP fits, pairs of near frames."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import numpy as np
 from preprocess.checks.evidence import MOLECULE, CheckedFile, CheckInput, Evidence
 from preprocess.checks.measure_esp import examine_esp
 from preprocess.checks.measure_frame_pairs import near_frames
-from preprocess.checks.physical_constants import COVALENT_RADII, NOBLE_GASES
-from shared.elements import MASSES
+from preprocess.checks.physical_constants import NOBLE_GASES
+from shared.elements import COVALENT_RADII, MASSES
 from shared.schema import SPLITS
 
 _DISTANCES_AT_ONCE = 4_000_000
 
 
-def gather(molecules: CheckInput) -> Evidence:
-    """Evidence of n molecules of one file pair; that of several chunks is put together by ``merge``.
+def measure(molecules: CheckInput) -> Evidence:
+    """Measure n molecules of one pair of files; ``merge`` joins the evidence of several chunks.
 
-    The work per molecule is bounded: at most 512 of its grid points are looked at, the wrong grids are tried on 24
+    The work per molecule is bounded: at most 512 of its grid points are read, the wrong grids are tried on 24
     molecules of a call, and the pairs of near frames are found among the molecules of one call. A call with a few
     hundred molecules of a file is therefore enough for every check but the duplicates.
     """
-    # Numbers as large as float32 allows are valid, if senseless, and overflow here and there.
+    # Values up to float32's largest are accepted and may overflow here.
     with np.errstate(all="ignore"):
-        return _gather(molecules)
+        return _measure(molecules)
 
 
-def _gather(molecules: CheckInput) -> Evidence:
+def _measure(molecules: CheckInput) -> Evidence:
     width = int(molecules.n_atoms.max(initial=1))
     real = np.arange(width) < molecules.n_atoms[:, None]
     numbers = np.where(real, molecules.atomic_numbers[:, :width], 0)
@@ -67,7 +67,7 @@ def _compositions(numbers: np.ndarray) -> tuple[tuple[bytes, ...], np.ndarray]:
 
 
 def lengths_and_bonds(numbers: np.ndarray, positions: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Invariants of each geometry, and its bond lengths relative to the elements' usual ones.
+    """Return invariants of each geometry, and its bond lengths relative to the elements' usual ones.
 
     Args:
         numbers: (n, atoms), 0 = padding.
@@ -120,7 +120,7 @@ def _lengths_of_block(numbers: np.ndarray, positions: np.ndarray, real: np.ndarr
 def _force_sums(
     positions: np.ndarray, forces: np.ndarray, real: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Largest |F| (n,), and the sums of F and of r × F (n,) relative to the sums of the magnitudes."""
+    """Return the largest |F| (n,), and the sums of F and of r × F (n,) relative to the sums of the magnitudes."""
     magnitude = np.linalg.norm(forces, axis=2)
     centroid = positions.sum(axis=1) / np.maximum(real.sum(axis=1), 1)[:, None]
     arms = np.where(real[..., None], positions - centroid[:, None], 0.0)

@@ -13,15 +13,15 @@ from preprocess.checks.physical_constants import ELECTRONEGATIVITY, INSIDE_RADII
 from shared.units import BOHR_IN_ANGSTROM
 
 _POINTS = 512
-"""Most grid points looked at per molecule; fits take fewer."""
+"""Most grid points taken of a molecule; fits take fewer."""
 _CANDIDATES_TRIED = 24
 _AXES_TRIED = 8
 POLAR = 0.1
-"""e·Å (0.5 Debye): the dipole of a fit is exact to 2 % beyond it."""
+"""e·Å (0.5 Debye): larger dipoles of a fit are exact to 2 %."""
 POLAR_AS_GIVEN = 0.02
-"""e·Å, the same in the smallest unit that it may be given in."""
+"""e·Å: POLAR, for a dipole given in the smallest unit that occurs."""
 _DIPOLE_ERROR = 0.1
-"""Largest relative error: few points, or points on one side, do not determine a dipole."""
+"""Largest relative error of a fitted dipole: few points, or points on one side, do not determine one."""
 _NUMBERS_AT_ONCE = 1_000_000
 _WHOLE = 1e-4
 _UNIT_CANDIDATES = 2
@@ -40,7 +40,7 @@ AXES = np.array(
         for z in (1, -1)
     ]
 )[1:]
-"""(47, 3, 3): exchanges and reversals of the axes; the true grid is AXES @ the given one, about the molecule."""
+"""Exchanges and reversals of the axes (47, 3, 3); the true grid is AXES @ the given one, about the molecule."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ class _Batch:
     real: np.ndarray  # (n, points)
 
     def fit(self, grid: np.ndarray | None = None, sites: Sites | None = None, also: np.ndarray | bool = True) -> Fit:
-        """Least squares on ``grid`` (that given) at points outside the atoms and in the mask ``also``, (n, points)."""
+        """Fit on ``grid`` (default: the given one) at points outside the atoms and in the mask ``also`` (n, points)."""
         grid = self.grid if grid is None else grid
         used = self.real & self.sites.outside(grid) & also
         return fit(sites or self.sites, grid, self.esp, used, self.real.sum(axis=1))
 
     def inside_share(self, grid: np.ndarray) -> np.ndarray:
-        """(n,) share of the points of ``grid`` that lie within the cores of atoms."""
+        """Return the share (n,) of the points of ``grid`` that are inside the cores of atoms."""
         offset = grid[:, :, None] - self.sites.positions[:, None]
         near = (np.einsum("npak,npak->npa", offset, offset) < INSIDE_RADII[self.numbers][:, None] ** 2).any(axis=2)
         return np.asarray((near & self.real).sum(axis=1) / np.maximum(self.real.sum(axis=1), 1))
 
     def thinned(self) -> _Batch:
-        """As many points as the multipoles need."""
+        """Return the batch with as many points as the multipoles need."""
         points = 3 * self.sites.size + 120
         return replace(self, grid=self.grid[:, :points], esp=self.esp[:, :points], real=self.real[:, :points])
 
@@ -106,7 +106,7 @@ def examine_esp(
     fitted = np.flatnonzero(np.isfinite(found["residual"]))
     tried = max(8, int(_CANDIDATES_TRIED * min(1.0, USUAL / sizes[fitted].mean()))) if len(fitted) else 0
     for batch in batches(_spread(fitted, tried)):
-        # Without quadrupoles lone pairs let some wrong grids fit better than the right one.
+        # Without quadrupoles lone pairs let some wrong grids fit better than the correct one.
         if batch.sites.n_quadrupoles:
             _try_candidates(batch.thinned(), given, found)
     for batch in batches(_rows_to_turn(found, sizes)):
@@ -121,7 +121,7 @@ def _batches(
     rows: np.ndarray,
     sizes: np.ndarray,
 ) -> Iterator[_Batch]:
-    """The molecules of ``rows``, those with alike fits together and a bounded number at a time."""
+    """Yield the molecules of ``rows`` in batches of bounded size, each with fits of one kind."""
     counts = np.stack([(numbers[rows] > 0).sum(axis=1), (numbers[rows] > 1).sum(axis=1), sizes[rows]], axis=1)
     kinds, kind = np.unique(counts, axis=0, return_inverse=True)
     for index, (atoms, heavy, size) in enumerate(kinds.tolist()):
@@ -147,9 +147,9 @@ def _batches(
 
 
 def _choose_points(n_grid: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, points) indices in random order, one from each of 512 stretches of the grid, and which are real.
+    """Return indices (n, points) in random order, one from each of 512 stretches of the grid, and which are real.
 
-    Real ones stand first, so that the first so many of them are a sample of the grid.
+    Real ones come first, so that any number of the first ones is a sample of the grid.
     """
     spread = ((_ORDER + _JITTER) / _POINTS * n_grid[:, None]).astype(np.int64)
     point = np.where(n_grid[:, None] > _POINTS, np.minimum(spread, n_grid[:, None] - 1), _ORDER)
@@ -160,12 +160,12 @@ def _choose_points(n_grid: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _spread(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most ``count`` of the rows, evenly spaced."""
+    """Return at most ``count`` of the rows, evenly spaced."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))] if count else rows[:0]
 
 
 def _rows_to_fit(sizes: np.ndarray, has_esp: np.ndarray) -> np.ndarray:
-    """All, but of large molecules, whose fits cost the square of their size, every so many."""
+    """Return the rows to fit: all, but only some of the large molecules, whose fits cost the square of their size."""
     every = np.clip((sizes / USUAL) ** 2, 1, max(1, has_esp.sum() // 16)).astype(np.int64)
     return np.flatnonzero(has_esp & (np.cumsum(has_esp) % every == 0))
 
@@ -202,7 +202,7 @@ def _fit_as_given(batch: _Batch, given: CheckInput, found: np.ndarray) -> None:
 
 
 def _cosine(batch: _Batch, given: CheckInput, multipoles: Fit) -> np.ndarray:
-    """(n,) between the given and the fitted dipole, the greater of both origins that ions' dipoles are met with."""
+    """Return the cosine (n,) between the given and the fitted dipole; for ions the greater one about two origins."""
     dipole, moved = given.dipole[batch.rows], given.total_charge[batch.rows, None] * batch.sites.center
     about_center, about_origin = (
         _cosine_between(dipole, fitted) for fitted in (multipoles.dipole, multipoles.dipole + moved)
@@ -216,7 +216,10 @@ def _cosine_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _correlation(charges: np.ndarray, electronegativity: np.ndarray) -> np.ndarray:
-    """(n,) of the atoms' charges and electronegativities; NaN where all of these are alike or one is unknown."""
+    """Return the correlation (n,) of the atoms' charges and electronegativities.
+
+    It is NaN where all electronegativities are equal or one is unknown.
+    """
     a = charges - charges.mean(axis=1, keepdims=True)
     b = electronegativity - electronegativity.mean(axis=1, keepdims=True)
     size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
@@ -224,14 +227,14 @@ def _correlation(charges: np.ndarray, electronegativity: np.ndarray) -> np.ndarr
 
 
 def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None:
-    """Fit on the grids of CANDIDATES, each at the points that lie outside the atoms in it and in the grid as given.
+    """Fit on the grids of CANDIDATES, each at the points outside the atoms both in it and in the grid as given.
 
-    Other points would not compare: a grid shrunk into the atoms keeps its farthest points, which are easily fitted.
+    Other points cannot be compared: a grid shrunk into the atoms keeps its farthest points, which are easily fitted.
     """
     rows, outside = batch.rows, batch.sites.outside(batch.grid)
     moved = np.zeros((len(rows), 3)) if given.grid_shift is None else given.grid_shift[rows]
     for column, grid in enumerate(_candidate_grids(batch, moved)):
-        # A grid as given that lies within the atoms is no standard; the candidate is then judged by itself.
+        # A given grid inside the atoms is no standard of comparison; the candidate is then judged by itself.
         also = outside | (found["residual"][rows] == TOO_FEW_POINTS)[:, None]
         candidate = batch.fit(grid, also=also)
         outside_too = batch.sites.outside(grid)
@@ -239,7 +242,7 @@ def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None
         standard = batch.fit(also=outside_too).residual if fewer else found["residual"][rows]
         residual = candidate.residual
         if column < _UNIT_CANDIDATES:
-            # No unit puts points into the atoms' cores that were outside: what is left of such a grid fits by chance.
+            # A candidate that puts points into the atoms' cores is wrong: what is left of its grid fits by chance.
             deeper = batch.inside_share(grid) > batch.inside_share(batch.grid) + _DEEPER
             residual = np.where(deeper, TOO_FEW_POINTS, residual)
         found["tried"][rows, column] = residual
@@ -254,10 +257,10 @@ def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None
 
 
 def _with_nuclei_moved(batch: _Batch, points: np.ndarray) -> np.ndarray:
-    """(n,) size of the ESP over its present size once its nuclei, in Å beside ``points`` in Bohr, are in Bohr too.
+    """Return the size (n,) of the ESP over its present size after its nuclei are moved from Å to Bohr.
 
-    An ESP of neutral molecules is small because nuclei and electrons cancel: with nuclei elsewhere it is tens of times
-    as large, and no other mistake is undone by moving them.
+    The ``points`` are in Bohr. The ESP of a neutral molecule is small because nuclei and electrons cancel: with the
+    nuclei elsewhere it is tens of times as large, and no other mistake is undone by moving them.
     """
     moved = np.zeros(points.shape[:2])
     for scale, sign in ((1.0, -1.0), (1 / BOHR_IN_ANGSTROM, 1.0)):
@@ -269,7 +272,7 @@ def _with_nuclei_moved(batch: _Batch, points: np.ndarray) -> np.ndarray:
 
 
 def _candidate_grids(batch: _Batch, moved: np.ndarray) -> Iterator[np.ndarray]:
-    """The grids of CANDIDATES; ``moved``: (n, 3) Å, how the given ones were."""
+    """Yield the grids of CANDIDATES; ``moved``: (n, 3) Å, the shift of the given ones."""
     grid, centroid = batch.grid, batch.sites.positions.mean(axis=1)
     yield grid * BOHR_IN_ANGSTROM
     yield grid / BOHR_IN_ANGSTROM
@@ -279,7 +282,7 @@ def _candidate_grids(batch: _Batch, moved: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _rows_to_turn(found: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Molecules whose fitted dipole points elsewhere than D, if they are many; any, if few have a dipole to tell."""
+    """Return molecules whose fitted dipole points elsewhere than D if they are many; any if few have a dipole."""
     polar = (found["fitted_dipole"] > POLAR) & (found["dipole"] > POLAR_AS_GIVEN)
     turned = polar & (found["cosine"] < 0.9)
     if turned.sum() >= max(4, 0.1 * polar.sum()):
@@ -291,7 +294,7 @@ def _rows_to_turn(found: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _try_axes(batch: _Batch, found: np.ndarray) -> None:
     """Fit on the grid with its axes exchanged and reversed about the origin of the frame and about its own middle.
 
-    In a right frame nearly all of them fit worse, unless the molecule has that symmetry; in a wrong one about half.
+    In a correct frame nearly all of them fit worse, unless the molecule has that symmetry; in a wrong one about half.
     """
     rows, middle = batch.rows, _middle(batch)
     about_origin = np.array([batch.fit(batch.grid @ turn.T).residual for turn in AXES])
@@ -303,6 +306,6 @@ def _try_axes(batch: _Batch, found: np.ndarray) -> None:
 
 
 def _middle(batch: _Batch) -> np.ndarray:
-    """(n, 1, 3) Å: mean of the grid's points."""
+    """Return the mean (n, 1, 3) of the grid's points, Å."""
     total = np.where(batch.real[..., None], batch.grid, 0.0).sum(axis=1, keepdims=True)
     return np.asarray(total / batch.real.sum(axis=1)[:, None, None])

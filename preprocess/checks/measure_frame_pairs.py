@@ -13,7 +13,7 @@ _FARTHEST_ANGSTROM = 0.4
 
 
 def near_frames(numbers: np.ndarray, positions: np.ndarray, forces: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """Each frame and its nearest two with the same atoms in the same order, one turned onto the other.
+    """Pair each frame with its nearest two with the same atoms in the same order, one turned onto the other.
 
     The trapezoid rule, E_b - E_a = -½ (F_a + F_b)·(R_b - R_a), errs in the third order of the displacement: by a few
     per cent of the energy within 0.1 Å.
@@ -43,7 +43,7 @@ def near_frames(numbers: np.ndarray, positions: np.ndarray, forces: np.ndarray, 
 
 
 def _nearest(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the pairs, each once, by the root mean square difference of interatomic distances."""
+    """Return the indices of the pairs, each once, by the root mean square difference of interatomic distances."""
     i, j = np.triu_indices(positions.shape[1], 1)
     step = -(-len(i) // _DISTANCES_COMPARED)
     distances = np.linalg.norm(positions[:, i[::step]] - positions[:, j[::step]], axis=2)
@@ -58,7 +58,7 @@ def _nearest(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _work(a: np.ndarray, b: np.ndarray, positions: np.ndarray, forces: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """Frames b turned onto frames a (W. Kabsch, Acta Cryst. A 1976, 32, 922), and the work between them."""
+    """Turn frames b onto frames a (W. Kabsch, Acta Cryst. A 1976, 32, 922), and return the work between them."""
     first = positions[a] - positions[a].mean(axis=1, keepdims=True)
     second = positions[b] - positions[b].mean(axis=1, keepdims=True)
     u, _, v = np.linalg.svd(np.einsum("nki,nkj->nij", second, first))

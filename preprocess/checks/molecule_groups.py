@@ -1,4 +1,4 @@
-"""What the rules look at: the evidence of one file pair (or of several small ones), and how they word a finding."""
+"""Groups of molecules that the rules judge: the evidence of one pair of files, or of several small ones."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from preprocess.checks.measure_esp import POLAR, POLAR_AS_GIVEN
 from shared.input.unit_choice import InputUnits
 
 FEWEST = 8
-"""Molecules (or pairs of frames) that a statement about a whole file needs."""
+"""Least number of molecules (or pairs of frames) for a statement about a whole file."""
 FEWEST_ALL_AGREE = 2
-"""Of fewer, so many do if every one of them says the same, and clearly."""
+"""Least number where all of them agree, and clearly."""
 _SMALL_FILE = 16
 EXAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Group:
+class MoleculeGroup:
     """Molecules that are judged together."""
 
     evidence: Evidence
@@ -37,7 +37,10 @@ class Group:
         among: np.ndarray | None = None,
         of_esp: bool = False,
     ) -> Finding:
-        """A finding about the molecules ``bad`` (a mask); confidence: their share ``among`` others (without: 1)."""
+        """Return a finding about the molecules ``bad`` (a mask).
+
+        Its confidence is their share ``among`` others (without them: 1).
+        """
         share = int(bad.sum()) / int(among.sum()) if among is not None else 1.0
         files = [(file.efd, file.esp)[of_esp] if file.divided else _in_split(file, of_esp) for file in self._files()]
         names = list(dict.fromkeys(files))
@@ -52,22 +55,22 @@ class Group:
         )
 
     def polar(self) -> np.ndarray:
-        """Mask of the molecules whose dipole is large enough to compare and whose total charge is right."""
+        """Return the mask of the molecules whose dipole is large enough to compare and whose total charge is right."""
         m = self.molecules
         # Relative to the charges, for an ESP in another unit makes errors of its sum as large as its unit is small.
         right_charge = np.abs(m["fitted_charge"] - m["charge"]) < 0.4 * np.maximum(m["largest_charge"], 1.0)
-        # An ESP in a unit that is too large makes the fitted dipole small: then the given one tells.
+        # An ESP in a unit that is too large makes the fitted dipole small: then the given one decides.
         large = (m["fitted_dipole"] > POLAR) | (np.isfinite(m["fitted_dipole"]) & (m["dipole"] > POLAR))
         return np.asarray(large & (m["dipole"] > POLAR_AS_GIVEN) & right_charge)
 
     @property
     def file(self) -> CheckedFile:
-        """The first of the files; the others are read in the same way."""
+        """Return the first of the files; the others are read in the same way."""
         return self._files()[0]
 
     @property
     def units(self) -> InputUnits:
-        """Units that the files are read with."""
+        """Return the units that the files are read with."""
         return self.file.units
 
     def _files(self) -> list[CheckedFile]:
@@ -79,20 +82,20 @@ def _in_split(file: CheckedFile, of_esp: bool) -> str:
 
 
 def examples(evidence: Evidence, molecules: np.ndarray, of_esp: bool = False) -> tuple[tuple[str, str, int], ...]:
-    """Split, file and row of the first few."""
+    """Return split, file and row of the first few molecules."""
     files = [evidence.files[index] for index in molecules["file"][:EXAMPLES]]
     rows = molecules["row"][:EXAMPLES]
     return tuple((file[0], file[2 if of_esp else 1], int(row)) for file, row in zip(files, rows, strict=True))
 
 
-def groups(evidence: Evidence) -> Iterator[Group]:
-    """One per file pair; pairs of which few molecules are known are judged with those that are read alike."""
+def molecule_groups(evidence: Evidence) -> Iterator[MoleculeGroup]:
+    """Yield a group for each pair of files; pairs with few molecules are joined with those that are read alike."""
     file = evidence.molecules["file"]
     counts = np.bincount(file, minlength=len(evidence.files))
     whole: dict[object, list[int]] = {}
     for index in np.flatnonzero(counts > 0):
         one = evidence.files[index]
-        # A file whose rows are in several splits is one file all the same.
+        # A file whose rows are in several splits is one file.
         whole.setdefault(one._replace(split="train") if one.divided else int(index), []).append(int(index))
     large = [members for members in whole.values() if counts[members].sum() >= _SMALL_FILE]
     alike: dict[object, list[int]] = {}
@@ -103,10 +106,10 @@ def groups(evidence: Evidence) -> Iterator[Group]:
             alike.setdefault(one._replace(split=split, efd="", esp=""), []).extend(members)
     for members in [*large, *alike.values()]:
         chosen, near = np.isin(file, members), np.isin(evidence.pairs["file"], members)
-        yield Group(evidence, evidence.molecules[chosen], evidence.pairs[near])
+        yield MoleculeGroup(evidence, evidence.molecules[chosen], evidence.pairs[near])
 
 
 def median(values: np.ndarray) -> float:
-    """Of the finite ones; NaN if there are none."""
+    """Return the median of the finite values; NaN if there are none."""
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else float("nan")

@@ -16,10 +16,10 @@ from shared.elements import VAN_DER_WAALS_RADII
 from shared.units import BOHR_IN_ANGSTROM
 
 _RIDGE = 1e-6
-"""Times the mean diagonal of the normal equations; keeps atoms that hide behind others (or coincide) harmless."""
+"""Ridge over the mean diagonal of the normal equations: bounds the charges of atoms behind others (or coinciding)."""
 
 USUAL = 90
-"""Unknowns of a fit that is cheap enough for every molecule."""
+"""Most unknowns of a fit that is cheap enough for every molecule."""
 LARGEST = 260
 
 _SMALLEST_SHARE = 0.3
@@ -28,7 +28,7 @@ _SHORTEST_BOHR = 0.5
 
 @dataclass(frozen=True)
 class Sites:
-    """n molecules of equal numbers of atoms and of heavy atoms, heavy atoms first."""
+    """The atoms of n molecules with equal numbers of atoms and of heavy atoms, heavy atoms first."""
 
     positions: np.ndarray  # (n, atoms, 3) Å
     radii: np.ndarray  # (n, atoms) van der Waals radii, Å
@@ -38,18 +38,18 @@ class Sites:
 
     @property
     def size(self) -> int:
-        """Number of unknowns."""
+        """Return the number of unknowns."""
         return self.positions.shape[1] + 3 * self.n_dipoles + 5 * self.n_quadrupoles
 
     def outside(self, grid: np.ndarray) -> np.ndarray:
-        """(n, points): points of ``grid`` (n, points, 3) beyond the atoms' van der Waals radii."""
+        """Return which points (n, points) of ``grid`` (n, points, 3) are outside the atoms' van der Waals radii."""
         offset = grid[:, :, None] - self.positions[:, None]
         return np.asarray((np.einsum("npak,npak->npa", offset, offset) > self.radii[:, None] ** 2).all(axis=2))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Least squares of n molecules; NaN where a molecule has too few grid points."""
+    """Least-squares fits of n molecules; NaN where a molecule has too few grid points."""
 
     residual: np.ndarray  # (n,) root mean square of the misfit over that of the ESP, or TOO_FEW_POINTS
     charges: np.ndarray  # (n, atoms) e
@@ -60,7 +60,7 @@ class Fit:
 
 
 def choose_sites(numbers: np.ndarray, positions: np.ndarray, center: np.ndarray, n_heavy: int, n_points: int) -> Sites:
-    """The most detailed multipoles for molecules of this size and so many grid points.
+    """Choose the most detailed multipoles for molecules of this size and number of grid points.
 
     Args:
         numbers: (n, atoms), heavy atoms first.
@@ -74,7 +74,7 @@ def choose_sites(numbers: np.ndarray, positions: np.ndarray, center: np.ndarray,
 
 
 def number_of_unknowns(numbers: np.ndarray, n_grid: np.ndarray) -> np.ndarray:
-    """(n,) that the fits of these molecules have; ``numbers`` is (n, atoms), 0 = padding, ``n_grid`` is (n,)."""
+    """Return the unknowns (n,) of each molecule's fit; ``numbers`` (n, atoms), 0 = padding, ``n_grid`` (n,)."""
     counts = np.stack([(numbers > 0).sum(axis=1), (numbers > 1).sum(axis=1), np.minimum(n_grid, LARGEST * 2)], axis=1)
     kinds, kind = np.unique(counts, axis=0, return_inverse=True)
     details = [(atoms, *_detail(atoms, heavy, points)) for atoms, heavy, points in kinds.tolist()]
@@ -83,7 +83,7 @@ def number_of_unknowns(numbers: np.ndarray, n_grid: np.ndarray) -> np.ndarray:
 
 
 def _detail(atoms: int, heavy: int, points: int) -> tuple[int, int]:
-    """Numbers of dipoles and of quadrupoles."""
+    """Return the numbers of dipoles and of quadrupoles."""
     for dipoles, quadrupoles, most in ((atoms, heavy, USUAL), (heavy, heavy, LARGEST), (heavy, 0, LARGEST)):
         size = atoms + 3 * dipoles + 5 * quadrupoles
         if size <= most and _points_needed(size) <= points:
@@ -96,7 +96,7 @@ def _points_needed(size: int) -> float:
 
 
 def charges_only(sites: Sites) -> Sites:
-    """The same atoms without dipoles and quadrupoles."""
+    """Return the same atoms without dipoles and quadrupoles."""
     return Sites(sites.positions, sites.radii, sites.center, 0, 0)
 
 
@@ -135,7 +135,7 @@ def fit(sites: Sites, grid: np.ndarray, esp: np.ndarray, used: np.ndarray, n_rea
 
 
 def _charge_and_dipole(sites: Sites) -> np.ndarray:
-    """(n, size, 4): what each unknown adds to the total charge (e) and to the dipole about the center (e·Å)."""
+    """Return what each unknown adds to the total charge (e) and to the dipole about the center (e·Å), (n, size, 4)."""
     n, atoms = sites.positions.shape[:2]
     sums = np.zeros((n, sites.size, 4))
     sums[:, :atoms, 0] = 1.0
@@ -147,7 +147,7 @@ def _charge_and_dipole(sites: Sites) -> np.ndarray:
 
 
 def _solve(columns: np.ndarray, target: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least squares (n, size), and the variances (n, 4) of its sums (n, size, 4) for data of unit variance."""
+    """Solve by least squares (n, size), with the variances (n, 4) of the ``sums`` (n, size, 4) for unit variance."""
     size = columns.shape[2]
     diagonal = np.arange(size)
     normal = np.zeros((len(columns), size, size))
@@ -163,7 +163,7 @@ def _solve(columns: np.ndarray, target: np.ndarray, sums: np.ndarray) -> tuple[n
 
 
 def _columns(sites: Sites, offset: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """(n, points, size): the potential of each unit multipole, with offsets in Bohr."""
+    """Return the potential of each unit multipole (n, points, size), with offsets in Bohr."""
     n, points = offset.shape[:2]
     dipoles = offset[:, :, : sites.n_dipoles] * inverse[:, :, : sites.n_dipoles, None] ** 3
     x, y, z = np.moveaxis(offset[:, :, : sites.n_quadrupoles] * inverse[:, :, : sites.n_quadrupoles, None], 3, 0)

@@ -1,20 +1,16 @@
-"""Tables that the checks compare the data with: atomic energies and units in which data are met."""
+"""Tables that the checks compare the data with: atomic energies, electronegativities, and units of users' data."""
 
 from __future__ import annotations
 
 import numpy as np
-from ase.data import covalent_radii
 
 from shared import units
-from shared.elements import MAX_ATOMIC_NUMBER, VAN_DER_WAALS_RADII
+from shared.elements import VAN_DER_WAALS_RADII, element_table
 
 NOBLE_GASES = (2, 10, 18, 36, 54, 86)
 
 INSIDE_RADII = 0.55 * VAN_DER_WAALS_RADII
-"""Å. A grid point nearer than this to a nucleus is inside the atom: ESP grids start at about 1.2 radii."""
-
-COVALENT_RADII = np.asarray(covalent_radii, dtype=np.float64)[: MAX_ATOMIC_NUMBER + 1]
-"""Å, by atomic number: B. Cordero et al., Dalton Trans. 2008, 2832 (through ASE)."""
+"""Distances in Å within which a grid point is inside an atom: ESP grids start at about 1.2 van der Waals radii."""
 
 # Hartree, hydrogen to krypton: numerical Hartree-Fock, C. F. Bunge, J. A. Barrientos, A. V. Bunge,
 # At. Data Nucl. Data Tables 1993, 53, 113. Density functionals differ from them by less than 1 % (hydrogen: 2 %).
@@ -25,20 +21,22 @@ _HARTREE_FOCK = (
     *(-1506.87091, -1638.96374, -1777.84812, -1923.26101, -2075.35973, -2234.23865, -2399.86761, -2572.44133),
     -2752.05498,
 )
-ATOMIC_ENERGIES = np.full(MAX_ATOMIC_NUMBER + 1, np.nan)
-"""eV, total energy of a free atom with all its electrons, by atomic number; NaN beyond krypton."""
-ATOMIC_ENERGIES[1 : len(_HARTREE_FOCK) + 1] = np.array(_HARTREE_FOCK) * units.HARTREE_IN_EV
+ATOMIC_ENERGIES = element_table(dict(enumerate(np.array(_HARTREE_FOCK) * units.HARTREE_IN_EV, 1)), np.nan)
+"""Total energies in eV of free atoms with all electrons, by atomic number; NaN beyond krypton."""
 
-ELECTRONEGATIVITY = np.full(MAX_ATOMIC_NUMBER + 1, np.nan)
-"""Pauling's scale (CRC Handbook of Chemistry and Physics) for the elements whose ESP tells the charges apart."""
-ELECTRONEGATIVITY[[1, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 35, 53]] = [
-    *(2.20, 0.98, 2.04, 2.55, 3.04, 3.44, 3.98, 0.93, 1.31, 1.61, 1.90, 2.19, 2.58, 3.16, 2.96, 2.66)
-]
+ELECTRONEGATIVITY = element_table(
+    {
+        **{1: 2.20, 3: 0.98, 5: 2.04, 6: 2.55, 7: 3.04, 8: 3.44, 9: 3.98, 11: 0.93, 12: 1.31, 13: 1.61},
+        **{14: 1.90, 15: 2.19, 16: 2.58, 17: 3.16, 35: 2.96, 53: 2.66},
+    },
+    np.nan,
+)
+"""Pauling's scale (CRC Handbook of Chemistry and Physics) of the elements whose charges an ESP determines; else NaN."""
 
 _RYDBERG = units.HARTREE_IN_EV / 2
 
 ENERGY_UNITS = {**units.ENERGY_UNITS_IN_EV, "rydberg": _RYDBERG}
-"""In eV: those that a flag names, and others in which users' data are met."""
+"""Energy units in eV: those that a flag names, and others that occur in users' data."""
 
 FORCE_UNITS = {
     **units.FORCE_UNITS_IN_EV_PER_ANGSTROM,
@@ -46,14 +44,14 @@ FORCE_UNITS = {
     "kj/mol/nm": units.KJ_PER_MOL_IN_EV / 10,
     "rydberg/bohr": _RYDBERG / units.BOHR_IN_ANGSTROM,
 }
-"""In eV/Å."""
+"""Force units in eV/Å."""
 
 DIPOLE_UNITS = units.DIPOLE_UNITS_IN_E_ANGSTROM
 
 ESP_UNITS = {**units.ESP_UNITS_IN_HARTREE_PER_E, "mHartree/e": 1e-3, "e/angstrom": units.BOHR_IN_ANGSTROM}
-"""In Hartree/e."""
+"""Units of the ESP in Hartree/e."""
 
 
 def atomic_energy_sum(composition: bytes) -> float:
-    """eV, sum of ATOMIC_ENERGIES over the atoms; NaN if one is not in the table."""
+    """Return the sum of ATOMIC_ENERGIES over the atoms, eV; NaN if one is not in the table."""
     return float(ATOMIC_ENERGIES[np.frombuffer(composition, dtype=np.uint8)].sum())

@@ -1,4 +1,4 @@
-"""Findings as text for people, with what was examined and the numbers that were found right."""
+"""Findings as text, with what was examined and the agreement that was measured."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from preprocess.checks.evidence import TOO_FEW_POINTS, Evidence, Finding
-from preprocess.checks.rules_targets import measure_slope
+from preprocess.checks.rules_target_units import measure_slope
 
 
-def report(findings: Sequence[Finding], evidence: Evidence) -> str:
-    """One block per finding, and a line of what was measured."""
+def describe_findings(findings: Sequence[Finding], evidence: Evidence) -> str:
+    """Return a block of text for each finding, and a line of what was measured."""
     blocks = [_block(one) for one in findings]
     with np.errstate(all="ignore"):
         return "\n".join([*blocks, _summary(findings, evidence)])
@@ -60,7 +60,7 @@ def _summary(findings: Sequence[Finding], evidence: Evidence) -> str:
         )
     elif (m["force"] > 0).any():
         measured.append("the unit of F is not checked (too few pairs of near frames of one molecule)")
-    # A file whose rows are divided counts once, whatever the number of its splits.
+    # A file whose rows are divided counts once.
     files = {file._replace(split="train") if file.divided else file for file in evidence.files}
     return f"data: {len(m):,} molecules of {len(files)} files checked, {verdict}" + "".join(
         f"; {one}" for one in measured

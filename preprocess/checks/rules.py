@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding
-from preprocess.checks.molecule_groups import EXAMPLES, Group, groups
+from preprocess.checks.molecule_groups import EXAMPLES, MoleculeGroup, molecule_groups
 from preprocess.checks.rules_esp import judge_esp
 from preprocess.checks.rules_geometry import close_atoms, positions_unit, repeated_geometries
 from preprocess.checks.rules_targets import energy_shift, judge_energies_and_forces
@@ -15,28 +15,28 @@ from preprocess.checks.rules_targets import energy_shift, judge_energies_and_for
 _OF_ENERGY = ("energy-unit", "energy-normalised", "zero-target", "constant-target")
 
 
-def conclude(evidence: Evidence) -> list[Finding]:
-    """What is wrong with the molecules examined, errors first, then by confidence.
+def judge(evidence: Evidence) -> list[Finding]:
+    """Return what is wrong with the molecules examined, errors first, then by confidence.
 
-    Statements about a whole file need 8 of its molecules (or pairs of frames); files of which fewer than 16 are known
-    are judged together with the other small ones of their split. What follows from another finding is not said: while
-    positions have the wrong unit nothing else is looked at, while the grid does not fit nothing that is read from it.
+    Statements about a whole file need 8 of its molecules (or pairs of frames); files of which fewer than 16 were
+    examined are judged together with the other small ones of their split. Consequences of another finding are left
+    out: nothing else is judged while positions have the wrong unit, nor the ESP while the grid does not fit.
     """
-    # Numbers as large as float32 allows are valid, if senseless, and overflow here and there.
+    # Values up to float32's largest are accepted and may overflow here.
     with np.errstate(all="ignore"):
-        return _conclude(evidence)
+        return _judge(evidence)
 
 
-def _conclude(evidence: Evidence) -> list[Finding]:
+def _judge(evidence: Evidence) -> list[Finding]:
     found = repeated_geometries(evidence) if len(evidence.molecules) else []
-    for group in groups(evidence):
-        found.extend(_judge(group))
+    for group in molecule_groups(evidence):
+        found.extend(_judge_group(group))
     if not any(one.check in _OF_ENERGY for one in found):
         found.extend(energy_shift(evidence))
     return sorted(_join(found), key=lambda one: (one.severity != "error", -one.confidence))
 
 
-def _judge(group: Group) -> list[Finding]:
+def _judge_group(group: MoleculeGroup) -> list[Finding]:
     positions = positions_unit(group)
     if positions:
         return positions + close_atoms(group)
@@ -44,7 +44,7 @@ def _judge(group: Group) -> list[Finding]:
 
 
 def _join(findings: Sequence[Finding]) -> list[Finding]:
-    """One finding for each check and remedy, in the words of the first file."""
+    """Join the findings with the same check and remedy, in the words of the first file."""
     alike: dict[tuple[str, str, str], list[Finding]] = {}
     for one in findings:
         alike.setdefault((one.check, one.severity, one.remedy), []).append(one)

@@ -1,4 +1,4 @@
-"""Rules about what is read from the ESP: its unit and sign, dipoles, total charges."""
+"""Rules about the ESP: its unit and sign, and the dipoles and total charges fitted to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from preprocess.checks.evidence import CANDIDATES, Finding, Severity
 from preprocess.checks.measure_esp import POLAR
-from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group, median
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, MoleculeGroup, median
 from preprocess.checks.physical_constants import DIPOLE_UNITS, ESP_UNITS
 from preprocess.checks.rules_grid import (
     GOOD_FIT,
@@ -21,8 +21,8 @@ from preprocess.checks.rules_grid import (
 from shared.units import ESP_UNITS_IN_HARTREE_PER_E
 
 
-def judge_esp(group: Group) -> list[Finding]:
-    """All rules about grid and ESP; those that build on a sound grid only where it is sound."""
+def judge_esp(group: MoleculeGroup) -> list[Finding]:
+    """Apply all rules about grid and ESP; those that need a correct grid only where it is correct."""
     zero = zero_esp(group)
     nuclei = misplaced_nuclei(group)
     if nuclei:
@@ -40,17 +40,18 @@ def judge_esp(group: Group) -> list[Finding]:
     return unit + total_charge(group) + dipole_origin(group) + single_rows(group) + rest
 
 
-def dipole_and_esp_unit(group: Group) -> list[Finding]:
-    """The ratio of the fitted dipole to D tells their units and signs apart.
+def dipole_and_esp_unit(group: MoleculeGroup) -> list[Finding]:
+    """Find wrong units and signs of D and the ESP from the ratio of the fitted dipole to D.
 
-    Median over polar molecules; the confidence is the share within 10 % of it. Ratios of dipole units are taken for
-    the dipole's fault, those of ESP units for the ESP's; of the sign, the fitted charges' electronegativity decides.
+    The ratio is the median over polar molecules, the confidence the share within 10 % of it. Ratios of dipole units
+    are attributed to the dipole, those of ESP units to the ESP; whose sign is wrong follows from the correlation of
+    the fitted charges with electronegativity.
     """
     m = group.molecules
     ions = _esp_of_ions(group)
     if ions:
         return ions
-    # The dipole of an ion about another origin has a rule of its own.
+    # Dipoles of ions about another origin have their own rule.
     polar = group.polar() & ~(m["origin_gain"] > 0)
     few = polar.sum() < FEWEST
     if polar.sum() < FEWEST_ALL_AGREE:
@@ -68,11 +69,11 @@ def dipole_and_esp_unit(group: Group) -> list[Finding]:
     names = {f"dipole {u}": s / DIPOLE_UNITS[group.units.dipole_unit] for u, s in DIPOLE_UNITS.items()}
     given = ESP_UNITS[group.units.esp_unit]
     names |= {f"esp {u}": given / s for u, s in ESP_UNITS.items() if u != group.units.esp_unit}
-    # A grid that lies outside the atoms in Bohr too is in Bohr.
+    # A grid whose points are outside the atoms in Bohr too is in Bohr.
     fits_in_bohr = median(m["tried"][:, CANDIDATES.index("times bohr")]) < GOOD_FIT
     if is_bohr(size) and fits_in_bohr and group.units.dipole_unit != "au":
         return [*findings, nuclei_in_angstrom(group, agree, polar, numbers)]
-    # Rounded: of equal factors the first one, a dipole's.
+    # Rounded, so that the first of equal factors, a dipole's, is taken.
     kind, unit = min(names, key=lambda name: round(abs(np.log(size / names[name])), 6)).split(" ", 1)
     if abs(np.log(size / names[f"{kind} {unit}"])) > 0.06:
         what = f"{numbers}, which no unit explains"
@@ -87,7 +88,7 @@ def dipole_and_esp_unit(group: Group) -> list[Finding]:
     return [*findings, _esp_unit(group, unit, agree, polar, numbers)]
 
 
-def _reversed_sign(group: Group, agree: np.ndarray, polar: np.ndarray, numbers: str) -> list[Finding]:
+def _reversed_sign(group: MoleculeGroup, agree: np.ndarray, polar: np.ndarray, numbers: str) -> list[Finding]:
     polarity = median(group.molecules["polarity"])
     which = "esp" if polarity > 0.3 else "dipole" if polarity < -0.3 else "esp or dipole"
     what = {
@@ -104,8 +105,8 @@ def _reversed_sign(group: Group, agree: np.ndarray, polar: np.ndarray, numbers: 
     return [group.find(check, "error", agree, what, remedy, polar, of_esp=which != "dipole")]
 
 
-def _esp_of_ions(group: Group) -> list[Finding]:
-    """The ratio of the fitted to the given total charge is -1, or that of a unit, for ions alike."""
+def _esp_of_ions(group: MoleculeGroup) -> list[Finding]:
+    """Find a fitted total charge that is -1 times the given one, or a unit's factor times, in all ions alike."""
     m = group.molecules
     ions = (np.abs(m["charge"]) > 0.5) & (m["residual"] < GOOD_FIT)
     if ions.sum() < FEWEST:
@@ -126,15 +127,15 @@ def _esp_of_ions(group: Group) -> list[Finding]:
     return [_esp_unit(group, unit, agree, ions, numbers)]
 
 
-def _esp_unit(group: Group, unit: str, agree: np.ndarray, among: np.ndarray, numbers: str) -> Finding:
+def _esp_unit(group: MoleculeGroup, unit: str, agree: np.ndarray, among: np.ndarray, numbers: str) -> Finding:
     known = unit in ESP_UNITS_IN_HARTREE_PER_E
     remedy = f"--esp-unit {unit}" if known else f"multiply esp by {ESP_UNITS[unit]:.6g} (to Hartree/e)"
     what = f"esp is given as {group.units.esp_unit}, but fits as {unit}: {numbers}"
     return group.find("esp-unit", "error", agree, what, remedy, among, of_esp=True)
 
 
-def _large_charges(group: Group) -> list[Finding]:
-    """Without dipoles to compare, only charges of tens of e betray the unit of the ESP."""
+def _large_charges(group: MoleculeGroup) -> list[Finding]:
+    """Find charges of tens of e, which show a wrong unit of the ESP where no dipoles can be compared."""
     charge = group.molecules["largest_charge"]
     known = np.isfinite(charge)
     if known.sum() < FEWEST or np.median(charge[known]) < 8:
@@ -144,12 +145,12 @@ def _large_charges(group: Group) -> list[Finding]:
     return [group.find("esp-unit", "error", known & (charge > 8), what, remedy, known, of_esp=True)]
 
 
-def total_charge(group: Group) -> list[Finding]:
-    """Q against the sum of the fitted charges, which is exact to 0.01 e where the grid surrounds the molecule."""
+def total_charge(group: MoleculeGroup) -> list[Finding]:
+    """Compare Q with the sum of the fitted charges, exact to 0.01 e where the grid surrounds the molecule."""
     m = group.molecules
     difference = m["fitted_charge"] - m["charge"]
     known = (m["charge_error"] < 0.05) & (m["residual"] < GOOD_FIT)
-    # A charge is a whole number; of an ESP in another unit the fitted one is not.
+    # A charge is a whole number; fitted to an ESP in another unit it is not.
     bad = known & (np.abs(difference) > 0.4) & (np.abs(m["fitted_charge"] - np.rint(m["fitted_charge"])) < 0.25)
     if not bad.any():
         return []
@@ -161,8 +162,8 @@ def total_charge(group: Group) -> list[Finding]:
     return [group.find("total-charge", "error", bad, what, remedy)]
 
 
-def dipole_origin(group: Group) -> list[Finding]:
-    """Ions whose D fits about the origin of R rather than about the centre of mass."""
+def dipole_origin(group: MoleculeGroup) -> list[Finding]:
+    """Find ions whose D fits about the origin of R rather than about the centre of mass."""
     gain = group.molecules["origin_gain"]
     known = np.isfinite(gain)
     about_origin = known & (gain > 0.8)
@@ -173,11 +174,11 @@ def dipole_origin(group: Group) -> list[Finding]:
     return [group.find("dipole-origin", "warning", about_origin, what, remedy, known)]
 
 
-def single_rows(group: Group) -> list[Finding]:
-    """A few molecules whose ESP and D disagree, where most agree."""
+def single_rows(group: MoleculeGroup) -> list[Finding]:
+    """Find single molecules whose ESP and D disagree, where most agree."""
     polar = group.polar()
     m = group.molecules
-    # One molecule is no statistic: its fit has to be beyond doubt.
+    # For a single molecule the fit has to be beyond doubt.
     bad = polar & (np.abs(m["cosine"]) < 0.8) & (m["fitted_dipole"] > 2 * POLAR) & (m["n_grid"] >= 100)
     if polar.sum() < FEWEST or not bad.any():
         return []
@@ -186,8 +187,8 @@ def single_rows(group: Group) -> list[Finding]:
     return [group.find("outlier-esp", "warning", bad, what, remedy, of_esp=True)]
 
 
-def zero_esp(group: Group) -> list[Finding]:
-    """An ESP that is exactly 0 at all points: all molecules are an error, some a warning."""
+def zero_esp(group: MoleculeGroup) -> list[Finding]:
+    """Find ESPs that are exactly 0 at all points: all molecules are an error, some a warning."""
     m = group.molecules
     known = (m["n_grid"] > 0) & (m["n_atoms"] > 1)
     zero = known & (m["esp"] == 0)
@@ -199,8 +200,8 @@ def zero_esp(group: Group) -> list[Finding]:
     return [group.find("zero-target", "error" if everywhere else "warning", zero, what, remedy, of_esp=True)]
 
 
-def zero_dipoles(group: Group) -> list[Finding]:
-    """D exactly 0 where the ESP has a dipole."""
+def zero_dipoles(group: MoleculeGroup) -> list[Finding]:
+    """Find molecules with D exactly 0 whose ESP has a dipole."""
     m = group.molecules
     polar = m["fitted_dipole"] > POLAR
     zero = polar & (m["dipole"] == 0)

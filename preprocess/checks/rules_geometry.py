@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding
-from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group, examples
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, MoleculeGroup, examples
 
 _SHORTEST_BOND = 0.4
 _IN_BOHR = (1.32, 2.4)
-"""Bond lengths over the sum of covalent radii lie in 0.7 (N2, CO2) to 1.2 (H2); these are 1.89 times that."""
+"""Range of bond lengths in Bohr over the sum of covalent radii in Å: 1.89 times 0.7 (N2, CO2) to 1.2 (H2)."""
 _SHRUNK = (0.33, 0.65)
 _SAME_ANGSTROM = 2e-5
-"""Rounding of float32 positions and of text; a vibration moves atoms a hundred times farther."""
+"""Å, rounding of float32 positions and of text; a vibration moves atoms a hundred times farther."""
 _NEIGHBOURS_COMPARED = 128
 _SPLIT_ORDER = {"train": 0, "valid": 1, "test": 2}
 
 
-def positions_unit(group: Group) -> list[Finding]:
-    """R in Bohr, or divided by 0.529 once too often: 80 % of the molecules have bonds of such lengths."""
+def positions_unit(group: MoleculeGroup) -> list[Finding]:
+    """Find R in Bohr, or divided by 0.529 once too often: 80 % of the molecules have bonds of such lengths."""
     bond = group.molecules["bond"]
     known = np.isfinite(bond)
     few = known.sum() < FEWEST
@@ -29,7 +29,7 @@ def positions_unit(group: Group) -> list[Finding]:
         (_SHRUNK, "Å divided by 1.89", "give R of both files in Å: they were converted from Bohr once too often"),
     ):
         fits = known & (bond > low) & (bond < high)
-        # Of few molecules half have to be clearly so: they may be stretched geometries.
+        # Few molecules may be stretched geometries: half of them have to be clear.
         clear = not few or 1.1 * low < np.median(bond[known]) < 0.9 * high
         if clear and fits.sum() >= 0.8 * known.sum():
             if group.units.position_unit != "angstrom":
@@ -39,26 +39,26 @@ def positions_unit(group: Group) -> list[Finding]:
     return []
 
 
-def close_atoms(group: Group) -> list[Finding]:
-    """Two atoms within 0.4 Å: no molecule."""
+def close_atoms(group: MoleculeGroup) -> list[Finding]:
+    """Find atoms within 0.4 Å of each other: no molecule has these."""
     shortest = group.molecules["lengths"][:, 2]
     bad = (group.molecules["n_atoms"] > 1) & (shortest < _SHORTEST_BOND)
     if not bad.any():
         return []
     what = f"{bad.sum()} of {len(bad)} molecules have atoms within {_SHORTEST_BOND} Å ({shortest[bad].min():.3g} Å)"
-    remedy = "remove these molecules from both files or mend R (padding within N, R of another unit?)"
+    remedy = "remove these molecules from both files or correct R (padding within N, R of another unit?)"
     return [group.find("close-atoms", "error", bad, what, remedy)]
 
 
 def repeated_geometries(evidence: Evidence) -> list[Finding]:
-    """The same geometry (in any frame and order of atoms, up to 2e-5 Å) twice in one split, or in two.
+    """Find the same geometry (in any frame and order of atoms, up to 2e-5 Å) twice in one split, or in two.
 
-    Compared are the molecules gathered: of a sample of 5 % of two splits, a pair of copies is seen with a chance of
-    0.25 %, so that one copy in a sample stands for many. Molecules of one or two atoms are left out: a single distance
-    recurs by chance. Mirror images count as copies, and so do frames that differ by an exchange of like atoms.
+    Only the molecules examined are compared: in a sample of 5 % of two splits, a pair of copies is seen with a chance
+    of 0.25 %, so that one copy in a sample indicates many. Molecules of one or two atoms are left out: a single
+    distance recurs by chance. Mirror images count as copies, and so do frames that differ by an exchange of like atoms.
 
-    Warnings, since no datum is wrong: within a split copies weigh double, across splits they make the validation or
-    test error too good.
+    These are warnings, since no value is wrong: within a split copies count twice, across splits they make the
+    validation or test error too small.
     """
     known = evidence.molecules[evidence.molecules["n_atoms"] > 2]
     splits = np.array([_SPLIT_ORDER[file[0]] for file in evidence.files], dtype=np.int64)[known["file"]]
@@ -79,7 +79,7 @@ def repeated_geometries(evidence: Evidence) -> list[Finding]:
 
 
 def _same_geometry(molecules: np.ndarray) -> np.ndarray:
-    """(pairs, 2) indices of molecules of one composition and charge whose lengths agree."""
+    """Return the indices (pairs, 2) of molecules of one composition and charge whose lengths agree."""
     lengths = molecules["lengths"].astype(np.float64)
     charge = np.rint(molecules["charge"])
     order = np.lexsort((lengths[:, 0], charge, molecules["composition"]))

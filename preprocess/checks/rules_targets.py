@@ -1,51 +1,25 @@
-"""Rules about energies and forces: units, signs, frames, outliers, values that are constant or zero."""
+"""Rules about energies and forces: frames, resolution, outliers, values that are constant or zero."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding, Severity
-from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, Group
-from preprocess.checks.physical_constants import ENERGY_UNITS, FORCE_UNITS, atomic_energy_sum
-from shared import units
+from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, MoleculeGroup
+from preprocess.checks.physical_constants import ENERGY_UNITS
+from preprocess.checks.rules_target_units import energy_and_force_units, normalised_energies
 
-_NEAR_ANGSTROM = 0.1
-_BEYOND_DOUBT = 1.0
-_FORCE_BESIDE = {
-    "ev": "ev/angstrom",
-    "hartree": "hartree/bohr",
-    "kcal/mol": "kcal/mol/angstrom",
-    "kj/mol": "kj/mol/angstrom",
-}
-_NEAREST_UNIT = 0.25
-"""Logarithms, of factors told by few pairs: the trapezoid rule errs by a tenth between frames 0.2 Å apart."""
-_LARGEST_FORCE = 25.0
-"""eV/Å, median over molecules: a bond breaks at some 5; geometries distorted far beyond vibrations reach 9."""
 _COARSE_EV = 0.5e-3
 _USELESS_EV = 0.1
 _FEWEST_TURNED = 4
-_FEWEST_TO_LOOK_NORMALISED = 32
 _DEVIATIONS = 25.0
 _TIMES_TENTH = 10.0
 _FEWEST_WITH_OUTLIERS = 40
-"""An outlier lies 25 robust standard deviations off and 10 times as far as nine in ten; vibrations reach 15 and 6."""
+"""An outlier is 25 robust standard deviations off and 10 times as far as nine in ten; vibrations reach 15 and 6."""
 
 
-@dataclass(frozen=True)
-class Slope:
-    """The work of the forces over the energies' difference, over pairs of near frames."""
-
-    value: float  # weighted median; 1 in right data, to 3 % from 8 pairs on
-    agree: float  # weighted share of the pairs within 25 % of it
-    error: float  # standard error of the value
-    near: float  # the same share among the pairs within 0.1 Å, NaN if there are fewer than 8
-    count: int
-
-
-def judge_energies_and_forces(group: Group) -> list[Finding]:
-    """All rules of this module for one group."""
+def judge_energies_and_forces(group: MoleculeGroup) -> list[Finding]:
+    """Apply all rules about energies and forces."""
     trivial = zero_and_constant(group) + stored_resolution(group)
     if any(one.severity == "error" for one in trivial):
         return trivial
@@ -54,210 +28,11 @@ def judge_energies_and_forces(group: Group) -> list[Finding]:
     return trivial + frame + (normalised or energy_and_force_units(group, bool(frame))) + outliers(group)
 
 
-def normalised_energies(group: Group, turned: bool) -> list[Finding]:
-    """Energies of mean 0 and standard deviation 1, in the unit given, whose slope F is not: they have no unit.
+def stored_resolution(group: MoleculeGroup) -> list[Finding]:
+    """Find energies whose stored digits are too coarse to learn from: 0.5 meV and more between neighbours.
 
-    Where no near frames tell the slope, a warning. ``turned``: the forces are known to be wrong.
-    """
-    energy = group.molecules["energy"] / ENERGY_UNITS[group.units.energy_unit]
-    known = np.isfinite(energy)
-    count = int(known.sum())
-    if count < FEWEST:
-        return []
-    mean, spread = float(energy[known].mean()), float(energy[known].std())
-    slope = None if turned else measure_slope(group.pairs, FEWEST_ALL_AGREE)
-    # A sample's own mean and deviation are off by 1/√n; of the mere look of it more is asked.
-    margin = 0.3 if slope is None else 3 / np.sqrt(count) + 0.05
-    if max(abs(mean), abs(spread - 1)) > margin or (slope is None and count < _FEWEST_TO_LOOK_NORMALISED):
-        return []
-    what = f"E looks normalised (mean {mean:.2f}, standard deviation {spread:.2f})"
-    remedy = "give the energies as they were computed, in a unit (E times their standard deviation, plus their mean)"
-    if slope is None:
-        what += "; no two near frames of one molecule tell whether F is its slope"
-        return [group.find("energy-normalised", "warning", known, what, remedy)]
-    if slope.value > 0 and abs(np.log(slope.value)) < max(0.12, 4 * slope.error / abs(slope.value)):
-        return []
-    what += f", and F is not its slope: between near frames the work of the forces is {slope.value:.4g} times as large"
-    unit = _nearest_force_unit(group, slope.value)
-    if unit:
-        remedy += f"; only if they are in {group.units.energy_unit} less their mean: --force-unit {unit}"
-    return [group.find("energy-normalised", "error", known, what, remedy, known)]
-
-
-def energy_and_force_units(group: Group, turned: bool) -> list[Finding]:
-    """The unit of E from totals of atomic energies where they tell, that of F from the slope of E.
-
-    Where E is not an all-electron total (atomisation or pseudopotential energies), the slope alone must be explained,
-    by a unit of E or of F. ``turned``: the forces are known to be wrong, so the slope says nothing.
-    """
-    unit, agree, ratio = energy_unit(group)
-    findings = []
-    flagged = ENERGY_UNITS[group.units.energy_unit]
-    if unit and unit != group.units.energy_unit:
-        what = (
-            f"E is given as {group.units.energy_unit}, but is {ratio:.4g} times the atoms' total energies, as in {unit}"
-        )
-        everyone = np.ones(len(agree), dtype=bool)
-        findings.append(group.find("energy-unit", "error", agree, what, _remedy("energy", unit), everyone))
-    slope = None if turned else measure_slope(group.pairs, FEWEST_ALL_AGREE)
-    if slope is None:
-        return findings + _unchecked_forces(group, unit)
-    if slope.count < FEWEST:
-        return findings + _explain_few(group, slope, unit)
-    if slope.agree < 0.5:
-        return findings + (_unrelated(group, slope) if slope.near < 0.4 else [])
-    force_factor = slope.value * (flagged / ENERGY_UNITS[unit] if unit else 1.0)
-    if force_factor > 0 and abs(np.log(force_factor)) < max(0.12, 4 * slope.error / abs(slope.value)):
-        return findings
-    return findings + _explain(group, slope, force_factor, unit is not None)
-
-
-def energy_unit(group: Group) -> tuple[str | None, np.ndarray, float]:
-    """The unit in which E is within 6 % of the sum of its atoms' total energies, for nine in ten molecules.
-
-    Returns:
-        The unit, or None if E is no such total; the molecules that agree; the median ratio of E to the sum.
-    """
-    m = group.molecules
-    sums = np.array([atomic_energy_sum(one) for one in group.evidence.compositions])[m["composition"]]
-    ratio = m["energy"] / sums
-    known = np.isfinite(ratio)
-    if not known.any():
-        return None, known, float("nan")
-    few = known.sum() < FEWEST
-    median = float(np.median(ratio[known]))
-    for name, size in ENERGY_UNITS.items():
-        agree = known & (np.abs(ratio * size / ENERGY_UNITS[group.units.energy_unit] - 1) < (0.02 if few else 0.06))
-        if agree.sum() >= (1.0 if few else 0.9) * known.sum():
-            return name, agree, median
-    return None, known, median
-
-
-def _unchecked_forces(group: Group, unit: str | None) -> list[Finding]:
-    """What is odd of F where no near frames tell its unit: one of another system than that of E, or its size."""
-    force = group.units.force_unit
-    energy = unit or group.units.energy_unit
-    size = group.molecules["force"]
-    known = np.isfinite(size) & (size > 0)
-    if not known.any():
-        return []
-    usual = float(np.median(size[known]))
-    beside = _FORCE_BESIDE.get(energy, force)
-    if usual > _LARGEST_FORCE and known.sum() >= FEWEST:
-        what = f"the largest force of half the molecules is more than {usual:.3g} eV/Å, which no bond withstands"
-    elif force.split("/")[0] != energy.split("/")[0]:
-        what = f"E is in {energy} and F is taken for {force}"
-    else:
-        return []
-    remedy = f"name the unit of F with --force-unit (in the units of E: {beside})"
-    what += "; no two near frames of one molecule tell whether F is in that unit"
-    return [group.find("force-unit", "warning", known, what, remedy)]
-
-
-def measure_slope(pairs: np.ndarray, fewest: int = FEWEST) -> Slope | None:
-    """Weighted median of work over energy difference: far pairs count less, large differences more; None if few."""
-    pairs = pairs[np.isfinite(pairs["energy"]) & np.isfinite(pairs["work"])]
-    energy, work = pairs["energy"].astype(np.float64), pairs["work"].astype(np.float64)
-    used = (np.abs(energy) > 1e-9) & (np.abs(work) > 0) & (pairs["apart"] > 1e-3)
-    if used.sum() < fewest:
-        return None
-    size = np.abs(energy[used])
-    weight = np.minimum(size, 5 * np.median(size)) / (1 + (pairs["apart"][used] / _NEAR_ANGSTROM) ** 2)
-    ratio = work[used] / energy[used]
-    order = np.argsort(ratio)
-    total = np.cumsum(weight[order])
-    value = float(ratio[order][np.searchsorted(total, total[-1] / 2)])
-    agree = np.abs(ratio / value - 1) < 0.25
-    # 1.25 times the standard error of a mean: that of a median.
-    error = 1.25 * 1.4826 * float(np.median(np.abs(ratio - value))) / np.sqrt(used.sum())
-    near = (pairs["apart"][used] < _NEAR_ANGSTROM) & (size > 0.2 * np.median(size))
-    near_share = float(agree[near].mean()) if near.sum() >= FEWEST else float("nan")
-    return Slope(value, float(weight[agree].sum() / total[-1]), error, near_share, int(used.sum()))
-
-
-def _explain_few(group: Group, slope: Slope, unit: str | None) -> list[Finding]:
-    """Name the unit of F that two to seven pairs agree upon, of those that are far from each other."""
-    flagged = ENERGY_UNITS[group.units.energy_unit]
-    factor = slope.value * (flagged / ENERGY_UNITS[unit] if unit else 1.0)
-    if slope.agree < 1.0 or factor <= 0 or abs(np.log(factor)) < _BEYOND_DOUBT:
-        return []
-    name = _nearest_force_unit(group, factor)
-    if not name:
-        return []
-    everyone = np.ones(len(group.molecules), dtype=bool)
-    what = (
-        f"F is given as {group.units.force_unit}, but fits as {name}: between near frames the work of the forces is "
-        f"{slope.value:.4g} times the change of E ({slope.count} pairs, all agree)"
-    )
-    return [group.find("force-unit", "error", everyone, what, _remedy("force", name), everyone)]
-
-
-def _nearest_force_unit(group: Group, factor: float) -> str:
-    """The unit in which F is nearest to ``factor`` times less; empty if none is near."""
-    given = FORCE_UNITS[group.units.force_unit]
-    known = units.FORCE_UNITS_IN_EV_PER_ANGSTROM.items()
-    distance = {name: abs(np.log(factor * size / given)) for name, size in known} if factor > 0 else {}
-    name = min(distance, key=lambda one: distance[one], default="")
-    return name if distance.get(name, np.inf) < _NEAREST_UNIT else ""
-
-
-def _explain(group: Group, slope: Slope, factor: float, energy_known: bool) -> list[Finding]:
-    """What makes the forces ``factor`` times what the energies say; a factor of no unit needs 8 very near pairs."""
-    numbers = f"between near frames the work of the forces is {slope.value:.4g} times the change of E"
-    names = {f"force {u}": FORCE_UNITS[group.units.force_unit] / s for u, s in FORCE_UNITS.items()}
-    if not energy_known:
-        names |= {f"energy {u}": s / ENERGY_UNITS[group.units.energy_unit] for u, s in ENERGY_UNITS.items()}
-    names |= {"times 2": 2.0, "times 0.5": 0.5}
-    names.pop(f"force {group.units.force_unit}")
-    size = abs(factor)
-    name = min(names, key=lambda one: abs(np.log(size / names[one])))
-    known = abs(np.log(size / names[name])) < 0.08
-    everyone = np.ones(len(group.molecules), dtype=bool)
-    if abs(np.log(size)) < 0.12:
-        check, what = "force-sign", f"F has the opposite sign: {numbers}"
-        remedy = "negate F: forces are minus the gradient of E (or E, if it is a positive binding energy)"
-    elif not known and not slope.near > 0.5:
-        return []
-    elif not known:
-        check, what, remedy = "force-unit", f"{numbers}, which no unit explains", "look at the units of E and F"
-    elif name.startswith("times"):
-        check, what = "force-unit", f"F is {names[name]:g} times what E says: {numbers}"
-        remedy = f"divide F by {names[name]:g} (or see whether E is twice or half of what it should be)"
-        near = [unit for unit, one in names.items() if unit.startswith("force") and abs(np.log(size / one)) < 0.12]
-        if near:
-            remedy += f"; or F is in {near[0].split(' ', 1)[1]}, which would look nearly alike"
-    else:
-        kind, unit = name.split(" ", 1)
-        check, given = f"{kind}-unit", getattr(group.units, f"{kind}_unit")
-        what = f"{'E' if kind == 'energy' else 'F'} is given as {given}, but fits as {unit}: {numbers}"
-        remedy = _remedy(kind, unit)
-    if factor < 0 and check != "force-sign":
-        what, remedy = f"{what}; the sign is reversed too", f"{remedy}, and negate F (minus the gradient of E)"
-    found = group.find(check, "error", everyone, f"{what} ({slope.count} pairs, {slope.agree:.0%} agree)", remedy)
-    return [Finding(check, "error", round(slope.agree, 3), found.what, remedy, found.rows)]
-
-
-def _unrelated(group: Group, slope: Slope) -> list[Finding]:
-    what = f"F does not explain how E changes between near frames ({slope.count} pairs, {slope.near:.0%} agree)"
-    remedy = "look whether E, F and R are of the same rows, atoms and method"
-    found = group.find("energy-force", "warning", np.ones(len(group.molecules), dtype=bool), what, remedy)
-    return [Finding(found.check, "warning", round(1 - slope.near, 3), found.what, remedy, found.rows)]
-
-
-def _remedy(kind: str, unit: str) -> str:
-    flags = units.ENERGY_UNITS_IN_EV if kind == "energy" else units.FORCE_UNITS_IN_EV_PER_ANGSTROM
-    if unit in flags:
-        return f"--{kind}-unit {unit}"
-    if kind == "energy":
-        return f"convert E to eV: multiply by {ENERGY_UNITS[unit]:.8g} (and give --energy-unit ev)"
-    return f"convert F to eV/Å: multiply by {FORCE_UNITS[unit]:.8g} (and give --force-unit ev/angstrom)"
-
-
-def stored_resolution(group: Group) -> list[Finding]:
-    """Energies whose stored digits do not resolve what a model is to learn: 0.5 meV and more between neighbours.
-
-    Told from the dtype (float32 has 24 bits: 1 meV at -13,580 eV), and of float64 from the values: all of them are
-    float32 numbers, or have few decimals.
+    This follows from the dtype (float32 has 24 bits: 1 meV at -13,580 eV), and for float64 from the values: all of
+    them are float32 numbers, or have few decimals.
     """
     m = group.molecules
     known = np.isfinite(m["energy"]) & (m["energy"] != 0)
@@ -275,7 +50,7 @@ def stored_resolution(group: Group) -> list[Finding]:
 
 
 def _stored_step(values: np.ndarray, dtype: np.dtype) -> tuple[float, str]:
-    """Distance of neighbouring values as stored, and how that is known; 0 if it is not coarse."""
+    """Return the distance of neighbouring values as stored, and how that is known; 0 if it is not coarse."""
     largest = float(np.abs(values).max())
     if dtype.kind in "iu":
         return 1.0, f"E is stored as whole numbers ({dtype})"
@@ -294,8 +69,8 @@ def _stored_step(values: np.ndarray, dtype: np.dtype) -> tuple[float, str]:
     return 0.0, ""
 
 
-def force_frame(group: Group) -> list[Finding]:
-    """Forces that sum up to 0, as without a field, but turn the molecule: not those of these positions."""
+def force_frame(group: MoleculeGroup) -> list[Finding]:
+    """Find forces that sum to 0, as without a field, but turn the molecule: they belong to other positions."""
     m = group.molecules
     known = (m["n_atoms"] > 1) & (m["force"] > 0.1) & (m["net_force"] < 0.02)
     bad = known & (m["torque"] > 0.05)
@@ -309,8 +84,8 @@ def force_frame(group: Group) -> list[Finding]:
     return [group.find("force-frame", "error", bad, what, remedy, known)]
 
 
-def zero_and_constant(group: Group) -> list[Finding]:
-    """E or F exactly 0, or equal in all molecules although the geometries differ."""
+def zero_and_constant(group: MoleculeGroup) -> list[Finding]:
+    """Find E or F exactly 0, or equal in all molecules although the geometries differ."""
     m = group.molecules
     several = m["n_atoms"] > 1
     findings = []
@@ -331,8 +106,8 @@ def zero_and_constant(group: Group) -> list[Finding]:
     return findings
 
 
-def outliers(group: Group) -> list[Finding]:
-    """Single molecules whose energy or greatest force lies far from all others."""
+def outliers(group: MoleculeGroup) -> list[Finding]:
+    """Find single molecules whose energy or greatest force is far from all others."""
     m = group.molecules
     findings = []
     unexplained = energy_beyond_composition(group.evidence, m)
@@ -343,14 +118,14 @@ def outliers(group: Group) -> list[Finding]:
         bad = _far_off(values)
         if bad.any():
             worst = values[bad][np.abs(values[bad]).argmax()]
-            what = f"{key} lies far off in {bad.sum()} of {len(m)} molecules, up to {worst:.4g} {unit}"
+            what = f"{key} is far off in {bad.sum()} of {len(m)} molecules, up to {worst:.4g} {unit}"
             remedy = "look at these rows (unconverged, fragments, another unit or method?) and remove what is wrong"
             findings.append(group.find(check, "warning", bad, what, remedy))
     return findings
 
 
 def _far_off(values: np.ndarray) -> np.ndarray:
-    """Mask of outliers: robust standard deviations from the median, and far beyond the other nine in ten."""
+    """Return the mask of outliers: many robust standard deviations off, and far beyond the other nine in ten."""
     bad = np.zeros(len(values), dtype=bool)
     known = np.isfinite(values)
     if known.sum() < _FEWEST_WITH_OUTLIERS:
@@ -368,10 +143,10 @@ def _far_off_known(values: np.ndarray) -> np.ndarray:
 
 
 def energy_beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.ndarray:
-    """(n,) eV: E less a sum over the atoms (least absolute deviations), less the median of its composition.
+    """Return E less a sum over the atoms (least absolute deviations), less the median of its composition, (n,) eV.
 
-    Of compositions with fewer than five molecules the median is not taken: it would be the outlier itself. Zeros if
-    there are too few molecules for their elements, so that the sum would explain all.
+    The median is taken only over five molecules or more: it would be the outlier itself. The result is 0 if there are
+    too few molecules for their elements, since the sum would then explain all.
     """
     energies = np.full(len(molecules), np.nan)
     known = np.isfinite(molecules["energy"])
@@ -400,7 +175,7 @@ def _beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.ndarray
 
 
 def _by_composition(molecules: np.ndarray) -> dict[int, np.ndarray]:
-    """Indices of the molecules of each composition."""
+    """Return the indices of the molecules of each composition."""
     order = np.argsort(molecules["composition"], kind="stable")
     numbers, first = np.unique(molecules["composition"][order], return_index=True)
     parts: list[np.ndarray] = np.split(order, first[1:])
@@ -408,10 +183,10 @@ def _by_composition(molecules: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def energy_shift(evidence: Evidence) -> list[Finding]:
-    """Files, but the largest, whose energies lie elsewhere than those of the same compositions in all others.
+    """Find files whose energies are offset from those of the same compositions in the others.
 
-    Compared are medians, in units of the spread within compositions; temperatures differ by 1 or 2 of them, methods,
-    references and units by many. A warning from 10 on.
+    The largest file is the standard. The offset is a median, in units of the spread within compositions: data of other
+    temperatures differ by 1 or 2, of other methods, references and units by many. It is a warning from 10 on.
     """
     m = evidence.molecules[np.isfinite(evidence.molecules["energy"])]
     findings = []
@@ -426,16 +201,14 @@ def energy_shift(evidence: Evidence) -> list[Finding]:
         shift, spread = float(np.median(offset)), 1.4826 * float(np.median(np.abs(inner)))
         agree = float((np.abs(offset - shift) < 5 * max(spread, 1e-3)).mean())
         if abs(shift) > 10 * max(spread, 1e-3) and agree > 0.5:
-            what = (
-                f"{file[0]} ({file[1]}): E lies {shift:+.4g} eV from that of the same compositions in the other files"
-            )
+            what = f"{file[0]} ({file[1]}): E is {shift:+.4g} eV from that of the same compositions in the other files"
             remedy = "give the energies of all files in one unit, by one method and with one reference"
             findings.append(Finding("energy-shift", "warning", round(agree, 3), what, remedy))
     return findings
 
 
 def _offsets(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E of ``own`` and of ``others`` less the median of ``others``, of compositions that both hold thrice."""
+    """Return E of ``own`` and of ``others`` less the median of ``others``, for compositions that both hold thrice."""
     offset, inner = [np.empty(0)], [np.empty(0)]
     of_others = _by_composition(others)
     for composition, rows in _by_composition(own).items():

@@ -1,4 +1,4 @@
-"""Files of other formats (extended XYZ, ASE databases, cubes) converted to NPZ in the cache, and read as such."""
+"""Conversion of files of other formats (extended XYZ, ASE databases, cubes) to NPZ in the cache."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _converted(pair: Pair, config: PreprocessConfig, digests: DigestCache) -> Pa
 
 
 def converted_from(layout: Layout) -> dict[str, Any]:
-    """Return what was understood of the files that one was converted from; empty for others."""
+    """Return what was understood of the files that this one was converted from; empty for other files."""
     if not layout.is_converted:
         return {}
     text = read_member(layout.file, CONVERTED_KEY).reshape(-1)[0]

@@ -1,4 +1,4 @@
-"""Grids put into a bucket's shape: one pass of a compiled kernel that scales, centres, narrows and checks."""
+"""Padding of grids to a bucket's shape, in one pass of a compiled kernel that scales, centres, narrows and checks."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def pad_grids(
     width: int,
     esp_scale: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Grid points (Å, relative to ``centers``) and ESP of some rows, padded with zeros to ``width`` points.
+    """Return grid points (Å, relative to ``centers``) and ESP of some rows, padded with zeros to ``width`` points.
 
     Args:
-        points: (n, G, 3) in units of 1 / ``scale`` Å; what lies behind ``n_grid`` points is not read.
+        points: (n, G, 3) in units of 1 / ``scale`` Å; only the first ``n_grid`` are read.
         esp: (n, G).
         rows: (m,) rows to take.
         n_grid: (n,) real grid points, at most ``width``.

@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 SENTINEL = 1e5
-"""In the file's unit."""
+"""Coordinate, in the file's unit, from which on a point is padding."""
 
 FAR_ANGSTROM = 50.0
 
@@ -27,15 +27,15 @@ _SENTINEL, _NAN, _REPEATED, _FAR = 1, 2, 3, 4
 
 
 class RealPoints(NamedTuple):
-    """Real points of some rows."""
+    """The real points of some rows."""
 
     mask: np.ndarray  # (n, G) bool
     dropped: np.ndarray  # (n, 4) points taken for padding, by KINDS
-    inner: np.ndarray  # (n,) of those, points that real ones follow
+    inner: np.ndarray  # (n,) points dropped with real ones after them
 
 
 class PointCounts(NamedTuple):
-    """What was found in the grids of some rows; sums of parts add up."""
+    """Counts of what was found in the grids of some rows."""
 
     points: int = 0  # real ones
     without_esp: int = 0  # rows
@@ -49,14 +49,14 @@ class PointCounts(NamedTuple):
 
 
 def total(counts: Iterable[PointCounts]) -> PointCounts:
-    """Add up."""
+    """Sum the counts of several parts."""
     return PointCounts(*(sum(column) for column in zip(PointCounts(), *counts, strict=True)))
 
 
 def find_real_points(
     points: np.ndarray, esp: np.ndarray, positions: np.ndarray, n_atoms: np.ndarray, scale: float
 ) -> RealPoints:
-    """Tell padding from points.
+    """Find the real points of each row.
 
     Args:
         points: (n, G, 3) as stored.

@@ -1,4 +1,4 @@
-"""Which rows of an ESP file belong to which rows of a file of energies, where the ESP file holds fewer: by geometry."""
+"""Matching, by geometry, of the rows of an ESP file with those of a file of energies that holds more molecules."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from preprocess.input.reader import PairReader, open_pair
 from preprocess.input.row_order import find_rows
 from preprocess.input.validate import PairingError
 from shared.errors import UserError
-from shared.input.npz import verify_file, write_stored
+from shared.input.npz_rows import verify_file, write_stored
 
 _ALIKE_ROWS = 1_000_000
-"""Rows up to which the order of one file is looked for in the other."""
+"""Most rows for which the order of one file is sought in the other."""
 
 _MOST_ROWS = 2_000_000
-"""Rows whose geometries are compared in memory."""
+"""Most rows whose geometries are compared in memory."""
 
 
 def match_rows(files: PairFiles, reading: Reading) -> np.ndarray:
@@ -38,7 +38,7 @@ def match_rows(files: PairFiles, reading: Reading) -> np.ndarray:
             f"{esp_name}: {files.esp.rows} molecules, but {efd_name} has {files.rows}; so many are not matched by "
             "geometry: give both files the same molecules in the same order"
         )
-    # Of rows that are taken here and there no checksum of the whole would come about later.
+    # Rows taken singly give no checksum of the whole member later.
     verify_file(files.esp.file.path)
     reader = PairReader(files, reading)
     try:
@@ -57,15 +57,15 @@ def match_rows(files: PairFiles, reading: Reading) -> np.ndarray:
 
 
 def _require_one_charge(files: PairFiles, rows: np.ndarray, charges: np.ndarray) -> None:
-    """Refuse geometries that occur with several total charges: which of them an ESP belongs to cannot be told."""
+    """Refuse geometries that occur with several total charges: the ESP may belong to any of them."""
     order = np.flatnonzero(rows >= 0)[np.argsort(rows[rows >= 0], kind="stable")]
     same = (np.diff(rows[order]) == 0) & (np.diff(charges[order]) != 0)
     if same.any():
         a, b = order[int(np.argmax(same))], order[int(np.argmax(same)) + 1]
         raise UserError(
             f"{files.pair.efd_shown}: rows {a} and {b} have one geometry and the total charges {charges[a]:g} and "
-            f"{charges[b]:g}; {files.pair.esp_shown} holds fewer molecules and cannot tell them apart: give both files "
-            "the same molecules in the same order"
+            f"{charges[b]:g}; {files.pair.esp_shown} holds fewer molecules, and its ESP may be of either: give "
+            "both files the same molecules in the same order"
         )
 
 
@@ -94,7 +94,7 @@ def with_stored_esp(files: PairFiles, folder: Path) -> PairFiles:
 
 
 def explain_pairing(error: PairingError, readings: Sequence[Reading]) -> UserError:
-    """Return the error of two files whose rows differ, and whether another order of the rows would pair them."""
+    """Return the error of two files whose rows differ, which says whether another order of the rows would pair them."""
     reading = next(one for one in readings if one.pair == error.pair)
     with open_pair(reading) as reader:
         if reader.files.rows > _ALIKE_ROWS:

@@ -1,4 +1,4 @@
-"""Which frames are of one molecule: its bonds, whatever the geometry, so that no molecule is in two splits."""
+"""Kinds of molecules: frames with the same bonds, in any geometry, are one molecule and belong in one split."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from ase.data import covalent_radii
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from shared.elements import MAX_ATOMIC_NUMBER
+from shared.elements import COVALENT_RADII
 
 BOND_FACTORS = (1.15, 1.25, 1.35, 1.45)
 """Multiples of the sum of covalent radii up to which two atoms are bonded.
 
 A strained frame has one graph at one factor and another at the next; frames that share any of their graphs are one
-molecule. That may join molecules that differ (which costs nothing but a choice), and does not part one.
+molecule. That may join different molecules, which only makes the division coarser, and never separates frames of one.
 """
 
 _ROUNDS = 4
-_RADII = np.asarray(covalent_radii, dtype=np.float64)[: MAX_ATOMIC_NUMBER + 1]
 
 
 class Kinds(NamedTuple):
-    """What tells the molecules of some rows apart."""
+    """What distinguishes the molecules of some rows."""
 
     graphs: np.ndarray  # (n, 4) uint64, hash of the bond graph at each of BOND_FACTORS
     formula: np.ndarray  # (n,) uint64, hash of the elements
@@ -45,7 +43,16 @@ def describe_kinds(numbers: np.ndarray, n_atoms: np.ndarray, positions: np.ndarr
     graphs = np.zeros((len(numbers), len(BOND_FACTORS)), np.uint64)
     formula, in_parts = np.zeros(len(numbers), np.uint64), np.zeros(len(numbers), np.bool_)
     factors = np.array(BOND_FACTORS)
-    _hash(numbers.astype(np.int64), n_atoms.astype(np.int64), positions, _RADII, factors, graphs, formula, in_parts)
+    _hash(
+        numbers.astype(np.int64),
+        n_atoms.astype(np.int64),
+        positions,
+        COVALENT_RADII,
+        factors,
+        graphs,
+        formula,
+        in_parts,
+    )
     return Kinds(graphs, formula, in_parts, names)
 
 
@@ -80,7 +87,7 @@ def _hash(
     formula: np.ndarray,
     in_parts: np.ndarray,
 ) -> None:
-    """Weisfeiler and Lehman's colours (1968): an atom's is renewed from the sum of its neighbours', round by round."""
+    """Hash bond graphs by Weisfeiler and Lehman's colours (1968): each round updates an atom's from its neighbours'."""
     width = numbers.shape[1]
     colour, renewed = np.zeros(width, np.uint64), np.zeros(width, np.uint64)
     reached = np.zeros(width, np.bool_)
@@ -123,10 +130,10 @@ def _hash(
 
 
 def join_kinds(parts: Sequence[Kinds]) -> np.ndarray:
-    """Return (n,) uint64: equal for rows that are one molecule, or might be.
+    """Return a number (n,), uint64, that is equal for rows that are, or might be, one molecule.
 
-    Rows are joined that share a graph, or a formula and a name. A molecule in parts may have been any of its formula:
-    then all of that formula are joined.
+    Rows that share a graph, or a formula and a name, are joined. A molecule in parts may be any of its formula: then
+    all of that formula are joined.
     """
     graphs = np.concatenate([part.graphs for part in parts])
     formula = np.concatenate([part.formula for part in parts])
@@ -149,7 +156,7 @@ def join_kinds(parts: Sequence[Kinds]) -> np.ndarray:
     pairs = np.unique(pairs, axis=1)
     network = coo_matrix((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(size, size))
     component = connected_components(network, directed=False)[1]
-    # Named by its least hash, so that the name depends on the molecule and not on what is beside it in the file.
+    # Named by its least hash, so that the name does not depend on the other molecules of the file.
     least = np.full(component.max() + 1, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(least, component[: len(values)], values)
     return np.asarray(least[component[graph[:, 0]]])

@@ -1,4 +1,4 @@
-"""The users' files in pairs (energies and geometries; ESP), what each holds, and the chunks that they are read in."""
+"""Pairs of the users' files (energies and geometries; ESP), what each holds, and the chunks that they are read in."""
 
 from __future__ import annotations
 
@@ -27,68 +27,68 @@ class Pair:
     """The files of some molecules; ``esp`` may be absent, or the same file."""
 
     split: Split | None
-    """None: its rows are divided among the splits."""
+    """The split of all rows; None if they are divided among the splits."""
 
     efd: Path
     esp: Path | None
     source: str = ""
-    """The user's own file, where ``efd`` was converted from it."""
+    """The user's file that ``efd`` was converted from."""
 
     esp_source: str = ""
-    """The same of ``esp``."""
+    """The user's file that ``esp`` was converted from."""
 
     @property
     def efd_shown(self) -> str:
-        """The file of energies, as messages name it."""
+        """Return the name of the file of energies for messages."""
         return self.source or str(self.efd)
 
     @property
     def esp_shown(self) -> str:
-        """The file of the ESP, as messages name it."""
+        """Return the name of the file of the ESP for messages."""
         return self.esp_source or (self.efd_shown if self.esp in (None, self.efd) else str(self.esp))
 
     @property
     def role(self) -> str:
-        """The split, or ``data``: how names in the cache begin."""
+        """Return the split, or ``data``, with which names in the cache begin."""
         return self.split or "data"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a pair is read: all that a task needs to open it."""
+    """How a pair is read: what a task needs to open it."""
 
     pair: Pair
     units: InputUnits
     grid_frame: GridFrame = "given"
     unit_reasons: dict[Kind, str] = field(default_factory=dict, compare=False)
-    """Where each unit comes from, in words."""
+    """The origin of each unit, in words."""
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What is known of each row beyond its files, as arrays over some rows; None where there is nothing to know."""
+    """What is known of each row beyond its files, as arrays over some rows; None where nothing is."""
 
     split: np.ndarray | None = None
-    """(n,) int8, index into SPLITS; -1 in none."""
+    """Index (n,), int8, into SPLITS; -1 in none."""
 
     esp_row: np.ndarray | None = None
-    """(n,) int64, row in the ESP file; -1 if it holds no such molecule."""
+    """Row (n,), int64, in the ESP file; -1 if it does not hold the molecule."""
 
     grid_shift: np.ndarray | None = None
-    """(n, 3) Å, fitted; NaN where no shift is certain, so that the ESP is left out."""
+    """Fitted shift (n, 3) in Å; NaN where none is certain, so that the ESP is left out."""
 
     def rows(self, start: int, stop: int) -> RowFacts:
-        """Return those of some rows."""
+        """Return the facts about some rows."""
         return RowFacts(*(None if values is None else values[start:stop] for values in vars(self).values()))
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of one pair that are handled together: they become one shard for each split and bucket."""
+    """Rows of one pair that are processed together and become one shard for each split and bucket."""
 
     pair: Pair
     index: int
-    """Within the split's (or all divided) files."""
+    """Number of the chunk within the split's (or all divided) files."""
 
     start: int
     """First row within the pair's files."""
@@ -101,14 +101,14 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """How the cache's files of this chunk begin."""
+        """Return the beginning of the names of the chunk's files in the cache."""
         return f"{self.pair.role}-{self.index:05d}"
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def members(self) -> Iterable[tuple[Split, np.ndarray]]:
-        """Yield each split that has rows here, and which they are, counted from ``start``."""
+        """Yield each split that has rows here, and its rows, counted from ``start``."""
         if self.pair.split is not None:
             yield self.pair.split, np.arange(len(self))
             return
@@ -119,7 +119,7 @@ class Chunk:
                 yield split, rows
 
     def part(self, start: int, stop: int) -> Chunk:
-        """Return some rows of the pair that lie in this chunk, as a chunk."""
+        """Return some rows of this chunk as a chunk."""
         offset = start - self.start
         facts = self.facts.rows(offset, offset + stop - start)
         return replace(self, start=start, stop=stop, first_row=self.first_row + offset, facts=facts)
@@ -173,7 +173,7 @@ def _of_splits(config: PreprocessConfig) -> list[Pair]:
 
 
 class PairFiles:
-    """The files of a pair, understood: nothing but headers (and what holds for all rows) is read."""
+    """The files of a pair and their layouts, from the headers (and members that hold for all rows) alone."""
 
     def __init__(self, pair: Pair) -> None:
         """Open and check.
@@ -207,49 +207,49 @@ class PairFiles:
 
     @property
     def is_one_file(self) -> bool:
-        """Whether the ESP lies in the file of energies."""
+        """Return whether the ESP is in the file of energies."""
         return self.esp is not None and self.esp.file is self.efd.file
 
     @property
     def needs_matching(self) -> bool:
-        """Whether the files hold different numbers of molecules, so that their geometries say which belong together."""
+        """Return whether the files hold different numbers of molecules, to be paired by their geometries."""
         return self.esp is not None and self.esp.rows != self.efd.rows
 
     @property
     def counts_points(self) -> bool:
-        """Whether the ESP file counts its real grid points; else the grids have to be looked at."""
+        """Return whether the ESP file counts its real grid points; else they are found in the grids."""
         return self.esp is None or ("n_grid" in self.esp and "esp_mask" not in self.esp)
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Content digests of the files."""
+        """Return the content digests of the files."""
         esp = "" if self.esp is None else self.esp.file.content_digest
         return {"efd": self.efd.file.content_digest, "esp": esp}
 
     @property
     def files(self) -> dict[str, NpzFile]:
-        """The files by role, each once."""
+        """Return the files by role, each once."""
         return {"efd": self.efd.file} | ({} if self.esp is None or self.is_one_file else {"esp": self.esp.file})
 
     @property
     def converted(self) -> list[Path]:
-        """Files in the cache that stand for the user's own."""
+        """Return the files in the cache that were converted from the user's."""
         paths = ((self.pair.efd, self.pair.source), (self.pair.esp, self.pair.esp_source))
         return [path for path, source in paths if path is not None and source]
 
     @property
     def grid_width(self) -> int:
-        """Padded number of grid points."""
+        """Return the padded number of grid points."""
         return self.esp.grid_width if self.esp else 0
 
     @property
     def is_sequential(self) -> bool:
-        """Whether one reader should read all rows in order (compressed members, or such as are loaded whole)."""
+        """Return whether one reader should read all rows in order: members are compressed, or loaded whole."""
         layouts = [layout for layout in (self.efd, self.esp) if layout is not None]
         return any(layout.file.is_sequential(layout.row_keys) for layout in layouts)
 
     def rows_per_chunk(self, chunk_bytes: float) -> int:
-        """Return the rows whose input takes about so many bytes; at least one."""
+        """Return the number of rows whose input takes about so many bytes; at least one."""
         layouts = [layout for layout in (self.efd, self.esp) if layout is not None]
         return max(1, int(chunk_bytes // sum(layout.file.row_bytes(layout.row_keys) for layout in layouts)))
 
@@ -257,7 +257,7 @@ class PairFiles:
         """Return how the pair is read with these settings.
 
         Raises:
-            UserError: a unit that is not known, or a frame that the file knows nothing of.
+            UserError: a unit is not known, or the file does not hold the origin of its grid.
         """
         if self.esp is not None and config.grid_frame == "cube" and "grid_origin" not in self.esp:
             raise UserError(
@@ -270,12 +270,12 @@ class PairFiles:
 
 
 def describe_input(file: PairFiles, reading: Reading) -> dict[str, Any]:
-    """Return what determines the content that is read from a pair, for digests."""
+    """Return all that determines the content that is read from a pair, for digests."""
     return {"split": file.pair.role, **file.digests, "units": asdict(reading.units), "grid_frame": reading.grid_frame}
 
 
 def split_into_chunks(files: list[PairFiles], chunk_bytes: float) -> list[list[Chunk]]:
-    """Return the chunks of every pair: a function of the files' shapes and dtypes alone."""
+    """Return the chunks of every pair, which depend on the files' shapes and dtypes alone."""
     chunks: list[list[Chunk]] = []
     next_index: dict[str, int] = {}
     next_row: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""A pair of the users' files as typed arrays in the project's units, some rows at a time."""
+"""Reading of a pair of the users' files as typed arrays in the project's units, some rows at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from preprocess.input.grid_points import PointCounts, find_real_points, gather_p
 from preprocess.input.pairs import Chunk, Pair, PairFiles, Reading
 from shared.input.frame_fit import origin_shift
 from shared.input.layout import Quantity
-from shared.input.npz import Checksum, NpzRows
+from shared.input.npz import Checksum
+from shared.input.npz_rows import NpzRows
 from shared.input.rows import read_atoms, read_names, read_numbers, read_values
 
 _TARGETS: tuple[Quantity, ...] = ("energy", "forces", "dipole")
@@ -24,9 +25,9 @@ _GRID_QUANTITIES: tuple[Quantity, ...] = ("grid", "esp", "esp_mask")
 
 @dataclass(frozen=True)
 class Molecules:
-    """n molecules of one pair: all but the grids. Units are the project's (Å, eV, e).
+    """The n molecules of a chunk without their grids, in the project's units (Å, eV, e).
 
-    A is the largest molecule's number of atoms, whatever the width W of the file. What the files lack is NaN.
+    A is the number of atoms of the largest molecule, W the width of the file. What the files lack is NaN.
     """
 
     pair: Pair
@@ -39,14 +40,14 @@ class Molecules:
     dipole: np.ndarray  # (n, 3) float64, e·Å
     total_charge: np.ndarray  # (n,) float64, e
     name: np.ndarray  # (n,) UTF-8 bytes
-    n_grid: np.ndarray  # (n,) int64; of files that do not count their points, only known once the grids were read
+    n_grid: np.ndarray  # (n,) int64; for files that do not count their points, known after the grids are read
     grid_shift: np.ndarray  # (n, 3) float64, Å, to add to the grid
     esp_row: np.ndarray  # (n,) int64, row in the ESP file, -1 = none
     esp_atomic_numbers: np.ndarray | None  # the ESP file's own Z, N and R, for the pairing; None if it has none
     esp_n_atoms: np.ndarray | None
     esp_positions: np.ndarray | None
     grid_width: int  # G, the ESP file's padded number of grid points
-    may_lack: frozenset[str]  # of energy, forces, dipole: where NaN stands for what a frame lacks
+    may_lack: frozenset[str]  # of energy, forces, dipole: those that are NaN in frames that lack them
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -54,7 +55,7 @@ class Molecules:
 
 @dataclass(frozen=True)
 class Grids:
-    """The grids of some rows of one pair: (n, G, 3) in the user's unit, and (n, G) in the user's unit.
+    """The grid points (n, G, 3) and the ESP (n, G) of some rows, in the user's units.
 
     The first ``n_grid`` points of each row are real.
     """
@@ -65,7 +66,7 @@ class Grids:
 
 
 class PairReader:
-    """Reads rows of a pair, forwards; keeps the checksums of what it read."""
+    """Reader of the rows of a pair, forwards, which keeps the checksums of what it read."""
 
     def __init__(self, files: PairFiles, reading: Reading) -> None:
         self.files = files
@@ -82,7 +83,7 @@ class PairReader:
             rows.close()
 
     def molecules(self, chunk: Chunk) -> Molecules:
-        """Read some rows, but for the grids, and convert the units.
+        """Read some rows without the grids, and convert the units.
 
         Raises:
             UserError: a file is damaged.
@@ -116,13 +117,13 @@ class PairReader:
         )
 
     def charges(self) -> np.ndarray:
-        """Read (n,) total charges of a whole file."""
+        """Read the total charges (n,) of a whole file."""
         efd = self.files.efd
         values = read_values(partial(self._read, "efd"), efd, "total_charge", 0, efd.rows)
         return np.nan_to_num(values)
 
     def geometry(self, role: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read (n, W) atomic numbers, padding 0, and (n, W, 3) positions in Å of a whole file, ``efd`` or ``esp``.
+        """Read atomic numbers (n, W), 0 = padding, and positions (n, W, 3) in Å of a whole file, ``efd`` or ``esp``.
 
         Raises:
             UserError: the file is damaged.
@@ -172,7 +173,7 @@ class PairReader:
         return rows
 
     def _esp_rows(self, chunk: Chunk) -> np.ndarray:
-        """(n,) rows of the ESP file that belong to a chunk's; -1 where there is none."""
+        """Return the rows (n,) of the ESP file that belong to a chunk's; -1 where there is none."""
         if self.files.esp is None:
             return np.full(len(chunk), -1)
         if chunk.facts.esp_row is not None:
@@ -180,13 +181,13 @@ class PairReader:
         return np.arange(chunk.start, chunk.stop)
 
     def _read_esp(self, quantity: Quantity, esp_row: np.ndarray) -> np.ndarray:
-        """Read rows of the ESP file, in the order asked for; rows that it does not have are zeros."""
+        """Read rows of the ESP file in the given order; rows that it does not have are zeros."""
         assert self.files.esp is not None
         key, present = self.files.esp.key(quantity), esp_row >= 0
         rows = np.unique(esp_row[present])
         if not len(rows):
             return np.zeros((len(esp_row), *self.files.esp.file.shape(key)[1:]), self.files.esp.file.dtype(key))
-        # Runs of consecutive rows: all at once where the files have the same rows.
+        # Runs of consecutive rows are read at once: all rows, where the files have the same.
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
         read = [self._read("esp", key, int(run[0]), int(run[-1]) + 1) for run in runs]
         stored = read[0] if len(read) == 1 else np.concatenate(read)
@@ -236,7 +237,7 @@ class PairReader:
         return dict.fromkeys(names)  # paired by these very geometries, see preprocess.input.matching
 
     def _with_grids(self, molecules: Molecules, stored: dict[Quantity, np.ndarray]) -> tuple[Molecules, Grids]:
-        """Count and gather the real points, and find the shift that is that of the points."""
+        """Count and gather the real points, and find the shift of the grid."""
         n = len(molecules)
         if self.files.esp is None:
             empty = Grids(np.zeros((n, 0, 3), np.float32), np.zeros((n, 0), np.float32), PointCounts(without_esp=n))
@@ -281,7 +282,7 @@ def open_pair(reading: Reading) -> Iterator[PairReader]:
 
 
 def _without_zeros(esp: np.ndarray, n_grid: np.ndarray) -> tuple[np.ndarray, int]:
-    """Numbers of points, 0 for rows whose ESP is 0 everywhere (none was computed); and how many rows those are."""
+    """Return the numbers of points, 0 where the ESP is 0 everywhere (not computed), and the number of such rows."""
     suspects = np.flatnonzero((n_grid > 0) & (esp[:, :1] == 0).all(axis=1)) if esp.shape[1] else np.empty(0, np.int64)
     zero = [row for row in suspects if not esp[row, : n_grid[row]].any()]
     if not zero:
@@ -292,7 +293,7 @@ def _without_zeros(esp: np.ndarray, n_grid: np.ndarray) -> tuple[np.ndarray, int
 
 
 def _centroid_shift(molecules: Molecules, points: np.ndarray, n_grid: np.ndarray, scale: float) -> np.ndarray:
-    """(n, 3) Å: what puts the mean of the points onto the mean of the atoms, as the predecessor did."""
+    """Return the shift (n, 3) in Å of the points' mean onto the atoms' mean, as the predecessor's."""
     real = np.arange(points.shape[1]) < n_grid[:, None]
     atoms = np.arange(molecules.positions.shape[1]) < molecules.n_atoms[:, None]
     of_points = np.where(real[..., None], points, 0.0).sum(axis=1, dtype=np.float64) * scale

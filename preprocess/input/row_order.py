@@ -1,4 +1,4 @@
-"""Which row of one file is which row of another, by geometry."""
+"""Matching of the rows of one file with those of another, by geometry."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ def find_rows(
 ) -> np.ndarray:
     """Find each molecule among others, atoms in the same order, every coordinate within 1e-3 Å.
 
-    Real atoms stand first; what lies beyond them may hold anything, and the widths of the padding may differ.
+    Real atoms come first; padding may hold anything and have different widths.
 
     Args:
-        numbers, other_numbers: (n, atoms) and (m, atoms), 0 = padding.
-        positions, other_positions: the same with a last axis of 3, Å.
+        numbers: (n, atoms), 0 = padding.
+        positions: (n, atoms, 3) in Å.
+        other_numbers: (m, atoms), 0 = padding.
+        other_positions: (m, atoms, 3) in Å.
 
     Returns:
         (n,) int64 index of the nearest other, the first of several that are equal; -1 where there is none. Memory is
         that of the input, time n log n.
     """
-    from scipy.spatial import cKDTree  # costs more to import than all else takes
+    from scipy.spatial import cKDTree  # its import costs more than all the rest
 
     width = max(int((array > 0).sum(axis=1).max(initial=1)) for array in (numbers, other_numbers))
     a, b = _flatten(numbers, positions, width), _flatten(other_numbers, other_positions, width)
@@ -30,17 +32,17 @@ def find_rows(
     known_a, known_b = np.isfinite(a).all(axis=1), np.flatnonzero(np.isfinite(b).all(axis=1))
     if not known_a.any() or not len(known_b):
         return found
-    # Copies would all lie in one leaf of the tree.
+    # Copies would all be in one leaf of the tree.
     _, first = np.unique(b[known_b].view(f"V{b.itemsize * b.shape[1]}")[:, 0], return_index=True)
     others = known_b[np.sort(first)]
-    bound = np.nextafter(PAIRING_TOLERANCE, 1)  # those within it are less than it away
+    bound = np.nextafter(PAIRING_TOLERANCE, 1)  # the bound itself is excluded
     _, nearest = cKDTree(b[others]).query(a[known_a], p=np.inf, distance_upper_bound=bound)
     found[known_a] = np.append(others, -1)[nearest]
     return found
 
 
 def _flatten(numbers: np.ndarray, positions: np.ndarray, width: int) -> np.ndarray:
-    """Return (n, width * 4): positions and atomic numbers, padding 0."""
+    """Return positions and atomic numbers as rows (n, width * 4), padding 0."""
     n, atoms = numbers.shape
     flat = np.zeros((n, width, 4))
     kept = min(width, atoms)

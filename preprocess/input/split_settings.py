@@ -1,4 +1,4 @@
-"""What determines how files are divided among the splits; apart from the work, which is slow to import."""
+"""Settings that determine how files are divided among the splits, without the slow imports of the division."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from shared.input.npz import NpzFile
 
 
 def split_settings(config: PreprocessConfig) -> dict[str, Any]:
-    """Return what determines the division, for digests and messages; nothing where splits have files of their own.
+    """Return the settings of the division, for digests and messages; empty where splits have their own files.
 
     Raises:
-        UserError: shares that are none, or a split file that cannot be read.
+        UserError: the shares are invalid, or a split file cannot be read.
     """
     if not config.data:
         return {}

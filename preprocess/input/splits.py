@@ -1,4 +1,4 @@
-"""Dividing the rows of files among the splits: by frame, by molecule, by formula, or as a file says."""
+"""Division of the rows of files among the splits: by kind of molecule, or as a file says."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SPLIT_FILE_KEYS = {
 
 
 def divide_by_kind(kinds: np.ndarray, shares: tuple[float, float, float], seed: int) -> np.ndarray:
-    """Return (n,) int8: the split of every row; rows of one kind are in one split.
+    """Return the split (n,), int8, of every row; rows of one kind are in one split.
 
-    Kinds come in a random order, and each goes to the split that lacks most of its share of rows; a split with a share
-    gets at least one kind, test only of five or more.
+    Each kind, in random order, is assigned to the split that lacks most of its share of rows; a split with a share
+    gets at least one kind, test only if there are five or more.
 
     Args:
         kinds: (n,) equal for rows that belong together.
@@ -46,7 +46,7 @@ def divide_by_kind(kinds: np.ndarray, shares: tuple[float, float, float], seed: 
     of_kind = np.zeros(len(values), np.int8)
     lacking = wanted.copy()
     open_splits = [split for split in (0, 1, 2) if shares[split] > 0]
-    # Largest first, so that one large molecule does not come last and overfill a small split.
+    # Largest first, so that a large molecule does not overfill a small split at the end.
     order = order[np.argsort(-counts[order], kind="stable")] if counts.max() > lacking[open_splits].min() else order
     empty = {split for split in open_splits if split < 2 or len(values) >= _FEWEST_WITH_TEST}
     for place, kind in enumerate(order):

@@ -1,7 +1,7 @@
-"""The first pass over a pair: all that the second pass needs to know of all molecules, in little memory.
+"""The survey of a pair in the first pass: counts and statistics of all molecules that the second pass needs.
 
 A survey holds counts and sums, not molecules, so it is as small for ten million molecules as for a thousand of the same
-kinds. Surveys of the same pair are remembered: appending files surveys the new ones alone.
+kinds. Surveys are kept in the cache: after files are appended only the new ones are surveyed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from shared.input.npz import Checksum
 from shared.schema import Split
 
 Composition = tuple[tuple[int, int], ...]
-"""(atomic number, atoms of it), in ascending order of the number."""
+"""Pairs (atomic number, count of its atoms), in ascending order of the number."""
 
 
 @dataclass
 class Moments:
-    """Count, mean, sum of squared deviations, least and greatest of a series; two can be merged without loss."""
+    """Count, mean, sum of squared deviations, least and greatest value of a series; they merge without loss."""
 
     count: int = 0
     mean: float = 0.0
@@ -37,7 +37,7 @@ class Moments:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Moments:
-        """Of an array."""
+        """Return the moments of an array."""
         if not values.size:
             return cls()
         mean = float(values.mean())
@@ -55,11 +55,11 @@ class Moments:
         self.least, self.greatest = min(self.least, other.least), max(self.greatest, other.greatest)
 
     def shifted(self, shift: float) -> Moments:
-        """Of the series with ``shift`` added."""
+        """Return the moments of the series with ``shift`` added."""
         return Moments(self.count, self.mean + shift, self.squares, self.least + shift, self.greatest + shift)
 
     def summary(self) -> dict[str, float | None]:
-        """Mean, standard deviation, least and greatest value; None of an empty series."""
+        """Return mean, standard deviation, least and greatest value; None for an empty series."""
         if not self.count:
             return dict.fromkeys(("mean", "std", "min", "max"))
         std = math.sqrt(self.squares / self.count)
@@ -80,7 +80,7 @@ class Survey:
     lacking: dict[str, int] = field(default_factory=dict)  # quantity -> molecules without it
 
     def merge(self, other: Survey) -> None:
-        """Add the molecules that follow."""
+        """Add the survey of the molecules that follow."""
         self.samples += other.samples
         self.atoms += other.atoms
         self.grid_points += other.grid_points
@@ -94,7 +94,7 @@ class Survey:
             self.lacking[name] = self.lacking.get(name, 0) + count
 
     def as_json(self) -> dict[str, Any]:
-        """JSON that :meth:`from_json` reads back exactly."""
+        """Return JSON that :meth:`from_json` reads back exactly."""
         return {
             "samples": self.samples,
             "atoms": self.atoms,
@@ -108,7 +108,7 @@ class Survey:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Survey:
-        """The survey that was written."""
+        """Return the survey that was written."""
         return cls(
             samples=int(content["samples"]),
             atoms=int(content["atoms"]),
@@ -122,7 +122,7 @@ class Survey:
 
 
 class FittedFrames(NamedTuple):
-    """Shifts that put the grids of some rows into the molecules' frame, as the data ask for."""
+    """Fitted shifts of the grids of some rows into the molecules' frame."""
 
     shift: np.ndarray  # (n, 3) Å; NaN where none is certain
     uncertainty: np.ndarray  # (n,) Å
@@ -134,20 +134,20 @@ class ChunkSurvey:
 
     surveys: dict[Split, Survey]
     points: PointCounts | None
-    """None where the grids were not looked at."""
+    """Counts of grid points; None if the grids were not read."""
 
     fitted: FittedFrames | None
 
 
 @dataclass(frozen=True)
 class SurveyTask:
-    """Chunks of one pair, surveyed one after the other."""
+    """A task that surveys chunks of one pair, one after the other."""
 
     chunks: list[Chunk]
     reading: Reading
 
     def __call__(self) -> tuple[list[ChunkSurvey], dict[str, list[Checksum]]]:
-        """Check and survey every chunk; also the checksums of what was read.
+        """Check and survey every chunk; return the surveys and the checksums of what was read.
 
         Raises:
             UserError: bad input, naming file, key, row and value.
@@ -229,7 +229,7 @@ def _energies(numbers: np.ndarray, energy: np.ndarray, elements: np.ndarray) -> 
 
 
 def merged(surveys: Iterable[Survey]) -> Survey:
-    """All of them in order."""
+    """Merge surveys in order."""
     total = Survey()
     for part in surveys:
         total.merge(part)

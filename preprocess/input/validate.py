@@ -14,7 +14,7 @@ from shared.input.layout import PAIRING_TOLERANCE, WHOLE_CHARGE
 
 
 class PairingError(UserError):
-    """A row of the ESP file is another molecule than the EFD file's."""
+    """The error of a row that is another molecule in the ESP file than in the file of energies."""
 
     def __init__(self, pair: Pair, message: str) -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class PairingError(UserError):
 
 
 def check_molecules(molecules: Molecules) -> None:
-    """Counts, elements, finite values, and the pairing of the two files.
+    """Check counts, elements, finite values, and the pairing of the two files.
 
     Raises:
         UserError: naming file, key, row and value.
@@ -50,7 +50,7 @@ def check_molecules(molecules: Molecules) -> None:
 
 
 def _lacking(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """(n,) rows that are NaN as a whole: the frame lacks the quantity."""
+    """Return the rows (n,) that are NaN as a whole: these frames lack the quantity."""
     nan = np.isnan(values) if mask is None else np.isnan(values) | ~mask
     return nan.reshape(len(values), -1).all(axis=1)
 
@@ -61,7 +61,7 @@ def _check_whole(path: str, charges: np.ndarray, rows: np.ndarray) -> None:
         row = int(np.argmax(off))
         raise UserError(
             f"{path}: row {rows[row]} of 'Q' is {charges[row]:.6g}, no total charge of a molecule (a whole number); "
-            "mend it, or leave 'Q' out (then all are 0)"
+            "correct it, or leave 'Q' out (then all are 0)"
         )
 
 
@@ -76,7 +76,7 @@ def _check_esp_geometry(molecules: Molecules, esp: str, real: np.ndarray) -> Non
 
 
 def check_grids(molecules: Molecules, grids: Grids) -> None:
-    """Finite values at every real grid point.
+    """Check that every real grid point has finite values.
 
     Raises:
         UserError: naming file, key, row and value.
@@ -88,11 +88,11 @@ def check_grids(molecules: Molecules, grids: Grids) -> None:
 
 
 def check_elements_known(pair: Pair, split: str, first_row_with: Mapping[int, int], trained: Container[int]) -> None:
-    """Every element of a validation or test molecule occurs in the training split, which alone gives it parameters.
+    """Check that every element of a split occurs in the training split, which alone gives it parameters.
 
     Args:
         pair: the files.
-        split: that is looked at.
+        split: the split that is checked.
         first_row_with: element -> a row that holds it.
         trained: elements of the training split.
 
@@ -109,7 +109,7 @@ def check_elements_known(pair: Pair, split: str, first_row_with: Mapping[int, in
 
 
 def atom_mask(counts: np.ndarray, width: int) -> np.ndarray:
-    """(n, width) bool: the first ``counts[i]`` entries of row i."""
+    """Return a mask (n, width), bool, of the first ``counts[i]`` entries of row i."""
     return np.arange(width) < counts[:, None]
 
 
@@ -143,7 +143,7 @@ def _check_range(path: str, key: str, values: np.ndarray, low: int, high: int, w
 def _check_finite(
     path: str, key: str, values: np.ndarray, mask: np.ndarray | None, rows: np.ndarray, but: np.ndarray | None = None
 ) -> None:
-    # Not just finite: a larger number would become infinite when the shards narrow it to float32. NaN fails too.
+    # Larger numbers would become infinite when the shards narrow them to float32. NaN fails too.
     bad = ~(np.abs(values) <= np.finfo(np.float32).max)
     if mask is not None:
         bad &= mask
@@ -155,7 +155,7 @@ def _check_finite(
         index = (int(rows[row]), *inner)
         raise UserError(
             f"{path}: {key!r} is {values[tuple(where)]} in row {rows[row]} (index {index}); "
-            "remove the molecule from both files or mend the value"
+            "remove the molecule from both files or correct the value"
         )
 
 

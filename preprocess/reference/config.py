@@ -51,7 +51,7 @@ class ReferenceConfig:
     """How conformers are made: along the harmonic modes of the relaxed geometry, or every coordinate displaced."""
 
     temperature: NonNegative = 300.0
-    """Of normal-mode sampling, K."""
+    """Temperature of normal-mode sampling, K."""
 
     statistics: Literal["quantum", "classical"] = "quantum"
     """Spread of the normal modes: that of quantum oscillators (with zero-point motion), or kT in each."""
@@ -72,32 +72,32 @@ class ReferenceConfig:
     """Parts of the geometries for train, valid and test; drawn at random over all of them."""
 
     seed: Seed = 0
-    """Of the conformers and the split."""
+    """Seed of the conformers and the split."""
 
     workers: NonNegativeInt = 0
-    """Processes, of one thread each (0 = one for each core)."""
+    """Worker processes, of one thread each (0 = one for each core)."""
 
     memory_mib: PositiveInt = 2000
-    """What one process may use for integrals, MiB."""
+    """Memory of one process for integrals, MiB."""
 
     keep_parts: bool = False
     """Keep the results of single geometries (OUTPUT/parts) beside the files made from them."""
 
     @property
     def level(self) -> Level:
-        """The level of theory."""
+        """Return the level of theory."""
         return Level(
             self.method.lower(), self.basis.lower(), self.conv_tol, self.max_cycles, self.xc_grid_level, self.memory_mib
         )
 
     @property
     def grid(self) -> Shells:
-        """The ESP points."""
+        """Return the shells of ESP points."""
         return Shells(tuple(self.shells), self.density)
 
 
 def parse(argv: Sequence[str] | None = None) -> ReferenceConfig:
-    """Settings from the flags.
+    """Return the settings from the flags.
 
     Raises:
         UserError: a value is out of its range, or two contradict each other.

@@ -6,31 +6,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.elements import VAN_DER_WAALS_RADII
+from shared.elements import VAN_DER_WAALS_RADII, element_table
 
-RADII = VAN_DER_WAALS_RADII.copy()
+RADII = element_table({1: 1.2, 6: 1.5, 7: 1.5, 8: 1.4, 9: 1.35, 16: 1.75, 17: 1.7}, VAN_DER_WAALS_RADII)
 """Radii of the elements in Å: of H, C, N, O, F, S, Cl those in common use for Merz–Kollman charges (U. C. Singh, P. A.
 Kollman, J. Comput. Chem. 1984, 5, 129, and its later extensions), which the carried sample has; of all others those of
 S. Alvarez (:mod:`shared.elements`)."""
-for _atomic_number, _radius in {1: 1.2, 6: 1.5, 7: 1.5, 8: 1.4, 9: 1.35, 16: 1.75, 17: 1.7}.items():
-    RADII[_atomic_number] = _radius
 
 _INSIDE = 1e-9
-"""Å by which a point may seem to be inside of a sphere that it lies on."""
+"""Å by which rounding may put a point of a sphere inside it."""
 
 
 @dataclass(frozen=True)
 class Shells:
-    """Where the points lie."""
+    """The shells of the points."""
 
     factors: tuple[float, ...] = (1.4, 1.6, 1.8, 2.0)
     """Radii of the shells, as multiples of the elements' radii."""
 
     density: float = 1.0
-    """Points on each sphere, 1/Å²."""
+    """Density of points on each sphere, 1/Å²."""
 
     def points(self, atomic_numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Points of all shells, inner ones first, and in a shell of one atom after the other.
+        """Return the points of all shells, inner shells first, atom by atom within a shell.
 
         A point inside of another atom's sphere of the same shell is left out.
 
@@ -54,7 +52,7 @@ class Shells:
 
 
 def sphere(count: int) -> np.ndarray:
-    """Evenly spread directions, (count, 3): a Fibonacci lattice, its points in the middles of ``count`` equal zones."""
+    """Return evenly spread directions (count, 3): a Fibonacci lattice, its points in the middles of equal zones."""
     index = np.arange(count) + 0.5
     z = 1.0 - 2.0 * index / count
     angle = np.pi * (1.0 + 5.0**0.5) * index

@@ -1,4 +1,4 @@
-"""The level of theory, and whether PySCF can compute molecules at it: asked before anything is computed."""
+"""The level of theory, and the check, before anything is computed, that PySCF can compute molecules at it."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from shared.elements import symbol
 from shared.errors import UserError
 
 _WITH_DISPERSION = re.compile(r"[-_](d|d[234].*|3c)$|^cf22d$")
-"""Names of functionals to which PySCF adds (or would have to add) a correction that another library computes."""
+"""Names of functionals with a correction that another library would have to compute."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """How the electrons are treated."""
+    """A level of theory: method, basis set and the thresholds of the SCF."""
 
     method: str = "hf"
     """``hf`` or a density functional, in lower case."""
     basis: str = "6-31g*"
     conv_tol: float = 1e-9
-    """Hartree."""
+    """Convergence of the SCF energy, Hartree."""
     max_cycles: int = 100
     xc_grid_level: int = 3
     memory_mib: int = 2000
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the results depend on, as JSON."""
+        """Return all that the results depend on, as JSON."""
         return {key: value for key, value in asdict(self).items() if key != "memory_mib"}
 
 
 def pyscf_version() -> str:
-    """The version that is installed.
+    """Return the version of PySCF that is installed.
 
     Raises:
-        UserError: none is.
+        UserError: PySCF is not installed.
     """
     try:
         import pyscf
@@ -52,8 +52,8 @@ def pyscf_version() -> str:
     return str(pyscf.__version__)
 
 
-def check(level: Level, molecules: Sequence[Molecule]) -> None:
-    """See that the method and the basis are known, for all elements that occur.
+def require_computable(level: Level, molecules: Sequence[Molecule]) -> None:
+    """Check that the method and the basis are known, for all elements that occur.
 
     Raises:
         UserError: they are not.
@@ -64,7 +64,7 @@ def check(level: Level, molecules: Sequence[Molecule]) -> None:
 
 
 def core_potentials(basis: str, symbols: Iterable[str]) -> dict[str, Any]:
-    """The effective core potentials that belong to a basis set, of those elements that have one."""
+    """Return the effective core potentials of a basis set, for the elements that have one."""
     from pyscf import gto
 
     found = {}
@@ -118,7 +118,7 @@ def _check_basis(basis: str, element: str) -> None:
 
 
 class _without_advice(warnings.catch_warnings):
-    """PySCF's advice to install a library of more basis sets is not for the user of this program."""
+    """Suppress PySCF's advice to install a library of more basis sets."""
 
     def __enter__(self) -> None:
         super().__enter__()

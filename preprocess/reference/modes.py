@@ -1,4 +1,4 @@
-"""Relaxed geometries and their harmonic modes."""
+"""Relaxation of molecules, and their harmonic modes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.elements import MASSES
 from shared.normal_modes import HBAR, normal_modes
 
 _LARGEST_FORCE = 1e-3
-"""eV/Å, at which a geometry is relaxed."""
+"""Largest force of a relaxed geometry, eV/Å."""
 
 _LARGEST_STEPS = 300
 
@@ -32,7 +32,7 @@ class Modes(NamedTuple):
 
     @property
     def wavenumbers(self) -> np.ndarray:
-        """(modes,) in 1/cm."""
+        """Return the wavenumbers (modes,) in 1/cm."""
         return self.quanta / ase_units.invcm
 
 
@@ -49,7 +49,7 @@ def find_modes(molecule: Molecule, level: Level) -> Modes:
 
 
 def relax(molecule: Molecule, level: Level) -> np.ndarray:
-    """Positions, (n, 3) in Å, at which no force is above 1e-3 eV/Å.
+    """Return the relaxed positions (n, 3) in Å, at which no force is above 1e-3 eV/Å.
 
     Raises:
         LeftOut: they are not found.
@@ -76,7 +76,7 @@ def harmonic_modes(molecule: Molecule, hessian: np.ndarray) -> Modes:
 
 
 def mean_squares(quanta: np.ndarray, temperature: float, statistics: str) -> np.ndarray:
-    """⟨Q²⟩ of harmonic oscillators, u·Å².
+    """Return ⟨Q²⟩ of harmonic oscillators, u·Å².
 
     Args:
         quanta: ħω in eV.
@@ -91,7 +91,7 @@ def mean_squares(quanta: np.ndarray, temperature: float, statistics: str) -> np.
 
 
 class _Forces(Calculator):
-    """Energies and forces for ASE's optimisers."""
+    """A calculator of energies and forces for ASE's optimisers."""
 
     implemented_properties = ["energy", "forces"]  # noqa: RUF012  # so declared in ASE
 

@@ -21,7 +21,7 @@ from shared.elements import MAX_ATOMIC_NUMBER
 from shared.errors import UserError
 
 _CLOSEST = 0.2
-"""Å, below which two atoms are a mistake: the shortest bond, of H2, has 0.74."""
+"""Least distance of two atoms, Å: the shortest bond, of H2, has 0.74."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +38,12 @@ class Molecule:
         return len(self.atomic_numbers)
 
     def at(self, positions: np.ndarray) -> Molecule:
-        """The same molecule in another geometry: (atoms, 3) in Å."""
+        """Return the molecule at other positions (atoms, 3) in Å."""
         return replace(self, positions=positions)
 
     @property
     def digest(self) -> str:
-        """Of all that the calculation depends on: not of the name."""
+        """Return the digest of all that the calculation depends on, without the name."""
         return settings_digest(
             {
                 "atomic_numbers": self.atomic_numbers.tolist(),
@@ -55,10 +55,10 @@ class Molecule:
 
 
 def collect(names: Sequence[str], paths: Sequence[str]) -> list[Molecule]:
-    """All molecules, the named ones first.
+    """Collect all molecules, the named ones first.
 
     Raises:
-        UserError: an unknown name, a file that cannot be read, a molecule that cannot be.
+        UserError: an unknown name, a file that cannot be read, an impossible molecule.
     """
     molecules = [_from_name(name) for name in names]
     for path in paths:
@@ -117,10 +117,10 @@ def _integer(where: str, key: str, value: Any) -> int:
 
 
 def _checked(where: str, name: str, atoms: Atoms, charge: int, multiplicity: int) -> Molecule:
-    """The molecule, if its atoms and its electrons can be.
+    """Return the molecule after a check of its atoms and electrons.
 
     Raises:
-        UserError: they cannot.
+        UserError: they are impossible.
     """
     numbers, positions = np.asarray(atoms.numbers, np.int64), np.asarray(atoms.positions, np.float64)
     if not len(numbers):

@@ -1,4 +1,4 @@
-"""The folder that is filled: NPZ pairs in the input format, and reference-data.json, which says how they were made."""
+"""The output folder: NPZ pairs in the input format, and reference-data.json, which records how they were made."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNITS = {
 
 
 class Row(NamedTuple):
-    """One geometry with what was computed for it (the arrays of a ReferenceTask)."""
+    """A geometry with its results (the arrays of a ReferenceTask)."""
 
     molecule: Molecule
     arrays: dict[str, np.ndarray]
@@ -39,21 +39,21 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Output:
-    """A folder for one calculation."""
+    """The folder of one calculation."""
 
     folder: Path
 
     @property
     def parts(self) -> Path:
-        """Results of single geometries."""
+        """Return the folder of the results of single geometries."""
         return self.folder / FOLDER
 
     def path(self, kind: Literal["efd", "esp"], split: Split) -> Path:
-        """One file of a pair."""
+        """Return the path of one file of a pair."""
         return self.folder / f"{kind}-{split}.npz"
 
     def record(self) -> dict[str, Any] | None:
-        """What reference-data.json holds; None if it is not there.
+        """Return the content of reference-data.json; None if it is absent.
 
         Raises:
             UserError: it is damaged, or files of these names were made otherwise.
@@ -103,7 +103,7 @@ class Output:
         return None
 
     def write_split(self, split: Split, rows: Sequence[Row]) -> list[str]:
-        """Write the pair of a split; returns the files' names."""
+        """Write the pair of a split, and return the files' names."""
         for kind, arrays in (("efd", _efd(rows)), ("esp", _esp(rows))):
             with atomic_path(self.path(kind, split)) as temporary, temporary.open("wb") as stream:  # type: ignore[arg-type]
                 np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes arrays for the flag allow_pickle
@@ -118,13 +118,13 @@ class Output:
         shutil.rmtree(self.parts, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove a calculation that gave nothing."""
+        """Remove the files of a calculation without results."""
         self.remove_parts()
         (self.folder / RECORD).unlink(missing_ok=True)
 
 
 def draw_split(count: int, fractions: Sequence[float], seed: int) -> dict[Split, np.ndarray]:
-    """Indices of each split, ascending: a seeded permutation of ``count``, cut at the fractions."""
+    """Draw the indices of each split, ascending: a seeded permutation of ``count``, cut at the fractions."""
     permutation = np.random.default_rng(seed).permutation(count)
     bounds = np.rint(np.cumsum(fractions) * count).astype(int)[:-1]
     return {split: np.sort(part) for split, part in zip(SPLITS, np.split(permutation, bounds), strict=True)}
@@ -160,7 +160,7 @@ def _esp(rows: Sequence[Row]) -> dict[str, np.ndarray]:
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, widest, ...), zeros behind the shorter ones."""
+    """Stack arrays of different lengths to (n, widest, ...), padded with zeros."""
     stacked = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
     for row, array in zip(stacked, arrays, strict=True):
         row[: len(array)] = array

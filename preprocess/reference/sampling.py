@@ -5,43 +5,44 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from ase.data import covalent_radii
 
 from preprocess.reference.config import ReferenceConfig
 from preprocess.reference.modes import Modes, mean_squares
 from preprocess.reference.molecules import Molecule
+from shared.elements import COVALENT_RADII
 
 _CLOSEST = 0.6
-"""Of the sum of two covalent radii: what comes closer is drawn again."""
+"""Least distance of two atoms over the sum of their covalent radii; closer geometries are drawn again."""
 
 _DRAWS = 100
 
 _FREE_BELOW = 50.0
-"""1/cm: slower modes are nearly free rotations, of which a straight displacement of any size means nothing."""
+"""1/cm: slower modes are nearly free rotations, which no straight displacement describes."""
 
 
 class Sampler(Protocol):
-    """Draws displaced positions, (atoms, 3) in Å."""
+    """A function that draws displaced positions (atoms, 3) in Å."""
 
-    def __call__(self, rng: np.random.Generator) -> np.ndarray: ...
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw positions."""
 
 
 def displacement_sampler(molecule: Molecule, deviation: float) -> Sampler:
-    """Every coordinate displaced by normal(0, ``deviation``) Å."""
+    """Return a sampler that displaces every coordinate by normal(0, ``deviation``) Å."""
     return lambda rng: molecule.positions + rng.normal(0.0, deviation, molecule.positions.shape)
 
 
 def mode_sampler(modes: Modes, temperature: float, statistics: str) -> Sampler:
-    """Every mode displaced by its thermal spread, but for those below 50/cm, which stay at rest."""
+    """Return a sampler that displaces every mode by its thermal spread; those below 50/cm stay at rest."""
     spread = np.sqrt(mean_squares(modes.quanta, temperature, statistics))
     spread = np.where(modes.wavenumbers < _FREE_BELOW, 0.0, spread)
     return lambda rng: modes.positions + np.einsum("m,mac->ac", spread * rng.normal(size=len(spread)), modes.vectors)
 
 
 def draw(molecule: Molecule, sampler: Sampler, config: ReferenceConfig, index: int) -> Molecule | None:
-    """Conformer ``index`` of a molecule; None if two atoms come too close whatever is drawn."""
+    """Draw conformer ``index`` of a molecule; None if two atoms are too close in every draw."""
     rng = np.random.default_rng([config.seed, int(molecule.digest[:16], 16), index])
-    closest = _CLOSEST * (covalent_radii[molecule.atomic_numbers][:, None] + covalent_radii[molecule.atomic_numbers])
+    closest = _CLOSEST * (COVALENT_RADII[molecule.atomic_numbers][:, None] + COVALENT_RADII[molecule.atomic_numbers])
     np.fill_diagonal(closest, 0.0)
     for _ in range(_DRAWS):
         positions = sampler(rng)
@@ -51,7 +52,7 @@ def draw(molecule: Molecule, sampler: Sampler, config: ReferenceConfig, index: i
 
 
 def _turned(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """About their mean, by a rotation that is uniform over all: that of a random unit quaternion."""
+    """Rotate positions about their mean by a uniformly random rotation: that of a random unit quaternion."""
     w, *xyz = (q := rng.normal(size=4)) / np.linalg.norm(q)
     x, y, z = xyz
     rotation = np.array(

@@ -1,4 +1,4 @@
-"""One geometry at the level of theory: its energy, forces, dipole and electrostatic potential by PySCF."""
+"""Calculation of one geometry by PySCF: energy, forces, dipole and electrostatic potential."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from shared import units
 from shared.elements import centers_of_mass, symbol
 
 _BLOCK_BYTES = 64 << 20
-"""Integrals of the potential that are held at a time."""
+"""Bytes of the integrals of the potential held at a time."""
 
 FORCE_UNIT = units.CODATA_2018_HARTREE_IN_EV / units.BOHR_IN_ANGSTROM
-"""eV/Å of one Hartree/Bohr."""
+"""One Hartree/Bohr in eV/Å."""
 
 
 class LeftOut(Exception):
-    """A geometry that cannot be computed; says why."""
+    """A geometry cannot be computed; the message says why."""
 
 
 class Reference(NamedTuple):
-    """What is computed for one geometry."""
+    """The results for one geometry."""
 
     energy: float  # eV, total
     forces: np.ndarray  # (atoms, 3), eV/Å
@@ -33,7 +33,7 @@ class Reference(NamedTuple):
 
 
 def compute(molecule: Molecule, level: Level, grid: np.ndarray) -> Reference:
-    """Energy, forces, dipole and the potential at ``grid``, (points, 3) in Å.
+    """Compute energy, forces, dipole and the potential at ``grid``, (points, 3) in Å.
 
     Raises:
         LeftOut: the SCF does not converge.
@@ -50,7 +50,7 @@ def compute(molecule: Molecule, level: Level, grid: np.ndarray) -> Reference:
 
 
 def converge(molecule: Molecule, level: Level) -> Any:
-    """PySCF's mean field of the molecule, converged.
+    """Return PySCF's converged mean field of the molecule.
 
     Raises:
         LeftOut: it does not converge.
@@ -80,7 +80,7 @@ def converge(molecule: Molecule, level: Level) -> Any:
 
 
 def forces(field: Any) -> np.ndarray:
-    """Minus the gradient of the energy, (atoms, 3) in eV/Å."""
+    """Return minus the gradient of the energy, (atoms, 3) in eV/Å."""
     gradients = field.nuc_grad_method()
     if isinstance(field, dft.rks.KohnShamDFT):
         # The points of the functional's grid move with the atoms: without their share the forces are not the gradient
@@ -90,7 +90,7 @@ def forces(field: Any) -> np.ndarray:
 
 
 def potential(mol: Any, density: np.ndarray, points_bohr: np.ndarray) -> np.ndarray:
-    """Electrostatic potential of the nuclei and of an electron density.
+    """Return the electrostatic potential of the nuclei and of an electron density.
 
     Args:
         mol: PySCF's molecule, with a orbitals.
@@ -111,7 +111,7 @@ def potential(mol: Any, density: np.ndarray, points_bohr: np.ndarray) -> np.ndar
 
 
 def _dipole(molecule: Molecule, mol: Any, density: np.ndarray) -> np.ndarray:
-    """(3,) in Debye, about the origin; of ions, whose dipole depends on it, about the centre of mass."""
+    """Return the dipole (3,) in Debye about the origin; for ions, where that matters, about the centre of mass."""
     origin = np.zeros(3)
     if molecule.charge:
         origin = centers_of_mass(molecule.positions[None], molecule.atomic_numbers[None])[0] / units.BOHR_IN_ANGSTROM

@@ -1,6 +1,6 @@
-"""Tasks of the worker processes, and the small files that their results are kept in until all are there.
+"""Tasks of the worker processes, and the small files that keep their results until all are complete.
 
-A file is named by a digest of all that determines its content, and written whole or not at all.
+A file is named by a digest of all that determines its content, and written completely or not at all.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _LEFT_OUT = "left_out"
 
 @dataclass(frozen=True)
 class Part:
-    """A result that was read: arrays, or why there are none."""
+    """A result: arrays, or the reason why there are none."""
 
     arrays: dict[str, np.ndarray]
 
     @property
     def left_out(self) -> str | None:
-        """Why the geometry could not be computed; None if it could."""
+        """Return why the geometry could not be computed; None if it was."""
         return str(self.arrays[_LEFT_OUT]) if _LEFT_OUT in self.arrays else None
 
 
@@ -44,20 +44,20 @@ class Task(ABC):
     molecule: Molecule
     level: Level
     version: str
-    """PySCF's."""
+    """PySCF's version."""
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """All that the result depends on, as JSON."""
+        """Return all that the result depends on, as JSON."""
         return {"molecule": self.molecule.digest, "level": self.level.identity, "pyscf": self.version}
 
     @property
     def path(self) -> Path:
-        """Where the result is kept."""
+        """Return the file of the result."""
         return self.folder / f"{settings_digest(self.recipe)}.npz"
 
     def result(self) -> Part | None:
-        """The result; None if it is not there, or damaged."""
+        """Return the result; None if it is absent or damaged."""
         try:
             with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 return Part(dict(content))
@@ -72,7 +72,7 @@ class Task(ABC):
             arrays = self.compute()
         except LeftOut as reason:
             arrays = {_LEFT_OUT: np.array(str(reason))}
-        # What PySCF says of a method that it cannot differentiate, or of integrals that it cannot invert.
+        # PySCF raises these for a method that it cannot differentiate, or for integrals that it cannot invert.
         except (RuntimeError, np.linalg.LinAlgError) as error:
             reason_given = (str(error).splitlines() or [type(error).__name__])[0]
             arrays = {_LEFT_OUT: np.array(f"PySCF gives up: {reason_given}")}
@@ -82,7 +82,7 @@ class Task(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, np.ndarray]:
-        """The arrays of the result.
+        """Compute the arrays of the result.
 
         Raises:
             LeftOut: the geometry cannot be computed.
@@ -91,13 +91,19 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class ModesTask(Task):
-    """The relaxed geometry and its modes: arrays ``positions``, ``vectors``, ``quanta``."""
+    """A task that relaxes a geometry and finds its modes: arrays ``positions``, ``vectors``, ``quanta``."""
 
     @property
     def recipe(self) -> dict[str, Any]:
+        """Return all that the modes depend on, as JSON."""
         return {**super().recipe, "modes": True}
 
     def compute(self) -> dict[str, np.ndarray]:
+        """Compute the modes.
+
+        Raises:
+            LeftOut: the geometry cannot be relaxed.
+        """
         from preprocess.reference.modes import find_modes
 
         return find_modes(self.molecule, self.level)._asdict()
@@ -105,20 +111,26 @@ class ModesTask(Task):
 
 @dataclass(frozen=True)
 class ReferenceTask(Task):
-    """The reference data: arrays ``energy``, ``forces``, ``dipole``, ``esp``, and the ``grid`` in Å."""
+    """A task that computes the arrays ``energy``, ``forces``, ``dipole``, ``esp``, and the ``grid`` in Å."""
 
     shells: Shells
 
     @property
     def recipe(self) -> dict[str, Any]:
+        """Return all that the reference data depend on, as JSON."""
         return {**super().recipe, "shells": list(self.shells.factors), "density": self.shells.density}
 
     def compute(self) -> dict[str, np.ndarray]:
+        """Compute the reference data.
+
+        Raises:
+            LeftOut: there are no grid points, or the SCF does not converge.
+        """
         from preprocess.reference.single_point import LeftOut, compute
 
         # The potential belongs to the points as they are stored.
         grid = self.shells.points(self.molecule.atomic_numbers, self.molecule.positions).astype(np.float32)
         if not len(grid):
-            raise LeftOut("no point of the shells lies outside of the other atoms' spheres; raise --density")
+            raise LeftOut("no point of the shells is outside of the other atoms' spheres; raise --density")
         reference = compute(self.molecule, self.level, grid.astype(np.float64))
         return {"grid": grid, **{key: np.asarray(value) for key, value in reference._asdict().items()}}

@@ -1,4 +1,4 @@
-"""Worker processes of one thread each, which end with the program, however it ends."""
+"""Worker processes of one thread each, which end with the program in every case."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _SCRATCH = "PYSCF_TMPDIR"
 """Folder of PySCF's temporary files, which a worker that is killed does not remove."""
 
 _STOPS = (signal.SIGTERM, signal.SIGUSR1)
-"""What a queue sends before it kills; what Slurm's --signal=USR1@60 sends earlier."""
+"""Signals that a queue sends before it kills, and that Slurm's --signal=USR1@60 sends earlier."""
 
 
-def run(tasks: Sequence[Callable[[], None]], workers: int, label: str, finished: int) -> None:
+def run_tasks(tasks: Sequence[Callable[[], None]], workers: int, label: str, finished: int) -> None:
     """Run all tasks under a progress bar, in any order.
 
     Args:
@@ -65,7 +65,7 @@ def _check(future: Future[None]) -> None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """A queue's signal raises Interrupted, so that the workers are ended too."""
+    """Raise Interrupted at a queue's signal, so that the workers are ended too."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -85,7 +85,7 @@ def stop_on_signals() -> Iterator[None]:
 @contextmanager
 def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     others = set(multiprocessing.active_children())
-    # Started afresh and not forked: the threads of numerical libraries do not survive a fork.
+    # Spawned, not forked: the threads of numerical libraries do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
     complete = False
     try:
@@ -104,17 +104,17 @@ def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             complete = True
         finally:
             pool.shutdown(wait=complete, cancel_futures=True)
-            if not complete:  # a calculation may take minutes more: nothing of it is kept
+            if not complete:  # a calculation may take minutes more, and its result is not kept
                 own = set(multiprocessing.active_children()) - others
                 for process in own:
                     process.terminate()
-                for process in own:  # so that none writes any more into the folder that is being removed
+                for process in own:  # so that none writes into the folder while it is removed
                     process.join()
 
 
 @contextmanager
 def _environment(scratch: str) -> Iterator[None]:
-    """One thread and this folder for processes started meanwhile: they read it when they load their libraries."""
+    """Give processes started in this context one thread and a scratch folder, read when their libraries load."""
     before = {name: os.environ.get(name) for name in (*_THREADS, _SCRATCH)}
     os.environ.update({**dict.fromkeys(_THREADS, "1"), _SCRATCH: scratch})
     try:
@@ -129,7 +129,7 @@ def _environment(scratch: str) -> Iterator[None]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Processes started meanwhile do not see Ctrl-C: this one ends them, and they need not each tell of it."""
+    """Hide Ctrl-C from processes started in this context: the parent ends them, without a message from each."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -148,11 +148,11 @@ def _start_worker(scratch: str) -> None:
 
 
 def _end_with_parent(scratch: str) -> None:
-    """A worker whose program was killed would wait for its next task for ever."""
+    """End this worker when its program is killed: it would wait for its next task for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        # The calculation still runs, and would complain of the files that it loses.
+        # The calculation still runs, and would print errors about its removed files.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         shutil.rmtree(scratch, ignore_errors=True)
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Choosing buckets: at most K shapes (atoms, grid points) that waste the least work on padding."""
+"""Choice of buckets: at most K shapes (atoms, grid points) that waste the least work on padding."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ matters: ``tests.benchmarks.padding_cost`` measures them and has given 2,500 and
 for this one; with either the mixed molecules are split between the same numbers of atoms."""
 
 BUCKET_COST = 0.02
-"""Share of the unbucketed cost that another bucket has to save: it is compiled once more, and fills one more last
-batch."""
+"""Share of the unbucketed cost that another bucket has to save: it costs a compilation, and a last batch that is not
+full."""
 
 _MOST_ATOM_LEVELS = 48
 _MOST_GRID_LEVELS = 64
-"""The search is exact up to so many different sizes of each kind; beyond, sizes are rounded up to as many levels."""
+"""Most different sizes of each kind for an exact search; more sizes are rounded up to as many levels."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Bucket shapes in ascending order: each holds whatever those before it hold."""
+    """Bucket shapes in ascending order: each one holds all molecules that the ones before it hold."""
 
     shapes: list[FrameShape]
 
     def assign(self, n_atoms: np.ndarray, n_grid: np.ndarray) -> np.ndarray:
-        """(n,) the first bucket that every molecule fits into; -1 where there is none."""
+        """Return the first bucket (n,) that each molecule fits into; -1 where there is none."""
         fits = np.stack([(n_atoms <= shape.atoms) & (n_grid <= shape.grid) for shape in self.shapes])
         return np.where(fits.any(axis=0), fits.argmax(axis=0), -1)
 
 
 def sample_cost(atoms: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Cost of one molecule padded to these sizes, in units of one (grid point, atom) pair.
+    """Return the cost of one molecule padded to these sizes, in units of one (grid point, atom) pair.
 
-    Every pair of atoms is taken for an edge, as it is in molecules smaller than the cutoff: buckets do not depend on
-    the cutoffs.
+    Every pair of atoms counts as an edge, as in molecules smaller than the cutoff: buckets do not depend on the
+    cutoffs.
     """
     return atoms * (grid + ATOM_COST + EDGE_COST * (atoms - 1))
 
@@ -51,7 +51,7 @@ def sample_cost(atoms: np.ndarray, grid: np.ndarray) -> np.ndarray:
 def choose_buckets(
     sizes: Mapping[tuple[int, int], int], training: Mapping[tuple[int, int], int], max_buckets: int, min_size: int
 ) -> Plan:
-    """The chain of at most ``max_buckets`` shapes of least padded cost over all molecules.
+    """Choose the chain of at most ``max_buckets`` shapes of least padded cost over all molecules.
 
     A chain is ascending in both sizes; a molecule belongs to the first shape that holds it. The best chain is found
     exactly by dynamic programming over the numbers of molecules below each (atoms, grid points). (Shapes of which
@@ -60,8 +60,8 @@ def choose_buckets(
 
     Args:
         sizes: (atoms, grid points) -> molecules, of all splits.
-        training: the same of the training split: no bucket holds fewer than ``min_size`` of its molecules, so that
-            it fills its batches (a single bucket may).
+        training: (atoms, grid points) -> molecules, of the training split: every bucket holds at least ``min_size``
+            of its molecules, so that it fills its batches (a single bucket may hold fewer).
         max_buckets: most shapes.
         min_size: fewest training molecules of a bucket.
     """
@@ -97,7 +97,7 @@ def choose_buckets(
 
 
 def _levels(sizes: Mapping[tuple[int, int], int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The sizes that a shape may have, ascending, and the molecules of each (atoms, grid) rounded up to them."""
+    """Return the sizes that a shape may have, ascending, and the molecules of each (atoms, grid) rounded up to them."""
     table = np.array([[a, g, n] for (a, g), n in sorted(sizes.items())], dtype=np.int64)
     rounded = np.maximum(-(-table[:, 1] // GRID_MULTIPLE) * GRID_MULTIPLE, GRID_MULTIPLE)
     atoms = _thinned(table[:, 0], table[:, 2], _MOST_ATOM_LEVELS)
@@ -106,7 +106,7 @@ def _levels(sizes: Mapping[tuple[int, int], int]) -> tuple[np.ndarray, np.ndarra
 
 
 def _thinned(values: np.ndarray, weights: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the values, about equally many molecules apart, the largest included."""
+    """Return at most ``most`` of the values, about equally many molecules apart, with the largest."""
     levels, inverse = np.unique(values, return_inverse=True)
     if len(levels) <= most:
         return levels

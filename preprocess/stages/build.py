@@ -1,4 +1,4 @@
-"""From files and a decision to complete stages: survey, choose buckets, write frames, write edges."""
+"""Building of the stages: survey the files, choose buckets, write frames, write edges."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from preprocess.input.splits import split_table
 from preprocess.input.validate import check_elements_known
 from preprocess.stages.buckets import choose_buckets
 from preprocess.stages.edges import Cutoffs, write_edges
-from preprocess.stages.executor import Engine, open_engine
 from preprocess.stages.first_pass import Prepared, prepare
 from preprocess.stages.frames import write_frames
 from preprocess.stages.reference_energies import fit_reference_energies, shift_energies
 from preprocess.stages.resumable import Piece, StageBuild, build_stage
 from preprocess.stages.summary import bucket_totals, describe
+from preprocess.stages.task_runner import TaskRunner, open_task_runner
 from preprocess.stages.understood import as_records, describe_understood, understand
-from preprocess.stages.up_to_date import Basis, Decision, decide, remember_inputs
+from preprocess.stages.up_to_date import Basis, BuildPlan, find_what_to_build, remember_inputs
 from shared.digests import DigestCache
 from shared.errors import UserError
 from shared.log import log
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 
 def build(
-    files: list[PairFiles], config: PreprocessConfig, decision: Decision, digests: DigestCache, started: float
-) -> Decision:
-    """Build what the decision says; report it.
+    files: list[PairFiles], config: PreprocessConfig, build_plan: BuildPlan, digests: DigestCache, started: float
+) -> BuildPlan:
+    """Build the stages that the plan names, and print a summary.
 
     Returns:
-        the decision as it was carried out: appended molecules that do not fit make all frames anew.
+        the plan as it was carried out: appended molecules that do not fit make all frames anew.
 
     Raises:
         UserError: bad input.
@@ -47,44 +47,48 @@ def build(
     cache_dir = Path(config.cache_dir)
     chunk_bytes = config.chunk_mib * 2**20
     findings: list[Finding] = []
-    with open_engine(config.workers, config.scheduler, chunk_bytes) as engine:
-        if decision.why_frames:
-            decision, findings = _build_frames(files, config, decision, digests, engine)
-        folder = decision.frames_folder(cache_dir)
+    with open_task_runner(config.workers, config.scheduler, chunk_bytes) as runner:
+        if build_plan.why_frames:
+            build_plan, findings = _build_frames(files, config, build_plan, digests, runner)
+        folder = build_plan.frames_folder(cache_dir)
         frames = read_manifest(folder)
         assert frames is not None
-        if decision.why_edges:
+        if build_plan.why_edges:
             cutoffs = Cutoffs(config.physnet_cutoff, config.dcmnet_cutoff)
             others = [p for p in cache_dir.glob("edges-*") if not config.force]
-            with build_stage(decision.edges_folder(cache_dir), digests, not config.force, others) as stage:
-                write_edges(stage, engine, folder, frames, cutoffs)
-        edges = read_manifest(decision.edges_folder(cache_dir))
+            with build_stage(build_plan.edges_folder(cache_dir), digests, not config.force, others) as stage:
+                write_edges(stage, runner, folder, frames, cutoffs)
+        edges = read_manifest(build_plan.edges_folder(cache_dir))
         assert edges is not None
-    done = [f"{name} {'built' if why else 'unchanged'}" for name, why in _stages(decision)]
+    done = [f"{name} {'built' if why else 'unchanged'}" for name, why in _stages(build_plan)]
     log.info("preprocess: " + ", ".join(done))
-    folders = (folder, decision.edges_folder(cache_dir))
+    folders = (folder, build_plan.edges_folder(cache_dir))
     log.info(describe(frames, edges, folders, time.perf_counter() - started))
     if findings:
         errors = sum(finding.severity == "error" for finding in findings)
         log.info(
             f"DATA: {errors} errors, {len(findings) - errors} warnings, see above; `make check-data` looks at all of it"
         )
-    return decision
+    return build_plan
 
 
-def _stages(decision: Decision) -> tuple[tuple[str, str], tuple[str, str]]:
-    return ("frames", decision.why_frames), ("edges", decision.why_edges)
+def _stages(build_plan: BuildPlan) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("frames", build_plan.why_frames), ("edges", build_plan.why_edges)
 
 
 def _build_frames(
-    files: list[PairFiles], config: PreprocessConfig, decision: Decision, digests: DigestCache, engine: Engine[Any]
-) -> tuple[Decision, list[Finding]]:
+    files: list[PairFiles],
+    config: PreprocessConfig,
+    build_plan: BuildPlan,
+    digests: DigestCache,
+    runner: TaskRunner[Any],
+) -> tuple[BuildPlan, list[Finding]]:
     cache_dir = Path(config.cache_dir)
-    prepared = prepare(files, config, engine)
-    basis = decision.recipe.basis
+    prepared = prepare(files, config, runner)
+    basis = build_plan.recipe.basis
     if basis is not None and (why := _misfit(prepared, basis)):
         log.info(f"preprocess: {why}; buckets and reference energies are chosen anew, and all frames made again")
-        decision, basis = decide(files, config, digests, extend=False), None
+        build_plan, basis = find_what_to_build(files, config, digests, extend=False), None
     if basis is None:
         basis = _fit(prepared, config)
     for file, survey in zip(files, prepared.surveys, strict=True):
@@ -97,13 +101,13 @@ def _build_frames(
 
         findings = check_sample(prepared, config)
     others = [path for path in sorted(cache_dir.glob("frames-*")) if not config.force]
-    with build_stage(decision.frames_folder(cache_dir), digests, not config.force, others) as stage:
+    with build_stage(build_plan.frames_folder(cache_dir), digests, not config.force, others) as stage:
         if stage.resumed:
             log.info(f"preprocess: goes on from {stage.resumed} finished pieces of an interrupted run")
-        pieces = write_frames(stage, engine, prepared, basis.plan, basis.reference)
-        _finish(stage, prepared, decision, basis, pieces, findings)
+        pieces = write_frames(stage, runner, prepared, basis.plan, basis.reference)
+        _finish(stage, prepared, build_plan, basis, pieces, findings)
     remember_inputs(files, digests)
-    return decision, findings
+    return build_plan, findings
 
 
 def _require_some_esp(prepared: Prepared) -> None:
@@ -144,7 +148,7 @@ def _misfit(prepared: Prepared, basis: Basis) -> str:
 def _finish(
     stage: StageBuild,
     prepared: Prepared,
-    decision: Decision,
+    build_plan: BuildPlan,
     basis: Basis,
     pieces: list[Piece],
     findings: list[Finding],
@@ -164,12 +168,12 @@ def _finish(
                 "forces_ev_per_angstrom": found.forces.summary(),
                 "lacking": {**found.lacking, "esp": without_esp},
             }
-    recipe = decision.recipe
+    recipe = build_plan.recipe
     understood = understand(prepared, points)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "stage": "frames",
-        "digest": decision.frames_digest,
+        "digest": build_plan.frames_digest,
         "inputs": recipe.inputs,
         "files": as_records(understood),
         "surveys": prepared.names,

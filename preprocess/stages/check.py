@@ -1,4 +1,4 @@
-"""Molecules given to the checks: all of them, or a sample."""
+"""Checks of all molecules, or of a sample of them."""
 
 from __future__ import annotations
 
@@ -10,81 +10,86 @@ from typing import Any
 import numpy as np
 
 from preprocess.checks.evidence import CheckedFile, CheckInput, Evidence, Finding, merge
-from preprocess.checks.measure import gather
-from preprocess.checks.report import report
-from preprocess.checks.rules import conclude
+from preprocess.checks.measure import measure
+from preprocess.checks.report import describe_findings
+from preprocess.checks.rules import judge
 from preprocess.config import PreprocessConfig
 from preprocess.input.grid_padding import pad_grids
 from preprocess.input.grid_points import find_real_points
 from preprocess.input.pairs import Chunk, PairFiles, Reading
 from preprocess.input.reader import Grids, Molecules, PairReader, open_pair
 from preprocess.input.validate import check_grids, check_molecules
-from preprocess.stages.executor import Engine
 from preprocess.stages.first_pass import Prepared
+from preprocess.stages.task_runner import TaskRunner
 from shared.errors import UserError
 from shared.log import log
 from shared.schema import Split
 
 SAMPLED_MOLECULES = 800
-"""Molecules that preprocessing looks at, of all files together."""
+"""Molecules that preprocessing checks, of all files together."""
 
 _FEWEST_OF_A_PAIR = 40
 _WINDOW_BYTES = 256 << 20
-"""Of a compressed pair the sample comes from its first rows: those behind cannot be had without inflating all before
-them, which takes a second for twice as many bytes."""
+"""Bytes at the start of a compressed pair from which its sample is drawn: later rows cannot be read without inflating
+all before them, which takes a second for twice as many bytes."""
 
 
 @dataclass(frozen=True)
 class CheckTask:
-    """Chunks of one pair, examined one after the other."""
+    """A task that measures chunks of one pair, one after the other."""
 
     chunks: list[Chunk]
     reading: Reading
 
     def __call__(self) -> list[Evidence]:
-        """Evidence of every chunk.
+        """Return the evidence of every chunk.
 
         Raises:
             UserError: bad input, naming file, key, row and value.
         """
         with open_pair(self.reading) as reader:
-            return [gather(_as_input(reader, *read)) for read in reader.read_ahead(self.chunks)]
+            return [measure(_as_input(reader, *read)) for read in reader.read_ahead(self.chunks)]
 
 
-def check_all(prepared: Prepared, engine: Engine[Any]) -> tuple[list[Finding], str]:
-    """Examine all molecules; return what was found, and the report."""
+def check_all(prepared: Prepared, runner: TaskRunner[Any]) -> tuple[list[Finding], str]:
+    """Check all molecules; return the findings and the report."""
     tasks = []
     for file, reading, chunks in zip(prepared.files, prepared.readings, prepared.chunks, strict=True):
         groups = [chunks] if file.is_sequential else [[chunk] for chunk in chunks]
         tasks += [CheckTask(group, reading) for group in groups]
     amounts = [sum(map(len, task.chunks)) for task in tasks]
-    found = dict(engine.run(tasks, "check data", amounts))
+    found = dict(runner.run(tasks, "check data", amounts))
     evidence = merge([part for index in range(len(tasks)) for part in found[index]])
-    findings = conclude(evidence)
-    return findings, report(findings, evidence)
+    findings = judge(evidence)
+    return findings, describe_findings(findings, evidence)
 
 
 def check_sample(prepared: Prepared, config: PreprocessConfig) -> list[Finding]:
-    """Examine a seeded sample of the molecules and print what was found.
+    """Check a seeded sample of the molecules and print the findings.
 
     Raises:
-        UserError: the data contradict themselves, and the settings do not say to go on.
+        UserError: the data contradict themselves and ``checks`` is ``stop``.
     """
     total = sum(file.rows for file in prepared.files)
     parts = [
-        gather(_sample(file, reading, chunks, total))
+        measure(_sample(file, reading, chunks, total))
         for file, reading, chunks in zip(prepared.files, prepared.readings, prepared.chunks, strict=True)
     ]
     evidence = merge(parts)
-    findings = conclude(evidence)
+    findings = judge(evidence)
     if findings:
-        log.info(report(findings, evidence))
+        log.info(describe_findings(findings, evidence))
     if config.checks == "stop":
         stop_at_errors(findings, "the report above")
     return findings
 
 
 def stop_at_errors(findings: Sequence[Finding], where: str) -> None:
+    """Stop if any finding is an error; ``where`` names the report.
+
+    Raises:
+        UserError: the data contradict themselves; lists the remedies.
+    """
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         remedies = "; ".join(dict.fromkeys(f"{finding.check}: {finding.remedy}" for finding in errors))
@@ -94,10 +99,10 @@ def stop_at_errors(findings: Sequence[Finding], where: str) -> None:
 
 
 def _sample(file: PairFiles, reading: Reading, chunks: list[Chunk], total: int) -> CheckInput:
-    """Some molecules of a pair, in the order of the file; its share of the sample follows its size."""
+    """Draw molecules of a pair, in proportion to its size, in the order of the file."""
     count = min(file.rows, max(_FEWEST_OF_A_PAIR, SAMPLED_MOLECULES * file.rows // total))
     window = min(file.rows, file.rows_per_chunk(_WINDOW_BYTES)) if file.is_sequential else file.rows
-    # Seeded by the content: the same files give the same sample wherever they lie.
+    # Seeded by the content: the same files give the same sample in any folder.
     seed = int((file.digests["esp"] or file.digests["efd"])[:16], 16)
     rows = np.sort(np.random.default_rng(seed).choice(window, min(count, window), replace=False))
     of_chunk = np.searchsorted([chunk.stop for chunk in chunks], rows, side="right")
@@ -123,7 +128,7 @@ def _checked(reader: PairReader, chunk: Chunk) -> tuple[Molecules, Grids]:
 def _as_input(
     reader: PairReader, chunk: Chunk, m: Molecules, grids: Grids, chosen: np.ndarray | None = None
 ) -> CheckInput:
-    """Some rows of a chunk (default: all) that belong to a split."""
+    """Return some rows of a chunk (default: all) that belong to a split."""
     units, split = reader.reading.units, chunk.facts.split
     rows = np.arange(len(m)) if chosen is None else chosen
     if split is not None:
@@ -154,7 +159,7 @@ def _as_input(
 
 
 def _padding_counted(m: Molecules, rows: np.ndarray, points: np.ndarray, esp: np.ndarray) -> np.ndarray:
-    """(n,) share of the points that the file counts as real, but that no grid holds."""
+    """Return the share (n,) of the points that are padding although the file counts them."""
     share = np.zeros(len(rows))
     for i, row in enumerate(rows):
         if count := int(m.n_grid[row]):
@@ -182,7 +187,7 @@ def _checked_file(reader: PairReader, split: Split) -> CheckedFile:
 
 
 def _joined(parts: Sequence[CheckInput]) -> CheckInput:
-    """Parts of one pair, whose arrays may have other widths, as one input."""
+    """Join parts of one pair, whose arrays may have different widths."""
     arrays: dict[str, Any] = {
         name: _stacked([getattr(part, name) for part in parts])
         for name, value in vars(parts[0]).items()

@@ -1,4 +1,4 @@
-"""Dividing the rows of files among the splits: by frame, by molecule, by formula, or as a file says."""
+"""Division of the rows of files among the splits: by frame, by molecule, by formula, or as a file says."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from preprocess.input.reader import open_pair
 from preprocess.input.split_settings import check_shares
 from preprocess.input.splits import divide_by_kind, read_split_file
 from preprocess.input.validate import atom_mask, check_molecules
-from preprocess.stages.executor import Engine
+from preprocess.stages.task_runner import TaskRunner
 from shared.errors import UserError
 from shared.schema import SPLITS
 
 
 @dataclass(frozen=True)
 class KindsTask:
-    """The molecules of some chunks of one pair, told apart."""
+    """A task that describes the kinds of the molecules of some chunks of one pair."""
 
     chunks: list[Chunk]
     reading: Reading
 
     def __call__(self) -> list[Kinds]:
-        """Return those of every chunk.
+        """Return the kinds of every chunk.
 
         Raises:
-            UserError: a file is damaged, or its molecules are none.
+            UserError: a file is damaged, or holds impossible molecules.
         """
         found = []
         with open_pair(self.reading) as reader:
@@ -49,12 +49,12 @@ def divide_rows(
     readings: list[Reading],
     chunks: list[list[Chunk]],
     config: PreprocessConfig,
-    engine: Engine[Any],
+    runner: TaskRunner[Any],
 ) -> tuple[list[np.ndarray], str]:
     """Assign every row of the files to a split.
 
     Returns:
-        of each file (n,) int8, index into SPLITS (-1: in none), and how it was done, in words.
+        for each file an index (n,), int8, into SPLITS (-1: in none), and a description of the division.
 
     Raises:
         UserError: a split would be empty, or the split file does not fit.
@@ -63,7 +63,7 @@ def divide_rows(
     if config.split_file:
         assigned, how = read_split_file(Path(config.split_file), sum(rows)), f"as {config.split_file} says"
     else:
-        assigned, how = _draw(files, readings, chunks, config, engine)
+        assigned, how = _draw(files, readings, chunks, config, runner)
     for number, split in enumerate(SPLITS[:2]):
         if not (assigned == number).any():
             raise UserError(
@@ -78,7 +78,7 @@ def _draw(
     readings: list[Reading],
     chunks: list[list[Chunk]],
     config: PreprocessConfig,
-    engine: Engine[Any],
+    runner: TaskRunner[Any],
 ) -> tuple[np.ndarray, str]:
     shares, seed = check_shares(config.split), config.split_seed
     total = sum(file.rows for file in files)
@@ -90,7 +90,7 @@ def _draw(
         groups = [parts] if file.is_sequential else [[chunk] for chunk in parts]
         tasks += [KindsTask(group, reading) for group in groups]
     amounts = [sum(len(chunk) for chunk in task.chunks) for task in tasks]
-    found = dict(engine.run(tasks, "tell molecules apart", amounts))
+    found = dict(runner.run(tasks, "compare molecules", amounts))
     kinds_of = [part for index in range(len(tasks)) for part in found[index]]
     if config.split_by == "formula":
         kinds, what = np.concatenate([part.formula for part in kinds_of]), "formula"

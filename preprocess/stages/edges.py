@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.stages.executor import Engine
 from preprocess.stages.resumable import Piece, StageBuild, finish_piece
+from preprocess.stages.task_runner import TaskRunner
 from shared.buckets import EdgeShape
 from shared.digests import settings_digest
 from shared.files import atomic_path
@@ -24,30 +24,30 @@ _SAMPLES_PER_SHARD = 1 << 15
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """Both cutoffs, Å."""
+    """The cutoffs of both networks, Å."""
 
     physnet: float
     dcmnet: float
 
     def items(self) -> Iterable[tuple[str, float]]:
-        """Network and cutoff."""
+        """Yield the name and the cutoff of each network."""
         return (("physnet", self.physnet), ("dcmnet", self.dcmnet))
 
 
 @dataclass(frozen=True)
-class Group:
-    """Shards of the frames, in a row, of one split and bucket, whose edges go into one shard."""
+class ShardGroup:
+    """Consecutive shards of frames, of one split and bucket, whose edges are written to one shard."""
 
     file: str
     entries: list[ShardEntry]
 
     @property
     def samples(self) -> int:
-        """Molecules in all of them."""
+        """Return the number of molecules."""
         return sum(entry.samples for entry in self.entries)
 
     def geometry(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (n, atoms, 3) and numbers of atoms (n,) of all molecules."""
+        """Return positions (n, atoms, 3) and numbers of atoms (n,) of all molecules."""
         arrays = [map_shard(folder / entry.file, ("positions", "atomic_numbers")) for entry in self.entries]
         positions = np.concatenate([shard["positions"] for shard in arrays])
         return positions, np.concatenate([(shard["atomic_numbers"] > 0).sum(axis=1) for shard in arrays])
@@ -55,14 +55,14 @@ class Group:
 
 @dataclass(frozen=True)
 class CountTask:
-    """Edges of a group's molecules, counted."""
+    """A task that counts the edges of a group's molecules."""
 
     folder: Path
-    group: Group
+    group: ShardGroup
     cutoffs: Cutoffs
 
     def __call__(self) -> dict[str, tuple[int, int]]:
-        """Longest list and number of edges for each network."""
+        """Return the longest list and the number of edges for each network."""
         positions, n_atoms = self.group.geometry(self.folder)
         counted = {network: count_edges(positions, n_atoms, cutoff) for network, cutoff in self.cutoffs.items()}
         return {name: (int(n.max(initial=0)), int(n.sum(dtype=np.int64))) for name, n in counted.items()}
@@ -70,11 +70,11 @@ class CountTask:
 
 @dataclass(frozen=True)
 class EdgeTask:
-    """Edge lists of a group's molecules, written."""
+    """A task that writes the edge lists of a group's molecules."""
 
     frames_folder: Path
     folder: Path
-    group: Group
+    group: ShardGroup
     recipe: str
     cutoffs: Cutoffs
     shape: EdgeShape
@@ -97,22 +97,22 @@ class EdgeTask:
 
 
 def write_edges(
-    build: StageBuild, engine: Engine[Any], frames_folder: Path, frames: dict[str, Any], cutoffs: Cutoffs
+    build: StageBuild, runner: TaskRunner[Any], frames_folder: Path, frames: dict[str, Any], cutoffs: Cutoffs
 ) -> None:
-    """Count, then list the edges of every frame, and finish the stage.
+    """Count and list the edges of every frame, and finish the stage.
 
     Args:
         build: the stage to fill.
-        engine: where the tasks run; the result does not depend on it.
+        runner: where the tasks run; the result does not depend on it.
         frames_folder: the frames' folder.
         frames: the frames' manifest.
         cutoffs: of both networks.
     """
     groups = _grouped(shard_entries(frames))
     counts: dict[int, dict[str, tuple[int, int]]] = dict(
-        engine.run([CountTask(frames_folder, g, cutoffs) for g in groups], "count edges", [g.samples for g in groups])
+        runner.run([CountTask(frames_folder, g, cutoffs) for g in groups], "count edges", [g.samples for g in groups])
     )
-    # Every list of a bucket gets the length of its longest, over all splits: one shape, one compilation.
+    # Every list of a bucket has the length of its longest, over all splits: one shape, one compilation.
     longest = [{"physnet_edges": 0, "dcmnet_edges": 0} for _ in frames["buckets"]]
     in_bucket = [{"physnet_edges": 0, "dcmnet_edges": 0} for _ in frames["buckets"]]
     totals: dict[str, dict[str, int]] = {}
@@ -132,7 +132,7 @@ def write_edges(
         EdgeTask(frames_folder, build.partial, groups[i], recipes[i], cutoffs, shapes[groups[i].entries[0].bucket])
         for i in missing
     ]
-    for index, piece in engine.run(tasks, "list edges", [task.group.samples for task in tasks]):
+    for index, piece in runner.run(tasks, "list edges", [task.group.samples for task in tasks]):
         pieces[missing[index]] = piece
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -148,25 +148,25 @@ def write_edges(
     build.finish(manifest, [pieces[i] for i in range(len(groups))])
 
 
-def _grouped(entries: list[ShardEntry]) -> list[Group]:
-    """The frames' shards in groups of one split and bucket, in their order; the file is named after the first.
+def _grouped(entries: list[ShardEntry]) -> list[ShardGroup]:
+    """Group consecutive shards of one split and bucket; the file of edges is named after the first.
 
-    Edges are small: one file for each of the frames' shards would spend its time on syncing.
+    Edges are small: with a file for each of the frames' shards most time would go into syncing.
     """
-    groups: list[Group] = []
+    groups: list[ShardGroup] = []
     for key in sorted({(entry.split, entry.bucket) for entry in entries}):
         for entry in entries:
             if (entry.split, entry.bucket) != key:
                 continue
             last = groups[-1] if groups and (groups[-1].entries[0].split, groups[-1].entries[0].bucket) == key else None
             if last is None or last.samples + entry.samples > _SAMPLES_PER_SHARD:
-                groups.append(Group(entry.file, [entry]))
+                groups.append(ShardGroup(entry.file, [entry]))
             else:
                 last.entries.append(entry)
     return groups
 
 
-def _recipe(group: Group, cutoffs: Cutoffs, shape: EdgeShape) -> str:
+def _recipe(group: ShardGroup, cutoffs: Cutoffs, shape: EdgeShape) -> str:
     return settings_digest(
         {
             "schema": SCHEMA_VERSION,

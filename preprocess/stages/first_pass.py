@@ -1,6 +1,6 @@
-"""The first pass over all files: which rows belong together and to which split, and what there is of each.
+"""The first pass over all files: match rows, divide them among the splits, and survey them.
 
-What it finds of a pair is remembered in the cache folder, so that files that were appended are surveyed alone.
+Its results for a pair are kept in the cache folder, so that after files are appended only the new ones are surveyed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from preprocess.input.split_settings import split_settings
 from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
 from preprocess.stages.divide import divide_rows
-from preprocess.stages.executor import Engine
+from preprocess.stages.task_runner import TaskRunner
 from shared.digests import settings_digest
 from shared.files import write_atomically
 from shared.input.npz import Checksum
@@ -31,55 +31,55 @@ from shared.manifest import CONVERTED
 from shared.schema import Split
 
 _FORMAT = 2
-"""Of what is remembered of a pair."""
+"""Version of the kept results; other versions are not read."""
 
 _CHUNKS_PER_TASK = 8
 
 
 @dataclass(frozen=True)
 class PairSurvey:
-    """What the first pass finds in a pair."""
+    """The results of the first pass for a pair."""
 
     splits: dict[Split, Survey]
     points: PointCounts | None
-    """None where the file counts its points, and nobody looked at them yet."""
+    """Counts of grid points; None if the file counts them and the grids have not been read."""
 
     facts: RowFacts
     uncertainty: np.ndarray | None
-    """(n,) Å, of fitted frames."""
+    """Standard error (n,) in Å of fitted frames."""
 
     how_divided: str
-    """In words; empty where the file belongs to one split."""
+    """Description of the division; empty where the file belongs to one split."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """All pairs, surveyed, and the chunks that the second pass reads."""
+    """All pairs with their surveys, and the chunks that the second pass reads."""
 
     files: list[PairFiles]
     readings: list[Reading]
     surveys: list[PairSurvey]
     chunks: list[list[Chunk]]
     names: list[str]
-    """Of the surveys, in the cache folder."""
+    """Names of the surveys in the cache folder."""
 
     def merged(self, split: Split | None = None) -> Survey:
-        """Return the counts of a split, or of all."""
+        """Return the survey of a split, or of all splits."""
         return merged(
             found for pair in self.surveys for name, found in pair.splits.items() if split is None or name == split
         )
 
 
 def survey_names(inputs: list[dict[str, Any]], config: PreprocessConfig) -> list[str]:
-    """Return the names under which the surveys of the pairs are remembered."""
-    # The chunks decide in which order sums are taken, and with it the last digit of the reference energies.
+    """Return the names under which the surveys of the pairs are kept."""
+    # The chunks determine the order of summation, and with it the last digit of the reference energies.
     common: dict[str, Any] = {"format": _FORMAT, "chunk_mib": config.chunk_mib, **split_settings(config)}
     if config.data:
         common["inputs"] = inputs
     return [settings_digest({**common, "pair": entry}) for entry in inputs]
 
 
-def prepare(files: list[PairFiles], config: PreprocessConfig, engine: Engine[Any]) -> Prepared:
+def prepare(files: list[PairFiles], config: PreprocessConfig, runner: TaskRunner[Any]) -> Prepared:
     """Match, divide and survey the rows of all pairs.
 
     Raises:
@@ -91,7 +91,7 @@ def prepare(files: list[PairFiles], config: PreprocessConfig, engine: Engine[Any
     names = survey_names(inputs, config)
     paths = [folder / name for name in names]
     known = {} if config.force else {i: old for i, path in enumerate(paths) if (old := _remembered(path))}
-    # Divided files are divided together: all of them are remembered, or none.
+    # Divided files are divided together: the results of all of them are kept, or of none.
     divides = bool(config.data) and len(known) < len(files)
     fresh = [i for i in range(len(files)) if divides or i not in known]
     facts = {i: survey.facts for i, survey in known.items()}
@@ -102,10 +102,10 @@ def prepare(files: list[PairFiles], config: PreprocessConfig, engine: Engine[Any
         how = ""
         if divides:
             parts = [with_facts(chunks[i], facts[i]) for i in fresh]
-            divided, how = divide_rows(files, readings, parts, config, engine)
+            divided, how = divide_rows(files, readings, parts, config, runner)
             facts = {i: replace(facts[i], split=divided[i]) for i in fresh}
         parts = [with_facts(chunks[i], facts[i]) for i in fresh]
-        found = _survey([files[i] for i in fresh], [readings[i] for i in fresh], parts, engine)
+        found = _survey([files[i] for i in fresh], [readings[i] for i in fresh], parts, runner)
         folder.mkdir(parents=True, exist_ok=True)
         for i, chunk_surveys in zip(fresh, found, strict=True):
             known[i] = _joined(chunk_surveys, facts[i], how)
@@ -132,19 +132,19 @@ def _matched(file: PairFiles, reading: Reading) -> np.ndarray | None:
 
 
 def _survey(
-    files: list[PairFiles], readings: list[Reading], chunks: list[list[Chunk]], engine: Engine[Any]
+    files: list[PairFiles], readings: list[Reading], chunks: list[list[Chunk]], runner: TaskRunner[Any]
 ) -> list[list[ChunkSurvey]]:
     tasks: list[SurveyTask] = []
     of_pair: list[int] = []
     for pair, (file, reading, parts) in enumerate(zip(files, readings, chunks, strict=True)):
-        # Fits take much longer than reading: then every core has its share.
+        # Fits take much longer than reading: they are spread over all cores.
         step = len(parts) if file.is_sequential else 1 if reading.grid_frame == "fit" else _CHUNKS_PER_TASK
         for start in range(0, len(parts), step):
             tasks.append(SurveyTask(parts[start : start + step], reading))
             of_pair.append(pair)
     amounts = [sum(len(chunk) for chunk in task.chunks) for task in tasks]
     try:
-        results = dict(engine.run(tasks, "read geometries", amounts))
+        results = dict(runner.run(tasks, "read geometries", amounts))
     except PairingError as error:
         raise explain_pairing(error, readings) from None
     found = []
@@ -178,7 +178,7 @@ def _joined(chunks: list[ChunkSurvey], facts: RowFacts, how: str) -> PairSurvey:
 
 
 def _remember(path: Path, survey: PairSurvey) -> None:
-    """Write what was found as JSON and arrays; losing it costs only time."""
+    """Write the survey as JSON and arrays; its loss costs only time."""
     arrays = {name: values for name, values in vars(survey.facts).items() if values is not None}
     if survey.uncertainty is not None:
         arrays["uncertainty"] = survey.uncertainty
@@ -196,7 +196,7 @@ def _remember(path: Path, survey: PairSurvey) -> None:
 
 
 def _remembered(path: Path) -> PairSurvey | None:
-    """Read what was found before; None if there is nothing whole."""
+    """Read a survey; None if it is absent or damaged."""
     try:
         content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         arrays: dict[str, np.ndarray] = {}

@@ -16,10 +16,10 @@ from preprocess.input.pairs import Chunk, PairFiles, Reading, describe_input
 from preprocess.input.reader import Grids, Molecules, open_pair
 from preprocess.input.validate import atom_mask, check_grids
 from preprocess.stages.buckets import Plan
-from preprocess.stages.executor import Engine
 from preprocess.stages.first_pass import Prepared
 from preprocess.stages.reference_energies import sum_reference_energies
 from preprocess.stages.resumable import Piece, StageBuild, finish_piece
+from preprocess.stages.task_runner import TaskRunner
 from shared.buckets import FrameShape, array_shape
 from shared.digests import array_digest, settings_digest
 from shared.elements import centers_of_mass
@@ -30,15 +30,15 @@ from shared.schema import FRAME_ARRAYS, NAME_ARRAY, SCHEMA_VERSION, SPLITS, Spli
 from shared.shards import ShardEntry, ShardWriter, describe_shard
 
 _FORMAT = 2
-"""Of what is noted of a piece."""
+"""Version of the record of a piece; other versions are not read."""
 
 _BYTES_AT_ONCE = 4 << 20
-"""Padded grids made at a time: they stay in the processor's cache until they are written."""
+"""Bytes of grids padded at a time: they stay in the processor's cache until they are written."""
 
 
 @dataclass(frozen=True)
 class FrameTask:
-    """Chunks of one pair, read, padded and written one after the other."""
+    """A task that reads, pads and writes chunks of one pair, one after the other."""
 
     chunks: list[Chunk]
     recipes: list[str]
@@ -48,7 +48,7 @@ class FrameTask:
     reference: dict[int, float]
 
     def __call__(self) -> list[Piece]:
-        """Write every chunk's shards and note that they are finished.
+        """Write every chunk's shards and record that they are finished.
 
         Raises:
             UserError: bad input, naming file, key, row and value.
@@ -126,19 +126,19 @@ class FrameTask:
 
 
 def _esp_counts(chunk: Chunk, n_grid: np.ndarray) -> list[list[int]]:
-    """Frames without ESP, and grid points, of each split."""
+    """Return the frames without ESP, and the grid points, of each split."""
     own = {split: n_grid[rows] for split, rows in chunk.members()}
     return [[int((own[split] == 0).sum()), int(own[split].sum())] if split in own else [0, 0] for split in SPLITS]
 
 
 def write_frames(
     build: StageBuild,
-    engine: Engine[list[Piece]],
+    runner: TaskRunner[list[Piece]],
     prepared: Prepared,
     plan: Plan,
     reference: dict[int, float],
 ) -> list[Piece]:
-    """Write the pieces that are not there yet; compare the input with its checksums.
+    """Write the missing pieces, and compare the input with its checksums.
 
     Returns:
         every chunk's piece, in order.
@@ -161,7 +161,7 @@ def write_frames(
                 names = [recipes[chunk.name] for chunk in group]
                 tasks.append(FrameTask(group, names, build.partial, reading, plan, reference))
     _check_space(build.partial, tasks, plan, prepared.files)
-    for index, finished in engine.run(tasks, "pad grids", [sum(map(len, task.chunks)) for task in tasks]):
+    for index, finished in runner.run(tasks, "pad grids", [sum(map(len, task.chunks)) for task in tasks]):
         pieces |= {chunk.name: piece for chunk, piece in zip(tasks[index].chunks, finished, strict=True)}
     for file, _, parts in pairs:
         own = [pieces[chunk.name].checksums for chunk in parts]
@@ -187,7 +187,7 @@ def _recipe(file: PairFiles, reading: Reading, chunk: Chunk, plan: Plan, referen
 
 
 def _check_space(folder: Path, tasks: list[FrameTask], plan: Plan, files: list[PairFiles]) -> None:
-    """Before the work, and not after half of it. What is asked for is what the input's rows would take unpadded."""
+    """Check, before the work, that the disk has space for the input's rows without padding."""
     wanted = 0
     by_pair = {file.pair: file for file in files}
     for task in tasks:
@@ -218,7 +218,7 @@ def _parts(rows: np.ndarray, shape: FrameShape) -> Iterator[tuple[int, np.ndarra
 def _pad(
     molecules: Molecules, rows: np.ndarray, width: int, numbers: np.ndarray, centers: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Arrays of some molecules but for the grids, centred in float64 before they become float32."""
+    """Return the arrays of some molecules without the grids, centred in float64 before they become float32."""
     real = (numbers[rows] > 0)[..., None]
     return {
         "atomic_numbers": _fit(numbers[rows], width),
@@ -232,7 +232,7 @@ def _pad(
 
 
 def _fit(values: np.ndarray, width: int) -> np.ndarray:
-    """Axis 1 cut or widened with zeros (what is cut off is padding)."""
+    """Cut axis 1 (of padding), or widen it with zeros, to ``width``."""
     values = values[:, :width]
     missing = width - values.shape[1]
     return np.pad(values, [(0, 0), (0, missing)] + [(0, 0)] * (values.ndim - 2)) if missing else values

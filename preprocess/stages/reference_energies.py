@@ -1,4 +1,4 @@
-"""Reference energies of the elements, which the energies in the shards are relative to."""
+"""Reference energies of the elements, to which the energies in the shards are relative."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from preprocess.input.survey import Composition, Moments
+from shared.elements import element_table
 
 
 def fit_reference_energies(energies: Mapping[Composition, Moments]) -> dict[int, float]:
-    """Energy of each element that leaves the least squares of E - Σ E_ref(Z) over all molecules, in float64.
+    """Fit the energies E_ref(Z) that minimise the squares of E - Σ E_ref(Z) over all molecules, in float64.
 
-    float32 resolves 5e-4 eV at -5,000 eV; without this shift the network could not see its own errors.
+    float32 resolves 5e-4 eV at -5,000 eV; without this shift the network's errors would be lost in rounding.
     Molecules of one composition share their row of the least-squares problem, so one row of weight √count with
-    their mean energy stands for all of them: the solution is the same.
+    their mean energy replaces all of them: the solution is the same.
     Where compositions do not determine every element (only CO2, say) the solution of least norm is taken:
     predictions add back the same sums.
 
@@ -22,10 +23,10 @@ def fit_reference_energies(energies: Mapping[Composition, Moments]) -> dict[int,
         energies: total energies (eV) of each composition.
 
     Returns:
-        eV for each element that occurs.
+        energy in eV of each element that occurs.
     """
     elements = sorted({z for composition in energies for z, _ in composition})
-    # In a fixed order, so that the last digit does not depend on which file came first.
+    # In a fixed order, so that the last digit does not depend on the order of the files.
     ordered = sorted(energies.items())
     counts = np.array([[dict(composition).get(z, 0) for z in elements] for composition, _ in ordered], np.float64)
     weight = np.sqrt([moments.count for _, moments in ordered])
@@ -35,7 +36,7 @@ def fit_reference_energies(energies: Mapping[Composition, Moments]) -> dict[int,
 
 
 def shift_energies(energies: Mapping[Composition, Moments], reference: Mapping[int, float]) -> Moments:
-    """Statistics of E - Σ E_ref(Z) over all molecules, eV."""
+    """Return the statistics of E - Σ E_ref(Z) over all molecules, eV."""
     total = Moments()
     for composition, moments in energies.items():
         total.merge(moments.shifted(-sum(reference[z] * n for z, n in composition)))
@@ -43,9 +44,5 @@ def shift_energies(energies: Mapping[Composition, Moments], reference: Mapping[i
 
 
 def sum_reference_energies(reference: Mapping[int, float], atomic_numbers: np.ndarray) -> np.ndarray:
-    """(n,) sum of the reference energies over the atoms of each molecule, eV, float64."""
-    table = np.zeros(int(atomic_numbers.max(initial=0)) + 1)
-    for z, energy in reference.items():
-        if z < table.size:
-            table[z] = energy
-    return table[atomic_numbers].sum(axis=1)
+    """Return the sum (n,), float64, of the reference energies over the atoms of each molecule, eV."""
+    return element_table(reference)[atomic_numbers].sum(axis=1)

@@ -1,8 +1,8 @@
-"""Building a stage so that it can be killed at any moment: the next run goes on from the finished pieces.
+"""Building of a stage that may be killed at any moment: the next run goes on from the finished pieces.
 
-A stage is filled in ``.NAME.partial``. A piece (the shards of one chunk) is finished when its record stands there,
-which is written last, after its shards are on the disk. When all pieces are finished, the manifest is written and the
-folder gets its name. Any number of processes may write pieces of one stage.
+A stage is filled in ``.NAME.partial``. A piece (the shards of one chunk) is finished when its record is there, which is
+written last, after its shards are on the disk. When all pieces are finished, the manifest is written and the folder
+gets its name. Any number of processes may write pieces of one stage.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Piece:
-    """A finished part of a stage: what it was made from, its shards, and the checksums of the input read for it.
+    """A finished part of a stage: its recipe, its shards, and the checksums of the input read for it.
 
     ``counts`` are rows of numbers that the stage sums over its pieces.
     """
@@ -42,7 +42,7 @@ class Piece:
     counts: list[list[int]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """What :meth:`from_json` reads."""
+        """Return JSON that :meth:`from_json` reads."""
         return {
             "recipe": self.recipe,
             "shards": [entry.as_json() for entry in self.shards],
@@ -52,22 +52,22 @@ class Piece:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Piece:
-        """The piece that was written."""
+        """Return the piece that was written."""
         shards = [ShardEntry(**entry) for entry in content["shards"]]
         return cls(content["recipe"], shards, content["checksums"], content["counts"])
 
 
 def finish_piece(folder: Path, name: str, piece: Piece) -> None:
-    """Note that a piece is complete.
+    """Record that a piece is complete.
 
-    The note itself need not be safe from a loss of power, nor in order with the shards' names: whoever goes on from it
+    The record need not survive a loss of power, nor be in order with the shards' names: a run that resumes from it
     compares every shard with its digest.
     """
     write_atomically(folder / f"{name}{_RECORD_SUFFIX}", json.dumps(piece.as_json()).encode(), durable=False)
 
 
 class StageBuild:
-    """A stage in the making."""
+    """A stage that is being built."""
 
     def __init__(self, folder: Path, digests: DigestCache) -> None:
         self.folder = folder
@@ -78,7 +78,7 @@ class StageBuild:
         self._elsewhere: dict[str, tuple[Path, list[ShardEntry], list[list[int]]]] = {}
 
     def open(self, resume: bool, reuse: Iterable[Path]) -> None:
-        """Begin, or go on with what a run before left.
+        """Begin the stage, or resume it from the pieces of an earlier run.
 
         Args:
             resume: keep the finished pieces of an interrupted run.
@@ -101,7 +101,7 @@ class StageBuild:
                 path.unlink()
         self.resumed = len(self._finished)
         for folder in reuse:
-            with contextlib.suppress(UserError):  # a damaged manifest offers nothing
+            with contextlib.suppress(UserError):  # nothing is taken over from a damaged stage
                 manifest = read_manifest(folder) or {"shards": [], "pieces": {}}
                 entries = {entry.file: entry for entry in shard_entries(manifest)}
                 for recipe, files in manifest["pieces"].items():
@@ -109,7 +109,7 @@ class StageBuild:
                     self._elsewhere.setdefault(recipe, (folder, [entries[file] for file in files], counts))
 
     def take_over(self, recipe: str) -> Piece | None:
-        """The finished piece of this recipe, from this build or linked from another stage; None if it is to be made."""
+        """Return the finished piece of this recipe, from this build or linked from another stage; None if absent."""
         if recipe not in self._finished and recipe in self._elsewhere:
             folder, entries, counts = self._elsewhere[recipe]
             if all(self._link(folder / entry.file, entry) for entry in entries):
@@ -117,7 +117,7 @@ class StageBuild:
         return self._finished.get(recipe)
 
     def finish(self, manifest: dict[str, Any], pieces: list[Piece], beside: Mapping[str, bytes] | None = None) -> None:
-        """Write the manifest with all pieces, drop what belongs to none, and give the stage its name.
+        """Write the manifest with all pieces, remove other files, and give the stage its name.
 
         Args:
             manifest: all but the shards.
@@ -146,11 +146,11 @@ class StageBuild:
             self._digests.remember(self.folder / entry.file, entry.digest)
 
     def kept(self) -> int:
-        """Finished pieces that lie in the folder."""
+        """Return the number of finished pieces in the folder."""
         return sum(1 for _ in self.partial.glob(f"*{_RECORD_SUFFIX}"))
 
     def discard(self) -> None:
-        """Remove what was begun; again, where a worker elsewhere was still writing meanwhile."""
+        """Remove the unfinished stage; again if a worker elsewhere is still writing."""
         for _ in range(_ATTEMPTS):
             shutil.rmtree(self.partial, ignore_errors=True)
             if not self.partial.exists():
@@ -171,7 +171,7 @@ class StageBuild:
 
 @contextmanager
 def build_stage(folder: Path, digests: DigestCache, resume: bool, reuse: Iterable[Path]) -> Iterator[StageBuild]:
-    """A build of ``folder``. A user's mistake discards it; anything else that stops it leaves what is finished."""
+    """Build ``folder``: a user's mistake discards the build, any other exception keeps its finished pieces."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     build = StageBuild(folder, digests)
     try:

@@ -1,4 +1,4 @@
-"""What preprocessing prints at the end: what it made, and how much of it is padding."""
+"""The summary that preprocessing prints at the end: sizes, and the share of padding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.manifest import shard_entries
 
 
 def bucket_totals(sizes: Mapping[tuple[int, int], int], plan: Plan) -> list[dict[str, float]]:
-    """What is real in every bucket: molecules, atoms, grid points, and their cost in a training step.
+    """Return the real contents of every bucket: molecules, atoms, grid points, and their cost in a training step.
 
     Args:
         sizes: (atoms, grid points) -> molecules of all splits.
@@ -30,7 +30,7 @@ def bucket_totals(sizes: Mapping[tuple[int, int], int], plan: Plan) -> list[dict
 
 
 def describe(frames: dict[str, Any], edges: dict[str, Any], folders: tuple[Path, Path], seconds: float) -> str:
-    """Some lines for people, from the two manifests."""
+    """Return the lines of the summary, from the two manifests."""
     head = f"{'samples':>11} {'atoms':>11} {'grid points':>13} {'PhysNet edges':>14} {'DCMNet edges':>13}"
     lines = [f"{'split':<8}{head}"]
     for split, counts in frames["splits"].items():
@@ -58,7 +58,7 @@ def describe(frames: dict[str, Any], edges: dict[str, Any], folders: tuple[Path,
 
 
 def padding_waste(frames: dict[str, Any], edges: dict[str, Any]) -> dict[str, float]:
-    """Share of the padded atoms, grid points, edges and work that holds no data; and of the work with one bucket."""
+    """Return the share of padding in atoms, grid points, edges and work, and in the work with a single bucket."""
     shapes, totals = _buckets(frames, edges)
     waste = {}
     for name in _AXES:
@@ -81,7 +81,7 @@ _AXES = {
 
 
 def _buckets(frames: dict[str, Any], edges: dict[str, Any]) -> tuple[list[dict[str, int]], list[dict[str, Any]]]:
-    """Padded sizes and real totals of every bucket, by the names of ``_AXES``."""
+    """Return padded sizes and real totals of every bucket, by the names of ``_AXES``."""
     shapes = [
         {"atoms": frame["atoms"], "grid_points": frame["grid"], **edge}
         for frame, edge in zip(frames["buckets"], edges["buckets"], strict=True)

@@ -1,4 +1,4 @@
-"""What was understood of the users' files, as one table for people and as records for the manifest."""
+"""What was understood of the users' files, as a table to print and as records for the manifest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MOST_FILES = 3
 
 @dataclass(frozen=True)
 class Understood:
-    """One pair: what was taken for each quantity, and what was found in it."""
+    """What was understood of one pair: the member taken for each quantity, and what it holds."""
 
     role: str
     efd: str
@@ -57,7 +57,7 @@ class Understood:
     splits: dict[str, int] = field(default_factory=dict)
     how_divided: str = ""
     points: dict[str, int] | None = None
-    """See :class:`preprocess.input.grid_points.PointCounts`; None before the grids were read."""
+    """Fields of :class:`preprocess.input.grid_points.PointCounts`; None before the grids are read."""
 
     unmatched: int = 0
     """Rows of the ESP file that belong to no frame."""
@@ -67,7 +67,7 @@ class Understood:
     """Quantity -> frames without it."""
 
     remarks: list[str] = field(default_factory=list)
-    """Of the conversion, one line each."""
+    """Remarks of the conversion, one line each."""
 
 
 def understand(prepared: Prepared, points: Sequence[PointCounts]) -> list[Understood]:
@@ -79,7 +79,7 @@ def understand(prepared: Prepared, points: Sequence[PointCounts]) -> list[Unders
 
 
 def understand_headers(files: Sequence[PairFiles], readings: Sequence[Reading]) -> list[Understood]:
-    """Return what the headers tell, before anything is read."""
+    """Return what is known from the headers alone."""
     return [_understand(file, reading, None, None) for file, reading in zip(files, readings, strict=True)]
 
 
@@ -174,7 +174,7 @@ def as_records(understood: Sequence[Understood]) -> list[dict[str, Any]]:
 
 
 def describe_understood(understood: Sequence[Understood]) -> str:
-    """Return one table: for every file the key of each quantity, its unit and where that comes from."""
+    """Return a table with the key of each quantity of every file, its unit and the origin of the unit."""
     lines: list[str] = []
     for alike in _alike(understood):
         for entries in _by_role(alike):
@@ -220,7 +220,7 @@ def _named(paths: Sequence[str]) -> str:
 
 
 def _notes(entries: Sequence[Understood]) -> list[str]:
-    """Say what was found in files of one role that were understood alike."""
+    """Return notes on what was found in files of one role that were understood alike."""
     one, notes = entries[0], []
     if one.how_divided:
         shares = [f"{sum(entry.splits.get(split, 0) for entry in entries):,} {split}" for split in SPLITS]

@@ -1,4 +1,4 @@
-"""What there is in the cache for these files and settings, what has to be built, and why."""
+"""Comparison of files and settings with the cache: which stages have to be built, and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from preprocess.stages.buckets import Plan
 from shared.buckets import FrameShape
 from shared.digests import DigestCache, settings_digest
 from shared.errors import UserError
-from shared.input.npz import verify_file
+from shared.input.npz_rows import verify_file
 from shared.manifest import current_stages, edges_digest, is_intact, read_manifest, stage_folder
 from shared.schema import SCHEMA_VERSION
 
@@ -27,7 +27,7 @@ class Basis:
     reference: dict[int, float]
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in a manifest and in the digest."""
+        """Return the JSON of a manifest and of the digest."""
         return {
             "buckets": [asdict(shape) for shape in self.plan.shapes],
             "reference_energies_ev": {str(z): energy for z, energy in sorted(self.reference.items())},
@@ -35,7 +35,7 @@ class Basis:
 
     @classmethod
     def of(cls, manifest: dict[str, Any]) -> Basis:
-        """Of complete frames."""
+        """Return the basis of complete frames."""
         shapes = [FrameShape(**shape) for shape in manifest["buckets"]]
         return cls(Plan(shapes), {int(z): float(e) for z, e in manifest["reference_energies_ev"].items()})
 
@@ -50,7 +50,7 @@ class FramesRecipe:
 
     @property
     def digest(self) -> str:
-        """Digest of all of it."""
+        """Return the digest of all of it."""
         basis = None if self.basis is None else self.basis.as_json()
         return settings_digest(
             {"schema": SCHEMA_VERSION, "inputs": self.inputs, "settings": self.settings, "basis": basis}
@@ -58,8 +58,8 @@ class FramesRecipe:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """Both stages: where they are or will be, and why they have to be built (empty: they are there)."""
+class BuildPlan:
+    """The digests of both stages, and why each has to be built (empty: it is up to date)."""
 
     recipe: FramesRecipe
     edges_digest: str
@@ -68,20 +68,22 @@ class Decision:
 
     @property
     def frames_digest(self) -> str:
-        """Digest of the frames."""
+        """Return the digest of the frames."""
         return self.recipe.digest
 
     def frames_folder(self, cache_dir: Path) -> Path:
-        """Folder of the frames."""
+        """Return the folder of the frames."""
         return stage_folder(cache_dir, "frames", self.frames_digest)
 
     def edges_folder(self, cache_dir: Path) -> Path:
-        """Folder of the edges."""
+        """Return the folder of the edges."""
         return stage_folder(cache_dir, "edges", self.edges_digest)
 
 
-def decide(files: list[PairFiles], config: PreprocessConfig, digests: DigestCache, extend: bool = True) -> Decision:
-    """Compare files and settings with the stages in the cache.
+def find_what_to_build(
+    files: list[PairFiles], config: PreprocessConfig, digests: DigestCache, extend: bool = True
+) -> BuildPlan:
+    """Compare files and settings with the stages in the cache, and return what has to be built.
 
     Args:
         files: every pair.
@@ -117,7 +119,7 @@ def decide(files: list[PairFiles], config: PreprocessConfig, digests: DigestCach
     else:
         why_frames = _difference(latest, inputs, settings) if latest else "nothing preprocessed yet"
     wanted_edges = edges_digest(recipe.digest, config.physnet_cutoff, config.dcmnet_cutoff)
-    return Decision(recipe, wanted_edges, why_frames, _why_edges(config, wanted_edges, why_frames, digests))
+    return BuildPlan(recipe, wanted_edges, why_frames, _why_edges(config, wanted_edges, why_frames, digests))
 
 
 def _why_edges(config: PreprocessConfig, digest: str, why_frames: str, digests: DigestCache) -> str:
@@ -134,7 +136,7 @@ def _why_edges(config: PreprocessConfig, digest: str, why_frames: str, digests: 
 
 
 def _manifests(cache_dir: Path) -> Iterator[dict[str, Any]]:
-    """Readable manifests of frames, the current one first."""
+    """Yield the readable manifests of frames, the current one first."""
     folders = sorted(cache_dir.glob("frames-*"))
     try:
         current = stage_folder(cache_dir, "frames", current_stages(cache_dir)["frames"])
@@ -145,13 +147,13 @@ def _manifests(cache_dir: Path) -> Iterator[dict[str, Any]]:
         try:
             manifest = read_manifest(folder)
         except UserError:
-            continue  # damaged: as good as absent
+            continue  # damaged: treated as absent
         if manifest is not None:
             yield manifest
 
 
 def _verify_touched(files: list[PairFiles], digests: DigestCache) -> None:
-    """Read files again that were touched since they were read last: an edit in place leaves the directory as it was.
+    """Verify files touched since they were last read: an edit in place leaves the archive's directory as it was.
 
     Raises:
         UserError: a file's bytes are not those of its directory's checksums.
@@ -164,20 +166,20 @@ def _verify_touched(files: list[PairFiles], digests: DigestCache) -> None:
 
 
 def _shown_units(readings: list[Reading]) -> dict[str, str]:
-    """Return the unit of each kind; of files that differ, all of them."""
+    """Return the unit of each kind; all of them where files differ."""
     each = [asdict(reading.units) for reading in readings]
     return {name: ", ".join(sorted({units[name] for units in each})) for name in each[0]}
 
 
 def remember_inputs(files: list[PairFiles], digests: DigestCache) -> None:
-    """Note that these files were read and are whole."""
+    """Record that these files were read and are intact."""
     for file in files:
         for npz in file.files.values():
             digests.remember(npz.path, npz.content_digest)
 
 
 def _appended(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
-    """Whether every split begins with the files that it had."""
+    """Return whether every split begins with the files that it had before."""
     splits = {entry["split"] for entry in before}
     for split in splits:
         old = [entry for entry in before if entry["split"] == split]

@@ -1,0 +1,1 @@
+"""Users' files: formats, units, and the frames of their grids."""

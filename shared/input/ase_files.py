@@ -1,4 +1,4 @@
-"""Frames of any file that ASE reads, one after the other: extended XYZ, its databases, SDF, PDB, logs of programs."""
+"""Reading of frames of any file that ASE reads, one by one: extended XYZ, databases, SDF, PDB, logs of programs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _UNREADABLE = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, EOFError, RuntimeError),
     *(OSError, ImportError, NotImplementedError, UnknownFileTypeError, ase.io.ParseError, sqlite3.Error),
 )
-"""What ASE's readers raise at a file that is not what its name says (RuntimeError: an iteration that ended early)."""
+"""Errors of ASE's readers at a file of another format than its name's (RuntimeError: an iteration that ended early)."""
 
 _ROWS_AT_ONCE = 256
-"""Of an SQLite database: ASE fetches all rows of a query, so that each query is for few."""
+"""Rows of a query to an SQLite database: ASE fetches all rows of a query at once."""
 
 
 def split_index(name: str) -> tuple[Path, slice]:
-    """The file and its frames that ``FILE`` or ``FILE@0:10`` means; a file whose name has such an end comes first.
+    """Split ``FILE`` or ``FILE@0:10`` into file and frames; an existing file with such a name takes precedence.
 
     Raises:
         UserError: no such file, or a directory.
@@ -53,9 +53,9 @@ def split_index(name: str) -> tuple[Path, slice]:
 
 
 def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
-    """Every frame of ``FILE`` or ``FILE@0:10``, and where it stands (``FILE, frame 3``, counted from 0).
+    """Yield every frame of ``FILE`` or ``FILE@0:10`` with its place (``FILE, frame 3``, counted from 0).
 
-    ASE's JSON databases and all formats but extended XYZ, SQLite databases and SDF may be held in memory by ASE.
+    ASE may hold files in memory, except extended XYZ, SQLite databases and SDF.
 
     Raises:
         UserError: no such file, a format that ASE cannot read, a damaged one, or no frames.
@@ -65,7 +65,7 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
     start, step = index.start or 0, index.step or 1
     count = 0
     while True:
-        # Counted from the end, a frame's number in the file is not known before the file was read.
+        # The number of a frame counted from the end is not known before the file is read.
         where = f"{path}, frame {start + count * step}" if start >= 0 else f"{path}, frame {count} of those chosen"
         try:
             atoms = next(frames, None)
@@ -80,7 +80,7 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
 
 
 def database_metadata(name: str) -> dict[str, Any]:
-    """What the database says of itself as a whole (schnetpack: units); nothing for other files."""
+    """Return the metadata of a database (schnetpack: units); empty for other files."""
     path, _ = split_index(name)
     if format_of(path) not in ("db", "json"):
         return {}
@@ -91,10 +91,10 @@ def database_metadata(name: str) -> dict[str, Any]:
 
 
 def format_of(path: Path) -> str:
-    """ASE's name of a file's format.
+    """Return ASE's name of a file's format.
 
     Raises:
-        UserError: it is not known, or one that would have to be unpickled.
+        UserError: it is not known, or would have to be unpickled.
     """
     if path.stat().st_size == 0:
         raise UserError(f"{path}: no molecules in it (an empty file)")
@@ -132,9 +132,9 @@ def _chosen(frames: Iterator[ase.Atoms], index: slice) -> Iterator[ase.Atoms]:
 def _extended_xyz(path: Path, index: slice) -> Iterator[ase.Atoms]:
     with open_with_compression(str(path), "r") as stream:
         yield from ase.io.iread(stream, index, format="extxyz")
-        # ASE ends at the first blank line, and leaves the stream behind the last frame that it read.
+        # ASE ends at the first blank line, and leaves the stream after the last frame that it read.
         if index == slice(None) and stream.read(1 << 16).strip():
-            raise ValueError("a blank line stands here, at which ASE stops, and more follows it; remove the line")
+            raise ValueError("a blank line, at which ASE stops, and more follows it; remove the line")
 
 
 def _database(path: Path, kind: str) -> Iterator[ase.Atoms]:
@@ -153,7 +153,7 @@ def _database(path: Path, kind: str) -> Iterator[ase.Atoms]:
 
 def _connect(path: Path) -> Any:
     if path.suffix == ".db":
-        # ASE would write its tables into a database that is not its own.
+        # ASE would write its tables into a foreign database.
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone():
                 raise ValueError("an SQLite database, but not one of ASE's")
@@ -162,13 +162,13 @@ def _connect(path: Path) -> Any:
 
 def _of_row(row: AtomsRow) -> ase.Atoms:
     atoms = row.toatoms(add_additional_information=True)
-    # Flat, as in the other formats; in which of its tables a database keeps a value does not matter.
+    # Flat, as in the other formats: the table that holds a value does not matter.
     atoms.info = {**atoms.info.get("data", {}), **atoms.info.get("key_value_pairs", {})}
     return atoms
 
 
 def _sdf(path: Path) -> Iterator[ase.Atoms]:
-    """Every molecule, with its title and the sum of its formal charges; ASE itself reads the first one's atoms."""
+    """Yield every molecule with its title and the sum of its formal charges; ASE alone reads the first one's atoms."""
     lines: list[str] = []
     with path.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:

@@ -1,4 +1,4 @@
-"""Molecules with energies, forces, dipoles and charges from files that ASE reads, under whatever names they go.
+"""Molecules with energies, forces, dipoles and charges, under any recognised names, from files that ASE reads.
 
 One pass, one frame in memory. The units of such files are ASE's (eV, eV/Å, e·Å) unless a database states others.
 """
@@ -23,23 +23,23 @@ ASE_UNITS = {
     "esp": "hartree_per_e",
     "vdw_surface": "angstrom",
 }
-"""Record of units of a file that says nothing of them."""
+"""Record of units of a file that does not state them."""
 
 _ARRAY_OF = {"energy": "E", "forces": "F", "dipole": "Dxyz"}
 """Quantity -> its array in the record of units."""
 
 _OWN_ARRAYS = ("numbers", "positions", "tags", "masses", "momenta", "initial_charges", "initial_magmoms")
-"""Arrays of ase.Atoms that are no results."""
+"""Arrays of ase.Atoms that are not results."""
 
 _PLAIN = (str, int, float, np.bool_, np.integer, np.floating)
 """Types of other information that is kept."""
 
 _INITIAL_CHARGES = "initial charges"
 _CHARGE_DECIMALS = 6
-"""Of their sum: partial charges of a neutral molecule add up to zero only to the digits that were written."""
+"""Decimals of the sum of initial charges: a neutral molecule's add up to zero only to the digits that were written."""
 
 _LISTED = 30
-"""Names that a message lists at most."""
+"""Most names that a message lists."""
 
 
 class AseSource:
@@ -78,7 +78,7 @@ class AseSource:
         self._misshapen: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[LabelledMolecule]:
-        """Every molecule, in the file's units.
+        """Yield every molecule, in the file's units.
 
         Raises:
             UserError: a frame cannot be read, holds no atoms or values that are not numbers, or its quantities go by
@@ -108,7 +108,7 @@ class AseSource:
             raise UserError(f"{where}: atom {int(np.argmin(atoms.numbers))} has no element (symbol X)")
         _require_finite(where, "the position", atoms.positions)
         self._periodic += bool(atoms.pbc.any())
-        # Not through get_forces, which would set those of constrained atoms to zero.
+        # Not by get_forces, which would set those of constrained atoms to zero.
         results = atoms.calc.results if atoms.calc is not None else {}
         of_molecule = {**results, **atoms.info}
         of_atoms = {**of_molecule, **{key: value for key, value in atoms.arrays.items() if key not in _OWN_ARRAYS}}
@@ -144,7 +144,7 @@ class AseSource:
     def _take(
         self, quantity: Quantity, where: str, values: dict[str, Any], shape: tuple[int, ...], wanted: str
     ) -> np.ndarray | None:
-        """The quantity in one frame, (…shape) float64; None if the frame lacks it or has NaN in its place."""
+        """Return the quantity of one frame, (*shape) float64; None if the frame lacks it or it is NaN."""
         named = self._named[quantity]
         found = [name for name in ((named,) if named else RECOGNISED[quantity]) if name in values]
         fitting = [name for name in found if np.size(values[name]) == np.prod(shape, dtype=int)]
@@ -178,7 +178,7 @@ class AseSource:
             self._record(_ARRAY_OF[quantity], self._stated[name])
 
     def _record(self, array: str, unit: object) -> None:
-        # As it is written: it is read where values are converted, and refused there unless a flag overrides it.
+        # As written: it is parsed where values are converted, and refused there unless a flag overrides it.
         self.summary.units[array] = str(unit)
         self.summary.units_from = "the database's metadata"
 
@@ -187,7 +187,7 @@ class AseSource:
         return {
             key: _one_line(value) if isinstance(value, str) else value
             for key, value in info.items()
-            # Nor empty texts: ASE writes them so that it reads the next value in their place.
+            # Without empty texts: ASE writes them so that it reads the next value in their place.
             if key not in known and isinstance(value, _PLAIN) and value != ""
         }
 

@@ -1,6 +1,6 @@
-"""Write molecules of any kind as one NPZ file in the project's layout, without holding them in memory.
+"""Writing of molecules as one NPZ file in the project's layout, without holding them in memory.
 
-Atoms and grid points of all molecules go to flat temporary files as they come; at the end these are read back a few
+Atoms and grid points of all molecules are appended to flat temporary files; at the end these are read back a few
 molecules at a time, padded, and written as the members of an uncompressed archive.
 """
 
@@ -42,7 +42,7 @@ class Ragged:
 
     @property
     def width(self) -> int:
-        """Length of the longest row."""
+        """Return the length of the longest row."""
         return max(self.counts, default=0)
 
     def append(self, values: np.ndarray) -> None:
@@ -54,14 +54,14 @@ class Ragged:
         self._end += len(content)
 
     def row(self, index: int) -> np.ndarray:
-        """A row (k, *item_shape)."""
+        """Return a row (k, *item_shape)."""
         self._stream.flush()
         size = self.counts[index] * int(np.prod(self._item_shape, dtype=int)) * self._dtype.itemsize
         content = os.pread(self._stream.fileno(), size, self._starts[index])
         return np.frombuffer(content, self._dtype).reshape(-1, *self._item_shape)
 
     def padded(self, indices: np.ndarray, width: int) -> np.ndarray:
-        """Rows (m, width, *item_shape), filled up with zeros; an index of -1 gives a row of zeros."""
+        """Return rows (m, width, *item_shape), padded with zeros; an index of -1 gives a row of zeros."""
         result = np.zeros((len(indices), width, *self._item_shape), self._dtype)
         for place, index in enumerate(indices):
             if index >= 0:
@@ -74,10 +74,10 @@ class Ragged:
 
 
 class CanonicalFile:
-    """One NPZ file in the making."""
+    """An NPZ file that is being written."""
 
     def __init__(self, path: Path) -> None:
-        """Begin.
+        """Choose the file and its temporary folder.
 
         Args:
             path: of the finished file, whose folder is there.
@@ -119,13 +119,13 @@ class CanonicalFile:
         self._numbers_per_molecule["Dxyz"].extend([np.nan] * 3 if molecule.dipole is None else molecule.dipole.tolist())
 
     def add_grid(self, row: int, points: np.ndarray, esp: np.ndarray) -> None:
-        """Give the ESP (G,) in Hartree/e of a molecule on points (G, 3) in Å."""
+        """Add the ESP (G,) in Hartree/e of molecule ``row`` at points (G, 3) in Å."""
         self._grid_of[row] = len(self._esp)
         self._points.append(points)
         self._esp.append(esp)
 
     def finish(self, units: dict[str, str], summary: dict[str, Any]) -> None:
-        """Write the archive under its name, complete or not at all."""
+        """Write the archive atomically."""
         with atomic_path(self.path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
             for key, (shape, dtype, blocks) in self._members().items():
                 _write_member(archive, key, shape, dtype, blocks)

@@ -1,4 +1,4 @@
-"""ESP of molecules from Gaussian cube files, thinned to the points where a model of it is fitted."""
+"""ESP of molecules from Gaussian cube files, thinned to the points that a model is fitted to."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from shared.units import BOHR_IN_ANGSTROM
 _UNREADABLE = (ValueError, IndexError, TypeError, EOFError, OSError)
 _SUFFIXES = (".cube", ".cub")
 _NEGATIVE = -1e-6
-"""Densities are nowhere below it; an ESP is (or sums to far more than the electrons: ions, noble gases)."""
+"""Lower bound of densities; an ESP has smaller values (or sums to far more than the electrons: ions, noble gases)."""
 _ELECTRONS = (0.5, 1.25)
-"""What a density sums to on a coarse grid, as a fraction of all electrons. An ESP without negative values sums to more:
-(2π/3) Σ r² is 1.9 times the electrons of neon, 2.3 times those of krypton."""
+"""Range of the sum of a density on a coarse grid over the number of electrons. An ESP without negative values sums to
+more: (2π/3) Σ r² is 1.9 times the electrons of neon, 2.3 times those of krypton."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CubeGrid:
 
 
 def find_cubes(names: Sequence[str]) -> list[Path]:
-    """The cube files that folders, globs and names mean, in natural order (esp-2 before esp-10).
+    """Return the cube files of folders, globs and names, in natural order (esp-2 before esp-10).
 
     Raises:
         UserError: no such file, a folder without cubes, or a glob that matches nothing.
@@ -60,12 +60,12 @@ def find_cubes(names: Sequence[str]) -> list[Path]:
 
 
 def read_grid(path: Path, shell: GridShell, digest: str) -> CubeGrid:
-    """The molecule of a cube file and a part of its points.
+    """Read the molecule of a cube file and a part of its points.
 
     Args:
         path: of the file; lengths in it are in Bohr, values in Hartree/e.
-        shell: which points.
-        digest: of the file's content (hex): what the draw depends on, so that it is the same wherever the file lies.
+        shell: range and number of the points.
+        digest: of the file's content (hex), on which alone the draw depends.
 
     Raises:
         UserError: a damaged or truncated file, several values per point, orbitals, lengths in Å, an electron density,
@@ -86,7 +86,7 @@ def read_grid(path: Path, shell: GridShell, digest: str) -> CubeGrid:
     inside = _in_shell(points, atoms, shell)
     if not len(inside):
         raise UserError(
-            f"{path}: no point lies between {shell.inner:g} and {shell.outer:g} van der Waals radii of the atoms "
+            f"{path}: no point is between {shell.inner:g} and {shell.outer:g} van der Waals radii of the atoms "
             "(--grid-shell); the cube's box is too small, or its atoms are not where its values are"
         )
     if len(inside) > shell.points:
@@ -134,7 +134,7 @@ def _check_potential(path: Path, numbers: np.ndarray, values: np.ndarray, steps:
 
 
 def _in_shell(points: np.ndarray, atoms: Any, shell: GridShell) -> np.ndarray:
-    """(K,) indices of the points farther than ``inner`` radii from every atom and within ``outer`` radii of one."""
+    """Return indices (K,) of points farther than ``inner`` radii from every atom and within ``outer`` radii of one."""
     near, too_near = np.zeros(len(points), bool), np.zeros(len(points), bool)
     for position, radius in zip(atoms.positions, VAN_DER_WAALS_RADII[atoms.numbers], strict=True):
         distances = np.linalg.norm(points - position, axis=1)
@@ -144,6 +144,6 @@ def _in_shell(points: np.ndarray, atoms: Any, shell: GridShell) -> np.ndarray:
 
 
 def _natural(path: Path) -> tuple[Any, ...]:
-    """Digits, which are every second part, as numbers."""
+    """Return a sort key with digits (every second part) as numbers."""
     parts = re.split(r"(\d+)", str(path))
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))

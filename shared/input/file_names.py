@@ -1,4 +1,4 @@
-"""Names of files as users give them: globs, and which files are NPZ."""
+"""Names of files as users give them: expansion of globs, and recognition of NPZ files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.errors import UserError
 
 
 def expand(names: Sequence[str], flag: str) -> list[str]:
-    """Return the files that names and globs mean, in order; a file of the very name goes before a pattern.
+    """Expand names and globs to files, in order; an existing file of the same name takes precedence over a pattern.
 
     Raises:
         UserError: a glob that matches nothing.
@@ -25,6 +25,6 @@ def expand(names: Sequence[str], flag: str) -> list[str]:
 
 
 def is_npz(name: str | Path) -> bool:
-    """Return whether a file is NPZ, or claims to be: by its suffix, or without one; others are read by ASE."""
+    """Return whether a file is NPZ by its suffix, or has none; ASE reads the others."""
     path = Path(name)
     return path.suffix.lower() == ".npz" or (path.suffix == "" and not path.is_dir())

@@ -1,4 +1,4 @@
-"""Foreign files (extended XYZ, ASE's databases, cubes) as one NPZ file of the project's kind, made once and kept."""
+"""Conversion of foreign files (extended XYZ, ASE's databases, cubes) to one NPZ file, made once and kept."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from shared.input.pairing import GeometryIndex
 from shared.input.unit_names import SCALES
 
 _VERSION = 1
-"""To be raised when the same files would be converted otherwise."""
+"""Version of the conversion: raise it when the same files are converted differently."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A canonical file and what was understood of its sources."""
+    """The NPZ file of a conversion, and what was understood of its sources."""
 
     path: Path
-    sources: dict[str, Summary]  # by the file's name, as it was given
+    sources: dict[str, Summary]  # by the file's name as given
     frames: int
     frames_without_esp: int
     cubes: int
@@ -48,7 +48,7 @@ def convert(
     digest_of: Callable[[Path], str] = file_digest,
     quiet: bool = False,
 ) -> Conversion:
-    """Turn files of molecules, and cubes of their ESP, into ``folder``/DIGEST.npz, unless it is there already.
+    """Convert files of molecules, and cubes of their ESP, to ``folder``/DIGEST.npz, unless it exists.
 
     Each cube gives its ESP to the frame with its geometry, and frames without a cube have none. Without any files the
     cubes' own molecules are the frames. Values keep the units of the files, which the NPZ's record states.
@@ -113,7 +113,7 @@ def _add_cubes(
     if any(shift > PAIRING_TOLERANCE for shift in moved):
         count = sum(shift > PAIRING_TOLERANCE for shift in moved)
         notes.append(
-            f"{count} of {len(cubes)} cubes lie up to {max(moved):.3g} Å from their frames, and were moved there"
+            f"{count} of {len(cubes)} cubes are up to {max(moved):.3g} Å from their frames, and were moved there"
         )
     if any(missing > 0.0 for missing in cut_off):
         count = sum(missing > 0.0 for missing in cut_off)
@@ -125,12 +125,12 @@ def _add_cubes(
 
 
 def _one_record(sources: Sequence[Source]) -> dict[str, str]:
-    """The units of all sources, which are the same, and those of the cubes."""
+    """Return the units of all sources, which must agree, and those of the cubes."""
     units = dict(ASE_UNITS)
     for array in ("E", "F", "Dxyz"):
         names = [source.summary.units[array] for source in sources]
         for source, name in zip(sources, names, strict=True):
-            # Only then is it asked what they mean: a unit that is not known may yet be given by a flag.
+            # Units are parsed only where they differ: a flag may still override an unknown one.
             if name != names[0] and unit_of(source, array, {}) != unit_of(sources[0], array, {}):
                 raise UserError(f"{source.name}: {array} is in {name}, but that of {sources[0].name} in {names[0]}")
         units |= {array: names[0]} if names else {}

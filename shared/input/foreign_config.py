@@ -1,4 +1,4 @@
-"""Settings of files that are not NPZ; apart from the reading, which is slow to import."""
+"""Settings of files that are not NPZ, without the slow imports of their readers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from shared.settings import PositiveInt
 
 @dataclass(frozen=True)
 class GridShell:
-    """Which points of a cube are kept: those between two multiples of the atoms' van der Waals radii (Alvarez).
+    """The points of a cube that are kept: those between two multiples of the atoms' van der Waals radii (Alvarez).
 
-    That is farther than ``inner`` radii from every atom, and at most ``outer`` radii from one; of these, ``points`` are
+    They are farther than ``inner`` radii from every atom, and at most ``outer`` radii from one; ``points`` of them are
     drawn.
     """
 
@@ -51,12 +51,12 @@ class ForeignConfig:
 
     @property
     def keys(self) -> FrameKeys:
-        """Names of the quantities."""
+        """Return the names of the quantities."""
         return FrameKeys(self.energy_key, self.forces_key, self.dipole_key, self.charge_key)
 
     @property
     def shell(self) -> GridShell:
-        """Points of a cube.
+        """Return the shell of points of a cube.
 
         Raises:
             UserError: the multiples are not 0 <= inner < outer.

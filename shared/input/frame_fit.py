@@ -1,4 +1,4 @@
-"""The shift between grid points and the atoms that their ESP belongs to, where the grid lies in a frame of its own."""
+"""Fit of the shift between grid points and the atoms of their ESP, where the grid has a frame of its own."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from shared.input import frame_lattice, frame_multipoles, frame_shells
 from shared.units import BOHR_IN_ANGSTROM
 
 SHARP = 0.03
-"""Å, largest standard error of a shift that may be trusted: of the ESP, less than charge models leave unexplained."""
+"""Largest standard error, Å, of a shift that is trusted: its effect on the ESP is less than charge models' errors."""
 
 _Molecule = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Numbers (N,), positions (N, 3), points (G, 3), ESP (G,)."""
 
 _UNKNOWN = frame_multipoles.PRIOR_SPREAD * 3.0**0.5
-"""Å, the standard error of a shift of which nothing but the points' mean is known."""
+"""Standard error, Å, of a shift known from the points' mean alone."""
 _FEWEST_POINTS = 12
 _LARGEST_RESIDUAL = 0.2
-"""Of an ESP that belongs to these atoms and points."""
+"""Largest relative residual of an ESP that belongs to these atoms and points."""
 _CLEARLY_WORSE = 3.0
-"""Ratio of the residuals of two shifts of which one is wrong."""
+"""Least ratio of the residuals of two shifts at which one is wrong."""
 _AROUND = 0.05 * np.stack(np.meshgrid(*[np.arange(-1.0, 2.0)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-"""Å; shifts about that of the ESP from which spheres are sought once more where there are few points."""
+"""Offsets, Å, from the ESP's shift, at which spheres are sought once more where there are few points."""
 
 
 class FrameFit(NamedTuple):
@@ -32,12 +32,12 @@ class FrameFit(NamedTuple):
     shift: np.ndarray  # (3,) Å, to be added to the points
     uncertainty: float  # Å, standard error of the shift's length
     method: str  # "shells" | "cube" | "multipoles"
-    sharp: bool  # whether it may be trusted
+    sharp: bool  # whether it is trusted
     residual: float  # root-mean-square misfit of the ESP over that of the ESP
 
     @property
     def in_frame(self) -> bool:
-        """Whether the points lie in the atoms' frame as they are, as far as the fit can tell."""
+        """Return whether the points are in the atoms' frame already, within the accuracy of the fit."""
         return bool(np.linalg.norm(self.shift) <= max(3.0 * self.uncertainty, 1e-4))
 
 
@@ -45,7 +45,7 @@ def fit_shift(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, es
     """Find the shift of a molecule's grid points from the atoms' positions and the ESP.
 
     Spheres round the atoms, of any radii, are found from the points alone. The points of a cube leave holes round the
-    atoms, which are weighed together with the ESP; of other points the ESP alone tells.
+    atoms, which are weighed together with the ESP; other points are placed by the ESP alone.
 
     Args:
         numbers: (N,) atomic numbers.
@@ -54,7 +54,7 @@ def fit_shift(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, es
         esp: (G,) in Hartree/e. Points that are not finite, or whose ESP is not, are left out.
 
     Raises:
-        ValueError: a shape is wrong, there is no atom, or an atom's number or position is none.
+        ValueError: a shape is wrong, there is no atom, or an atom's number or position is invalid.
     """
     molecule = numbers, positions, points, esp = _checked(numbers, positions, points, esp)
     if len(points) < _FEWEST_POINTS:
@@ -83,7 +83,7 @@ def fit_shift(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, es
 
 
 def _choose(molecule: _Molecule, fits: list[frame_shells.ShellFit]) -> FrameFit | None:
-    """The best of the shifts onto spheres; of two that are as good, the one that the ESP agrees with."""
+    """Choose the best shift onto spheres; between two equally good ones, the one that the ESP agrees with."""
     if not fits:
         return None
     residuals = [frame_multipoles.residual_at(*molecule, fits[0].shift)]
@@ -96,12 +96,12 @@ def _choose(molecule: _Molecule, fits: list[frame_shells.ShellFit]) -> FrameFit 
 
 
 def centroid_shift(positions: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The shift (3,) in Å of the mean of the points (G, 3) onto the mean of the atoms (N, 3), as the predecessor's."""
+    """Return the shift (3,) in Å of the points' mean (G, 3) onto the atoms' mean (N, 3), as the predecessor's."""
     return np.asarray(positions, np.float64).mean(axis=0) - np.asarray(points, np.float64).mean(axis=0)
 
 
 def origin_shift(grid_origin: np.ndarray) -> np.ndarray:
-    """The shift in Å of points counted from a cube's first one; ``grid_origin`` (..., 3) in Bohr."""
+    """Return the shift in Å of points counted from a cube's first one; ``grid_origin`` (..., 3) in Bohr."""
     return np.asarray(grid_origin, dtype=np.float64) * BOHR_IN_ANGSTROM
 
 
@@ -111,7 +111,7 @@ def _rated(shift: np.ndarray, covariance: np.ndarray, method: str, known: bool, 
 
 
 def _checked(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, esp: np.ndarray) -> _Molecule:
-    """The arguments in float64, without points that are not finite."""
+    """Return the arguments in float64, without points that are not finite."""
     if numbers.ndim != 1 or not len(numbers) or positions.shape != (len(numbers), 3):
         raise ValueError(
             f"numbers must have shape (N,) and positions (N, 3), received {numbers.shape} and {positions.shape}"

@@ -1,4 +1,4 @@
-"""The shift of a cube's points, from the holes that the points too near to an atom have left.
+"""Fit of the shift of a cube's points, from the holes round the atoms.
 
 No point of a cube is nearer to an atom than some distance. A wrong shift moves points into the holes: of all shifts,
 those with the widest holes are the likeliest, and likelier by the number of points that a hole's surface would meet.
@@ -14,29 +14,29 @@ import numpy as np
 from shared.input.frame_multipoles import thinned
 
 _SAMPLES = np.random.default_rng(0).standard_normal((768, 3))
-"""Drawn once: the result for a molecule depends on nothing but the molecule."""
+"""Normal samples, drawn once: the result for a molecule depends on the molecule alone."""
 _COARSE_SAMPLES, _COARSE_POINTS, _COARSE = 192, 800, 0.06
-"""How many of them, and of the points, while the shift is not known to so many Å."""
+"""Numbers of samples and of points while the shift is not known to _COARSE Å."""
 
 _ROUNDS = 40
 _SETTLED = 0.2
 """Relative change of the spread at which the rounds end."""
 _FEWEST = 40.0
-"""Samples on which a mean has to rest."""
+"""Least effective number of samples of a mean."""
 _WIDENED = 1.2
 """Spread of the samples over that of the shift."""
 _TAIL = 3.0
-"""Degrees of freedom of the guess's distribution: it is Student's, as the ESP is far off now and then."""
+"""Degrees of freedom of the guess's Student distribution: the ESP is occasionally far off."""
 _LAYER = 0.2
-"""Å beyond a hole's radius in which points are counted, for the density at its surface."""
+"""Thickness, Å, of the layer beyond a hole's radius in which points are counted, for the density at its surface."""
 _SAME_RADIUS = 15.0
-"""Log-likelihood that radii of their own have to gain before the elements are given them."""
+"""Gain in log-likelihood at which the elements get different radii."""
 _SMALLEST_GAP = 0.02
-"""Å; a lattice is not finer."""
+"""Least spacing of a lattice, Å."""
 
 
 class HoleFit(NamedTuple):
-    """Shifts that leave the holes empty and agree with the first guess: their mean and spread."""
+    """Mean and spread of the shifts that leave the holes empty and agree with the first guess."""
 
     shift: np.ndarray  # (3,) Å
     covariance: np.ndarray  # (3, 3) Å²
@@ -44,7 +44,7 @@ class HoleFit(NamedTuple):
 
 
 def is_lattice(points: np.ndarray) -> bool:
-    """Whether the points (G, 3) in Å are points of a lattice along the axes, or of one of its planes."""
+    """Return whether the points (G, 3) in Å are points of a lattice along the axes, or of one of its planes."""
     return all(_is_spaced_evenly(np.sort(points[:, axis])) for axis in range(3))
 
 
@@ -71,7 +71,8 @@ def fit_holes(
         numbers: (N,) atomic numbers; atoms of one element have holes of one radius.
         positions: (N, 3) in Å.
         points: (G, 3) in Å, float64.
-        guess, covariance: (3,) in Å and (3, 3) in Å², of the distribution that the shift has without the holes.
+        guess: (3,) in Å, mean of the shift's distribution without the holes.
+        covariance: (3, 3) in Å², its covariance.
     """
     precision = np.linalg.inv(covariance)
     groups = np.unique(numbers, return_inverse=True)[1].reshape(-1)
@@ -105,7 +106,7 @@ def fit_holes(
 
 
 def _normalised(logarithms: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Weights that add up to 1, flattened until they rest on enough samples; whether they did so as they were."""
+    """Return weights that add up to 1, flattened to enough effective samples, and whether that was not needed."""
     logarithms = logarithms - logarithms.max()
     power = 1.0
     weights = np.exp(logarithms)
@@ -119,7 +120,7 @@ def _normalised(logarithms: np.ndarray) -> tuple[np.ndarray, bool]:
 def _near_atoms(
     positions: np.ndarray, points: np.ndarray, groups: np.ndarray, shift: np.ndarray, layer: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (pairs, 3) from atoms to the points less than ``layer`` beyond their hole's radius, and their groups."""
+    """Return vectors (pairs, 3) from atoms to points up to ``layer`` beyond their hole's radius, and their groups."""
     n_atoms = len(positions)
     nearest = np.full(groups.max() + 1, np.inf)
     squared = np.empty((len(points), n_atoms))
@@ -147,7 +148,7 @@ def _near_atoms(
 
 
 def _edges(offsets: np.ndarray, owner: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points that a hole's surface would meet, 1/Å, and its radius in Å, of every group."""
+    """Return for every group the points that a hole's surface would meet, 1/Å, and the hole's radius in Å."""
     rates, radii = np.zeros(n_groups), np.zeros(n_groups)
     distances = np.linalg.norm(offsets, axis=1)
     for group in range(n_groups):
@@ -161,7 +162,7 @@ def _edges(offsets: np.ndarray, owner: np.ndarray, n_groups: int) -> tuple[np.nd
 
 @numba.njit(cache=True, nogil=True)
 def _radii(offsets: np.ndarray, owner: np.ndarray, steps: np.ndarray, n_groups: int) -> np.ndarray:
-    """Radii (K, groups) in Å of the holes after each of the (K, 3) further shifts."""
+    """Return the radii (K, groups) in Å of the holes after each of the (K, 3) further shifts."""
     out = np.full((len(steps), n_groups), np.inf)
     for k in range(len(steps)):
         for pair in range(len(offsets)):
@@ -173,7 +174,7 @@ def _radii(offsets: np.ndarray, owner: np.ndarray, steps: np.ndarray, n_groups: 
 
 
 def _has_edges(positions: np.ndarray, points: np.ndarray, groups: np.ndarray, shift: np.ndarray) -> bool:
-    """Whether points are as dense at the holes' surfaces as farther outside."""
+    """Return whether points are as dense at the holes' surfaces as farther outside."""
     offsets, owner = _near_atoms(positions, points, groups, shift, _LAYER)
     inner = outer = share = 0.0
     distances = np.linalg.norm(offsets, axis=1)

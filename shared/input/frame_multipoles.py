@@ -1,8 +1,8 @@
-"""The shift of grid points against the atoms from their ESP: multipoles at the atoms, and the density's penetration.
+"""Fit of the shift of grid points to their ESP, by multipoles at the atoms and the density's penetration.
 
 A shift changes the potential of every charge by a dipole, so that free dipoles at the atoms would hide it. The
-moments are therefore given normal prior distributions as wide as those of molecules are, and the shift is the mode of
-what is left when they are integrated out (variable projection with a prior). The widths, the decays and the noise
+moments therefore have normal prior distributions as wide as those of molecules, and the shift is the mode of the
+distribution after they are integrated out (variable projection with a prior). The widths, the decays and the noise
 were fitted to the shifts of RHF/6-31G* potentials on Merz-Kollman, cube and isodensity points round CO2, small organic
 molecules and ions, so that the standard error is that of molecules the fit has not seen.
 """
@@ -18,17 +18,17 @@ from shared.input.small_matrices import cholesky, solve, times
 from shared.units import BOHR_IN_ANGSTROM
 
 MOST_POINTS = 300
-"""Points that are fitted; neighbouring points say the same, so that more of them would only seem to help."""
+"""Most points that are fitted; neighbouring points are redundant, so that more would only seem to help."""
 
 PRIOR_SPREAD = 0.5
-"""Å, standard deviation of each component of the shift about the first guess, before the ESP is seen."""
+"""Prior standard deviation, Å, of each component of the shift about the first guess."""
 
 _POWER, _DECAY, _SLATER = 0, 1, 2
 _ORDER = np.array([0, 1, 2, 0, 0, 0, 1])
-"""Of the spherical harmonics of each channel of an atom: multipoles, then what decays with the density."""
+"""Order of the spherical harmonics of each channel of an atom: multipoles, then those that decay with the density."""
 _RADIAL = np.array([_POWER, _POWER, _POWER, _SLATER, _DECAY, _DECAY, _DECAY])
 _STEEPNESS = np.array([0.0, 0.0, 0.0, 0.0, 0.69, 0.48, 1.3])
-"""Decay in units of the density's, for channels that decay."""
+"""Decay of each channel over the density's."""
 _WIDTH = np.array(
     [
         [0.01, 0.0099, 0.0, 19.0, 0.93, 0.72, 0.12],
@@ -42,26 +42,26 @@ _CONTRACTION = np.array([0.81, 0.46, 0.89])
 _SHARE = np.array([0.73, 0.2, 0.75])
 """Mean of the penetration over that of the free atom's valence electrons."""
 _NOISE = 4.2e-06
-"""Hartree/e."""
+"""Noise of the ESP, Hartree/e."""
 _NOISE_INSIDE = 0.0055
 """Share of the penetration that the model misses."""
 _REDUNDANCY = 5.4
-"""Points that say the same: of MOST_POINTS, one in so many is independent."""
+"""Redundancy of the points: of MOST_POINTS, one in so many is independent."""
 _ROOT3 = 3.0**0.5
 _SHORTEST = 0.5
-"""Bohr."""
+"""Shortest distance, Bohr."""
 _FLOOR = (0.006, 0.05)
-"""Å, standard error of each component of the shift that remains however well the model fits, and that of two atoms:
-along their axis, dipoles that a shift makes cannot be told from their own."""
+"""Least standard error, Å, of each component of the shift, and of that along the axis of two atoms, whose own dipoles
+cannot be distinguished from those that a shift makes."""
 _LONGEST_STEP = 0.2
-"""Å."""
+"""Longest step, Å."""
 _ITERATIONS = 12
 _CONVERGED = 2e-4
-"""Å, length of the last step."""
+"""Length, Å, of the last step."""
 
 
 class MultipoleFit(NamedTuple):
-    """Normal distribution of the shift, and how well the ESP is described there."""
+    """The normal distribution of the shift, and the fit of the ESP at its mean."""
 
     shift: np.ndarray  # (3,) Å
     covariance: np.ndarray  # (3, 3) Å²
@@ -70,7 +70,7 @@ class MultipoleFit(NamedTuple):
 
 
 class Atoms(NamedTuple):
-    """What the fit knows of the atoms."""
+    """Properties of the atoms for the fit."""
 
     positions: np.ndarray  # (N, 3) Å
     kinds: np.ndarray  # (N,) 0 hydrogen and helium, 1 second period, 2 others
@@ -80,7 +80,7 @@ class Atoms(NamedTuple):
 
 
 def atoms_of(numbers: np.ndarray, positions: np.ndarray) -> Atoms:
-    """Slater's valence shells of the atoms; numbers (N,), positions (N, 3) in Å."""
+    """Return the atoms with Slater's valence shells; numbers (N,), positions (N, 3) in Å."""
     kinds = np.digitize(numbers, [3, 11])
     exponents, shells, electrons = (np.array(column) for column in zip(*map(_slater, numbers.tolist()), strict=True))
     return Atoms(
@@ -93,9 +93,9 @@ def atoms_of(numbers: np.ndarray, positions: np.ndarray) -> Atoms:
 
 
 def _slater(number: int) -> tuple[float, int, int]:
-    """Exponent (1/Bohr), principal quantum number (at most 3) and electrons of the valence shell by Slater's rules."""
+    """Return exponent (1/Bohr), principal quantum number (at most 3) and electrons of Slater's valence shell."""
     per_shell, left = [0] * 8, number
-    # Subshells fill up in the order of n + l, and of n where that is the same (Madelung).
+    # Subshells are filled in the order of n + l, and of n where that is equal (Madelung).
     subshells = [(shell, angular) for shell in range(1, 8) for angular in range(min(shell, 4))]
     for shell, angular in sorted(subshells, key=lambda both: (sum(both), both[0])):
         electrons = min(4 * angular + 2, left)
@@ -136,15 +136,15 @@ def fit_multipoles(
 def residual_at(
     numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, esp: np.ndarray, shift: np.ndarray
 ) -> float:
-    """Root-mean-square misfit over that of the ESP, with the points shifted by so much; arguments as fit_multipoles."""
+    """Return the root-mean-square misfit over that of the ESP at this shift; other arguments as fit_multipoles."""
     some = thinned(len(points), MOST_POINTS)
     return float(_iterate(*atoms_of(numbers, positions), points[some], esp[some], shift, shift)[2])
 
 
 def thinned(n: int, most: int) -> np.ndarray:
-    """Indices of at most ``most`` of n points, the same ones whenever there are n.
+    """Return indices of at most ``most`` of n points, which depend on n and ``most`` alone.
 
-    They are drawn at random: points at equal intervals in the order of a cube may all lie in one plane.
+    They are drawn at random: points at equal intervals in the order of a cube may all be in one plane.
     """
     return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
@@ -161,7 +161,7 @@ def _iterate(
     shift: np.ndarray,
     guess: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """One Gauss-Newton step of the shift, its covariance and the relative residual."""
+    """Return one Gauss-Newton step of the shift, its covariance and the relative residual."""
     columns, target, noise = _design(positions, kinds, decays, shells, electrons, points, esp, shift)
     # The inverse of 1 + columns columns^T from the smaller one of the two products.
     few = columns.shape[1] < len(points)
@@ -182,7 +182,7 @@ def _iterate(
         slope = slope - times(columns, solve(factor, times(transposed, slope))) if few else solve(factor, slope)
         for other in range(3):
             hessian[axis, other] = np.sum(slope * slopes[:, other])
-    # Of a normal distribution whose width is not known; points are many, what they say independently is less.
+    # The width of the normal distribution is not known; the points count with their redundancy.
     scale = _REDUNDANCY * np.sum(target * misfit) / len(points)
     hessian /= scale
     gradient /= scale
@@ -197,14 +197,14 @@ def _iterate(
 
 @numba.njit(cache=True, nogil=True)
 def _radial(radial: int, order: int, steepness: float, d: float, decay: float, shell: int) -> tuple[float, float]:
-    """A channel's radial function, to be multiplied with the solid harmonic, and its derivative; d in Bohr."""
+    """Return a channel's radial factor of the solid harmonic, and its derivative; d in Bohr."""
     if radial == _POWER:
         value = d ** -(2 * order + 1)
         return value, -(2 * order + 1) * value / d
     if radial == _DECAY:
         value = np.exp(-steepness * decay * d) * d ** -(order + 1)
         return value, -(steepness * decay + (order + 1) / d) * value
-    # Potential of a nucleus and a Slater density of one electron beyond that of nothing.
+    # Potential of a nucleus and a Slater density of one electron.
     x = decay * d
     term, total = np.exp(-x), 0.0
     for k in range(2 * shell):
@@ -225,7 +225,7 @@ def _design(
     esp: np.ndarray,
     shift: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The potentials (G, M) of unit moments, the ESP less its mean (G,), both in units of the noise, and it (G,)."""
+    """Return potentials (G, M) of unit moments and the ESP less its mean (G,), over the noise, and the noise (G,)."""
     size = 0
     for a in range(len(positions)):
         for channel in range(len(_ORDER)):
@@ -275,7 +275,7 @@ def _slopes(
     shift: np.ndarray,
     moments: np.ndarray,
 ) -> np.ndarray:
-    """Gradient (G, 3) of the fitted potential in Hartree/e/Å; ``moments`` (M,) in units of their widths."""
+    """Return the gradient (G, 3) of the fitted potential in Hartree/e/Å; ``moments`` (M,) in units of their widths."""
     slopes = np.zeros((len(points), 3))
     for i in range(len(points)):
         k = 0

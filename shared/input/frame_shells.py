@@ -1,7 +1,7 @@
-"""The shift of grid points that lie on spheres round the atoms, from the spheres alone.
+"""Fit of the shift of grid points on spheres round the atoms, from the spheres alone.
 
 Four points of one sphere give its centre, and the centre less its atom is the shift. Quadruples of neighbouring points
-vote for a shift; the best candidates are refined until the distances of the points to their atoms pile up.
+vote for a shift; the best candidates are refined until the distances of the points to their atoms coincide.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from shared.input.frame_multipoles import thinned
 from shared.input.frame_votes import vote
 
 MOST_POINTS = 600
-"""Points that the search looks at; the last refinement takes all of them."""
+"""Most points of the search; the last refinement takes all of them."""
 
 SURE = 25.0
-"""Log-likelihood by which spheres have to beat none at all, or a shift the next best: wrong shifts reach 10."""
+"""Least gain in log-likelihood of spheres over none, or of a shift over the next best: wrong shifts reach 10."""
 
 _SMALLEST_SHARE = 0.6
-"""Of the points, that have to lie on spheres."""
+"""Least share of the points on spheres."""
 
 _LARGEST_SPREAD = 0.0035
-"""Å, standard deviation of the distances from a sphere: float16 makes 0.0008, and smooth surfaces that are almost
-spherical more than 0.0044."""
+"""Largest standard deviation, Å, of the distances from a sphere: float16 gives 0.0008, and smooth surfaces that are
+almost spherical more than 0.0044."""
 
 _FARTHEST = 1.9
-"""A point's own atom is at most so many times as far away as its nearest one: the ratio of two elements' radii."""
+"""Largest distance of a point to its own atom over that to the nearest one: the ratio of two elements' radii."""
 _LARGEST_RADIUS = 8.0
-"""Å."""
+"""Largest radius of a sphere, Å."""
 _MOST_SPHERES = 40
-"""Different radii, of all elements together."""
+"""Most different radii, of all elements together."""
 _WIDTHS = np.array([0.02, 0.01, 0.004])
-"""Å, a third of the thickness of the spheres to which points belong, while the shift is refined."""
+"""Third of the thickness, Å, of the spheres that points belong to, in the rounds of the refinement."""
 _AROUND = 12
-"""Widths on either side of a sphere in which points are counted that lie there by chance."""
+"""Widths on either side of a sphere in which points are counted for the density by chance."""
 _LOOK_ELSEWHERE = 7.0
-"""Log-likelihood that chance gains where it is sought at a thousand places."""
+"""Log-likelihood gained by chance at a thousand places."""
 _ROUNDING = 2e-6
-"""Å; coordinates of float32 are no better."""
+"""Rounding of float32 coordinates, Å."""
 _OTHER = 0.03
-"""Å between shifts that are not the same."""
+"""Least distance, Å, of different shifts."""
 
 
 class ShellFit(NamedTuple):
-    """A shift and how well the distances pile up there."""
+    """A shift, and how well the distances coincide there."""
 
     shift: np.ndarray  # (3,) Å
     uncertainty: float  # Å, standard error of the shift's length
@@ -68,7 +68,7 @@ def vote_and_refine(
 
 
 def refine(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, starts: np.ndarray) -> list[ShellFit]:
-    """The same from given shifts (K, 3) in Å that are right to some hundredths of an Å."""
+    """Refine given shifts (K, 3), in Å, that are correct to some hundredths of an Å; results as vote_and_refine."""
     elements = np.unique(numbers, return_inverse=True)[1].reshape(-1)
     some = points[thinned(len(points), MOST_POINTS)]
     shifts, scores = _refine(some, positions, elements, starts, _WIDTHS)
@@ -87,7 +87,7 @@ def refine(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, start
 
 @numba.njit(cache=True, nogil=True)
 def _distances(points: np.ndarray, positions: np.ndarray, shift: np.ndarray, distance: np.ndarray) -> None:
-    """Distances (G, N) of the points to the atoms on whose spheres they may lie; infinite to the others."""
+    """Compute the distances (G, N) of the points to atoms on whose spheres they may be; infinite to the others."""
     for i in range(len(points)):
         nearest = np.inf
         for a in range(len(positions)):
@@ -106,16 +106,17 @@ def _distances(points: np.ndarray, positions: np.ndarray, shift: np.ndarray, dis
 def _pile_up(
     distance: np.ndarray, elements: np.ndarray, width: float, radii: np.ndarray, owner: np.ndarray
 ) -> tuple[int, float]:
-    """Find the radii at which distances pile up.
+    """Find the radii at which distances coincide.
 
     Args:
         distance: (G, N) in Å, see _distances.
         elements: (N,) from 0.
         width: Å, width of the bins; a sphere is three of them.
-        radii, owner: (_MOST_SPHERES,) are filled with the radii in Å and their elements, the clearest first.
+        radii: (_MOST_SPHERES,) is filled with the radii in Å, the clearest first.
+        owner: (_MOST_SPHERES,) is filled with their elements.
 
     Returns:
-        The number of spheres, and the logarithm of how much likelier the distances are with them than spread evenly.
+        The number of spheres, and the log-likelihood of the distances over that of evenly spread ones.
     """
     n_bins = int(_LARGEST_RADIUS / width) + 1
     n_elements = elements.max() + 1
@@ -169,7 +170,7 @@ def _step(
     owner: np.ndarray,
     tolerance: float,
 ) -> tuple[np.ndarray, np.ndarray, float, int]:
-    """One Gauss-Newton step towards equal distances on every sphere; ``radii`` become the means.
+    """Take a Gauss-Newton step towards equal distances on every sphere; ``radii`` become the means.
 
     Returns:
         The step (3,) in Å, the (3, 3) normal matrix, the median absolute deviation in Å, and the points on spheres.
@@ -216,7 +217,7 @@ def _step(
 def _refine(
     points: np.ndarray, positions: np.ndarray, elements: np.ndarray, candidates: np.ndarray, widths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Refine the (K, 3) shifts with ever narrower spheres; returns them and their log-likelihoods."""
+    """Refine the (K, 3) shifts with ever narrower spheres; return them and their log-likelihoods."""
     shifts, scores = candidates.copy(), np.zeros(len(candidates))
     distance = np.empty((len(points), len(positions)))
     radii, owner = np.empty(_MOST_SPHERES), np.empty(_MOST_SPHERES, dtype=np.int64)
@@ -239,7 +240,7 @@ def _refine(
 def _polish(
     points: np.ndarray, positions: np.ndarray, elements: np.ndarray, shift: np.ndarray, width: float
 ) -> tuple[np.ndarray, float, float, int]:
-    """The shift, its standard error, the spread of the distances and the number of points on spheres."""
+    """Return the shift, its standard error, the spread of the distances and the number of points on spheres."""
     distance = np.empty((len(points), len(positions)))
     radii, owner = np.empty(_MOST_SPHERES), np.empty(_MOST_SPHERES, dtype=np.int64)
     _distances(points, positions, shift, distance)
@@ -250,7 +251,7 @@ def _polish(
             points, positions, elements, shift, distance, radii[:spheres], owner[:spheres], tolerance
         )
         shift = shift + step
-        # Of a normal distribution whose median absolute deviation is known.
+        # Standard deviation of a normal distribution from its median absolute deviation.
         spread = 1.4826 * deviation
         uncertainty = spread * np.sqrt(np.trace(np.linalg.inv(normal)))
         tolerance = min(max(4.0 * spread, _ROUNDING), _WIDTHS[0])

@@ -1,4 +1,4 @@
-"""Candidates for the shift of grid points on spheres: the centres of spheres through four points, less the atoms."""
+"""Votes for the shift of grid points on spheres: the centres of spheres through four points, less the atoms."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import numba
 import numpy as np
 
 _REACH = 1.5
-"""Å along each axis about the guess in which the shift is sought: the points' mean lies up to 1 Å off the atoms'."""
+"""Range, Å, of the search along each axis about the guess: the points' mean is up to 1 Å off the atoms'."""
 _BIN = 0.03
-"""Å, width of the voting bins."""
+"""Width of the voting bins, Å."""
 _BINS = int(2 * _REACH / _BIN)
 _MOST_VOTED = 100_000
-"""Bins that may have votes."""
+"""Most bins with votes."""
 _CANDIDATES = 10
 _WINDOWS, _WINDOW = 1200, 8
-"""Quadruples of points that follow each other, and how closely."""
+"""Number of quadruples of points that follow each other, and of the consecutive points that each is drawn from."""
 _SEEDS, _NEIGHBOURS, _DRAWS = 160, 15, 30
-"""Points whose neighbours are looked at, how many, and quadruples of each."""
+"""Numbers of points, of neighbours of each, and of quadruples drawn from these."""
 _FLATTEST = 1e-4
-"""Square of the volume that three unit vectors span, under which they tell no centre."""
+"""Least square of the volume spanned by three unit vectors that determine a centre."""
 _LARGEST_RADIUS = 8.0
-"""Å."""
+"""Largest radius of a sphere, Å."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -39,7 +39,7 @@ def vote(points: np.ndarray, positions: np.ndarray, guess: np.ndarray) -> np.nda
     voted = np.empty((_MOST_VOTED, 3), dtype=np.int32)
     center, low = np.empty(3), guess - _REACH
     used, state, reach = 0, 1, min(_WINDOW, n - 1)
-    # Grids are often written sphere by sphere: points that follow each other are on one sphere.
+    # Grids are often written sphere by sphere: consecutive points are on one sphere.
     for window in range(min(_WINDOWS, n)):
         i = window * n // min(_WINDOWS, n)
         state, j = _random(state, reach)
@@ -62,14 +62,14 @@ def vote(points: np.ndarray, positions: np.ndarray, guess: np.ndarray) -> np.nda
 
 @numba.njit(cache=True, nogil=True)
 def _random(state: int, n: int) -> tuple[int, int]:
-    """Next state of a 31-bit linear congruential generator, and a number below n from its upper bits."""
+    """Return the next state of a 31-bit linear congruential generator, and a number below n from its upper bits."""
     state = (state * 1103515245 + 12345) & 0x7FFFFFFF
     return state, (state >> 8) % n
 
 
 @numba.njit(cache=True, nogil=True)
 def _center(points: np.ndarray, i: int, j: int, k: int, m: int, out: np.ndarray) -> bool:
-    """The centre of the sphere through four points into ``out``; False where they are too flat to tell."""
+    """Write the centre of the sphere through four points to ``out``; return False where they are too flat."""
     a = points[j] - points[i]
     b = points[k] - points[i]
     c = points[m] - points[i]
@@ -91,7 +91,7 @@ def _center(points: np.ndarray, i: int, j: int, k: int, m: int, out: np.ndarray)
 def _cast(
     bins: np.ndarray, voted: np.ndarray, used: int, positions: np.ndarray, center: np.ndarray, low: np.ndarray
 ) -> int:
-    """One vote for every atom that may be at the centre; returns how many bins have votes."""
+    """Cast a vote for every atom that may be at the centre; return how many bins have votes."""
     for atom in range(len(positions)):
         x = int(np.floor((positions[atom, 0] - center[0] - low[0]) / _BIN))
         y = int(np.floor((positions[atom, 1] - center[1] - low[1]) / _BIN))
@@ -106,7 +106,7 @@ def _cast(
 
 @numba.njit(cache=True, nogil=True)
 def _nearest(points: np.ndarray, i: int, close: np.ndarray, squared: np.ndarray) -> int:
-    """The nearest points of point i, unsorted, into ``close``; returns their number."""
+    """Write the nearest points of point i, unsorted, to ``close``; return their number."""
     found = 0
     worst = 0
     for j in range(len(points)):
@@ -127,7 +127,7 @@ def _nearest(points: np.ndarray, i: int, close: np.ndarray, squared: np.ndarray)
 
 @numba.njit(cache=True, nogil=True)
 def _fullest(bins: np.ndarray, voted: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Means of the blocks of 3 x 3 x 3 bins with most votes."""
+    """Return the means of the blocks of 3 x 3 x 3 bins with most votes."""
     votes, means = np.zeros(len(voted), dtype=np.int64), np.zeros((len(voted), 3))
     for one in range(len(voted)):
         first, last = np.maximum(voted[one] - 1, 0), np.minimum(voted[one] + 2, _BINS)

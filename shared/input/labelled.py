@@ -16,13 +16,14 @@ from shared.input.file_names import expand, is_npz
 from shared.input.labels import FrameKeys, LabelledMolecule, Quantity, Summary
 from shared.input.layout import Quantity as Column
 from shared.input.layout import understand_efd
-from shared.input.npz import NpzFile, NpzRows
+from shared.input.npz import NpzFile
+from shared.input.npz_rows import NpzRows
 from shared.input.rows import Read, read_atoms, read_names, read_numbers, read_values
 from shared.input.unit_choice import choose_units
 from shared.input.unit_names import SCALES, Kind, parse_unit
 
 _KIND_OF: dict[str, Kind] = {"R": "position", "E": "energy", "F": "force", "Dxyz": "dipole"}
-"""Array -> the kind of its unit, which is also the flag's name."""
+"""Kind of unit of each array, which is also the flag's name."""
 _QUANTITIES: dict[Quantity, Column] = {
     "energy": "energy",
     "forces": "forces",
@@ -33,17 +34,17 @@ _BYTES_AT_ONCE = 16 << 20
 
 
 class Source(Protocol):
-    """One file: iterating gives its molecules in its own units, after which ``summary`` is complete."""
+    """A file of molecules: iteration yields them in the file's units, after which ``summary`` is complete."""
 
     name: str
     summary: Summary
 
     def __iter__(self) -> Iterator[LabelledMolecule]:
-        """Every molecule in order."""
+        """Yield every molecule in order."""
 
 
 def open_source(name: str, keys: FrameKeys) -> Source:
-    """The labelled molecules of an NPZ file, or of any file that ASE reads (``FILE@0:10``: those frames).
+    """Open the labelled molecules of an NPZ file, or of any file that ASE reads (``FILE@0:10``: those frames).
 
     Raises:
         UserError: no such file.
@@ -52,7 +53,7 @@ def open_source(name: str, keys: FrameKeys) -> Source:
 
 
 def expand_files(names: Sequence[str], flag: str) -> list[str]:
-    """The files that names and globs mean, in order.
+    """Expand names and globs to files, in order.
 
     Raises:
         UserError: none, or a glob that matches nothing.
@@ -64,7 +65,7 @@ def expand_files(names: Sequence[str], flag: str) -> list[str]:
 
 
 def read_labelled(sources: Sequence[Source], flags: Mapping[Kind, str], size: int) -> Iterator[list[LabelledMolecule]]:
-    """The molecules of these files in order, at most ``size`` at a time, in Å, eV, eV/Å and e·Å.
+    """Yield the molecules of these files in order, at most ``size`` at a time, in Å, eV, eV/Å and e·Å.
 
     Args:
         sources: the files.
@@ -86,7 +87,7 @@ def read_labelled(sources: Sequence[Source], flags: Mapping[Kind, str], size: in
 
 
 def unit_of(source: Source, array: str, flags: Mapping[Kind, str]) -> str:
-    """The unit of an array (R, E, F, Dxyz), by its name in :data:`shared.input.unit_names.SCALES`.
+    """Return the unit of an array (R, E, F, Dxyz), by its name in :data:`shared.input.unit_names.SCALES`.
 
     Raises:
         UserError: it is not known.
@@ -132,7 +133,7 @@ class NpzSource:
         summary.notes += [f"{key!r} left alone: {why}" for key, why in layout.left_alone.items() if why != "not needed"]
 
     def __iter__(self) -> Iterator[LabelledMolecule]:
-        """Every row, in the file's units.
+        """Yield every row, in the file's units.
 
         Raises:
             UserError: the file is damaged, or a row holds no molecule.
@@ -178,7 +179,7 @@ def _require_molecule(where: str, numbers: np.ndarray, n: int, positions: np.nda
     """Refuse a row that holds no molecule.
 
     Raises:
-        UserError: the number of atoms, an element or a position is none.
+        UserError: the number of atoms, an element or a position is invalid.
     """
     if not 1 <= n <= len(numbers):
         raise UserError(f"{where}: 'N' is {n}; the arrays have room for 1 to {len(numbers)} atoms")

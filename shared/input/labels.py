@@ -1,4 +1,4 @@
-"""One molecule of a user's file with its labels, and the names that these go by in such files."""
+"""A molecule of a user's file with its labels, and the names of the labels in such files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECOGNISED: dict[Quantity, tuple[str, ...]] = {
     "dipole": ("REF_dipole", "dipole", "dft_dipole", "dipole_moment", "mu"),
     "charge": ("REF_charge", "charge", "total_charge", "Q"),
 }
-"""Names in the files of MACE, NequIP, schnetpack and ASE; the first one that a frame holds is taken."""
+"""Names of the quantities in files of MACE, NequIP, schnetpack and ASE; the first one that a frame holds is taken."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class FrameKeys:
 
 @dataclass(frozen=True)
 class LabelledMolecule:
-    """N atoms and their labels, in the units of their file until :func:`shared.input.labelled.read_labelled`."""
+    """A molecule of N atoms with labels, in its file's units until :func:`shared.input.labelled.read_labelled`."""
 
     where: str  # file and frame, for messages
     numbers: np.ndarray  # (N,) int64
@@ -40,17 +40,17 @@ class LabelledMolecule:
     dipole: np.ndarray | None = None  # (3,)
     charge: float = 0.0  # total, e
     name: str = ""
-    info: dict[str, Any] = field(default_factory=dict)  # other numbers and texts that the file has of this molecule
+    info: dict[str, Any] = field(default_factory=dict)  # other numbers and texts of this molecule in the file
 
 
 @dataclass
 class Summary:
-    """What was understood of a file, complete once it has been read to its end."""
+    """What was understood of a file, complete after it has been read to its end."""
 
     keys: dict[str, str] = field(default_factory=dict)  # quantity -> name that was taken
     also: dict[str, list[str]] = field(default_factory=dict)  # quantity -> other recognised names, not taken
     units: dict[str, str] = field(default_factory=dict)  # record: array name -> unit
-    units_from: str = ""  # who says so
+    units_from: str = ""  # source of the units
     frames: int = 0
     lacking: dict[str, int] = field(default_factory=dict)  # quantity -> frames without it
     notes: list[str] = field(default_factory=list)  # one line each, for the user

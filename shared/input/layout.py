@@ -1,4 +1,4 @@
-"""What a user's NPZ file holds: the member taken for each quantity, its shape in the file, and what is left alone.
+"""The layout of a user's NPZ file: the member taken for each quantity, its shape, and the members that are left alone.
 
 The names are those of the predecessor's files of every age, see docs/data.md. A member that is not needed is named
 with the reason and never opened.
@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from shared.errors import UserError
-from shared.input.npz import NpzFile, NpzRows
+from shared.input.npz import NpzFile
+from shared.input.npz_rows import NpzRows
 from shared.input.records import RECORD_KEY
 
 Quantity = Literal[
@@ -51,15 +52,15 @@ ALIASES: dict[Quantity, tuple[str, ...]] = {
 """Names of each quantity; the first that the file holds in a fitting shape is taken."""
 
 CONVERTED_KEY = "_converted"
-"""Member of what this project wrote from another format (JSON: what was understood of the sources): there NaN stands
-for what a frame lacks."""
+"""Member of files that this project converted from another format (JSON: what was understood of the sources), in which
+NaN marks what a frame lacks."""
 
 _CHARGE_ROWS = 4096
 WHOLE_CHARGE = 0.01
-"""e, by which a total charge may lie off a whole number."""
+"""Largest deviation, e, of a total charge from a whole number."""
 
 PAIRING_TOLERANCE = 1e-3
-"""Å, largest difference between two files' positions of one atom: float32 text, unit round trips and six decimals of
+"""Largest difference, Å, between two files' positions of one atom: float32 text, unit round trips and six decimals of
 cubes pass."""
 
 
@@ -68,7 +69,7 @@ class Column(NamedTuple):
 
     key: str
     per_file: bool
-    """One value for all rows: ``Z`` of shape (A,), a scalar ``N``."""
+    """Whether one value holds for all rows: ``Z`` of shape (A,), a scalar ``N``."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,17 @@ class Layout:
 
     @property
     def row_keys(self) -> list[str]:
-        """Members that are read row by row."""
+        """Return the members that are read row by row."""
         return [column.key for column in self.columns.values() if not column.per_file]
 
     @property
     def is_converted(self) -> bool:
-        """Whether NaN stands for what a frame lacks."""
+        """Return whether NaN marks what a frame lacks."""
         return CONVERTED_KEY in self.file
 
     @cached_property
     def constants(self) -> dict[Quantity, np.ndarray]:
-        """Values of the members that hold one for all rows.
+        """Return the values of the members that hold one for all rows.
 
         Raises:
             UserError: the file is damaged.
@@ -305,17 +306,17 @@ def _first_rows(file: NpzFile, key: str, count: int) -> np.ndarray:
 
 
 def _is_scalar(shape: tuple[int, ...], rows: int) -> bool:
-    """One number for all rows; of a file of one row, (1,) is that row's."""
+    """Return whether a shape is one number for all rows; in a file of one row, (1,) is that row's."""
     return shape == () or (shape == (1,) and rows != 1)
 
 
 def _without_last_one(shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
-    """(n, G, 1) for (n, G)."""
+    """Return a shape without a last axis of 1 that is one too many: (n, G) for (n, G, 1)."""
     return shape[:-1] if len(shape) == axes + 1 and shape[-1] == 1 else shape
 
 
 def _unused(file: NpzFile, columns: Mapping[Quantity, Column], known: Mapping[str, str]) -> dict[str, str]:
-    """Name what else the file holds."""
+    """Return the other members of the file, with the reason why each is not used."""
     used = {column.key for column in columns.values()} | set(known) | {RECORD_KEY, CONVERTED_KEY}
     return {
         key: "not needed" if file.is_plain(key) else "pickled objects, never loaded"

@@ -1,4 +1,4 @@
-"""Which frame of some file each cube is of: by its elements in order and its geometry, wherever it lies in space."""
+"""Pairing of cubes with frames by elements in order and geometry, at any place in space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.input.layout import PAIRING_TOLERANCE
 
 
 class GeometryIndex:
-    """Finds molecules by their elements and positions; each is found once."""
+    """An index that finds molecules by elements and positions, each once."""
 
     def __init__(self, numbers: Ragged, positions: Ragged) -> None:
         """Index molecules.
@@ -33,7 +33,7 @@ class GeometryIndex:
             self._rows[kind].append(row)
 
     def find(self, cube: CubeGrid, hint: int) -> tuple[int, np.ndarray]:
-        """The row of a cube's molecule, and the vector (3,) in Å from the cube's place to the molecule's.
+        """Find the row of a cube's molecule, and the vector (3,) in Å from the cube's place to the molecule's.
 
         Args:
             cube: whose molecule it is.

@@ -1,4 +1,4 @@
-"""Records of units that come with a file: a member ``_mmml_units`` in it, or ``units_manifest.json`` beside it."""
+"""Records of the units of a file: a member ``_mmml_units`` in it, or ``units_manifest.json`` beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
-from shared.input.npz import NpzFile, NpzRows
+from shared.input.npz import NpzFile
+from shared.input.npz_rows import NpzRows
 
 RECORD_KEY = "_mmml_units"
 MANIFEST_NAME = "units_manifest.json"
@@ -16,7 +17,7 @@ MANIFEST_NAME = "units_manifest.json"
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """Units by member, and where that is written."""
+    """Units by member, and the place of the record."""
 
     units: dict[str, str]
     where: str
@@ -27,7 +28,7 @@ class UnitRecord:
 
 
 def read_record(file: NpzFile) -> UnitRecord:
-    """Read a file's record, the one inside it before the one beside it; empty if there is none.
+    """Read a file's record, inside it or else beside it; empty if there is none.
 
     Raises:
         UserError: the record is not JSON of member -> unit.
@@ -63,15 +64,17 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where}: not valid JSON ({error}); mend it, or move it away and give the units by flags"
-        ) from (error)
+            f"{where}: not valid JSON ({error}); correct it, or move it away and give the units by flags"
+        ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{where}: holds no table of member -> unit; mend it, or move it away and give units by flags")
+        raise UserError(
+            f"{where}: holds no table of member -> unit; correct it, or move it away and give units by flags"
+        )
     return content
 
 
 def _of_file(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Pick the part of a manifest that speaks of this file: it may be one table, or one for each file or kind."""
+    """Pick the part of a manifest about this file: it may be one table, or one for each file or kind."""
     for inner in ("files", "units"):
         if isinstance(content.get(inner), dict):
             content = _of_file(content[inner], path)

@@ -1,4 +1,4 @@
-"""Rows of the members that a layout names, whatever their shape in the file."""
+"""Reading of rows of the members that a layout names, for all shapes that the layout accepts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from shared.input.layout import Layout, Quantity
 
 Read = Callable[[str, int, int], np.ndarray]
-"""Reads rows of a member: key, first row, row after the last."""
+"""Function that reads rows of a member: key, first row, row after the last."""
 
 
 def read_numbers(read: Read, layout: Layout, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (n, W) atomic numbers and (n,) numbers of atoms, int64; without ``N``, atoms are what is not 0.
+    """Read atomic numbers (n, W) and numbers of atoms (n,), int64; without ``N``, all that are not 0 are atoms.
 
     Integers are not narrowed: a value that does not fit must reach the check that names it.
     """
@@ -33,13 +33,13 @@ def read_numbers(read: Read, layout: Layout, start: int, stop: int) -> tuple[np.
 def read_atoms(
     read: Read, layout: Layout, quantity: Quantity, start: int, stop: int, n_atoms: np.ndarray
 ) -> np.ndarray:
-    """Return (n, A, 3) float64, A the largest of these molecules: files padded to sixty atoms are common."""
+    """Read an array (n, A, 3), float64, cut to the A atoms of the largest molecule: files pad to sixty and more."""
     n, real = stop - start, int(np.clip(n_atoms.max(initial=1), 1, layout.width))
     return read(layout.key(quantity), start, stop).reshape(n, layout.width, 3)[:, :real].astype(np.float64)
 
 
 def read_values(read: Read, layout: Layout, quantity: Quantity, start: int, stop: int, axes: int = 0) -> np.ndarray:
-    """Return (n,) float64, or (n, 3) with ``axes`` 3; NaN where the file lacks the quantity."""
+    """Read values (n,), float64, or (n, 3) with ``axes`` 3; NaN where the file lacks the quantity."""
     shape = (stop - start, axes) if axes else (stop - start,)
     if quantity not in layout:
         return np.full(shape, np.nan)
@@ -47,7 +47,7 @@ def read_values(read: Read, layout: Layout, quantity: Quantity, start: int, stop
 
 
 def read_names(read: Read, layout: Layout, start: int, stop: int) -> np.ndarray:
-    """Return (n,) UTF-8 bytes, empty where the file has no names."""
+    """Read names (n,), UTF-8 bytes, empty where the file has none."""
     n = stop - start
     names = read(layout.key("name"), start, stop).reshape(n) if "name" in layout else np.zeros(n, "S1")
     encoded = np.char.encode(names, "utf-8") if names.dtype.kind == "U" else names

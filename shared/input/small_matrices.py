@@ -8,7 +8,7 @@ import numpy as np
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """The product of a matrix (n, m) and a vector (m,)."""
+    """Return the product of a matrix (n, m) and a vector (m,)."""
     out = np.empty(len(matrix))
     for i in range(len(matrix)):
         total = 0.0
@@ -20,7 +20,7 @@ def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def cholesky(rows: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor (n, n) of 1 + rows rows^T, rows (n, m)."""
+    """Return the lower Cholesky factor (n, n) of 1 + rows rows^T, rows (n, m)."""
     n, length = rows.shape
     factor = np.zeros((n, n))
     for i in range(n):

@@ -1,4 +1,4 @@
-"""The units that a file is read with: the flag, else the file's record, else the documented unit."""
+"""Choice of the units that a file is read with: the flag, else the file's record, else the documented unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.input.records import MANIFEST_NAME, RECORD_KEY, UnitRecord, read_rec
 from shared.input.unit_names import DOCUMENTED, KINDS, SCALES, Kind, parse_unit
 
 AUTO = "auto"
-"""As a flag: the file's record, else the documented unit."""
+"""Value of a flag for the file's record, else the documented unit."""
 
 
 def check_unit_flag(name: str, kind: Kind) -> str:
@@ -56,13 +56,13 @@ class InputUnits:
 
     @property
     def grid_in_angstrom(self) -> float:
-        """Å per unit of the grid."""
+        """Return the size of the grid's unit in Å."""
         return units.LENGTH_UNITS_IN_ANGSTROM[self.grid_unit]
 
 
 @dataclass(frozen=True)
 class ChosenUnits:
-    """Units, and for each kind where it comes from, in words."""
+    """Units, and the origin of each, in words."""
 
     units: InputUnits
     reasons: dict[Kind, str]
@@ -103,7 +103,7 @@ def choose_units(efd: Layout, esp: Layout | None, flags: Mapping[Kind, str]) -> 
 def _say_overridden(
     efd: Layout, esp: Layout | None, flags: Mapping[Kind, str], names: Mapping[str, str], reasons: dict[Kind, str]
 ) -> None:
-    """Add to the reasons where a setting differs from a record; one that cannot be read has been overridden, too."""
+    """Add to the reasons where a setting overrides a record, or one that cannot be read."""
     for kind in KINDS:
         layout = esp if kind in ("grid", "esp") else efd
         if flags.get(kind, AUTO) == AUTO or layout is None:

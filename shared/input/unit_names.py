@@ -19,7 +19,7 @@ SCALES: dict[Kind, dict[str, float]] = {
     "dipole": units.DIPOLE_UNITS_IN_E_ANGSTROM,
     "esp": units.ESP_UNITS_IN_HARTREE_PER_E,
 }
-"""Of each kind: its units' names, and their size in the project's unit of that kind."""
+"""Names of the units of each kind, and their size in the project's unit of that kind."""
 
 DOCUMENTED: dict[Kind, str] = {
     "position": "angstrom",

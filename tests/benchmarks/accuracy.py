@@ -38,10 +38,10 @@ def draw(results: dict[int, list[dict[str, Any]]], path: Path) -> None:
         values = [record["metrics"][ESP] for record in results[n_dcm]]
         label = "model, each seed" if n_dcm == counts[0] else ""
         axis.plot([n_dcm] * len(values), values, "o", color="C0", label=label)
-    limits = [results[n][0]["limits"] for n in counts]
-    fitted = [limit["distributed_esp_rmse_kcal_per_mol_e"] for limit in limits]
+    baselines = [results[n][0]["baselines"] for n in counts]
+    fitted = [one["distributed_esp_rmse_kcal_per_mol_e"] for one in baselines]
     axis.plot(counts, fitted, "_", color="C3", markersize=24, label="charges fitted to each molecule")
-    centred = limits[0]["atom_centred_esp_rmse_kcal_per_mol_e"]
+    centred = baselines[0]["atom_centred_esp_rmse_kcal_per_mol_e"]
     axis.axhline(centred, color="0.5", linestyle=":", label="fitted, one on each atom")
     axis.set(xlabel="distributed charges per atom", ylabel="ESP RMSE, kcal/mol/e", yscale="log", xticks=counts)
     axis.legend()

@@ -36,7 +36,7 @@ from train.step.devices import AXIS, Devices, all_devices, start_devices
 from train.step.losses import loss_weights
 from train.step.metrics import named_metrics, zero_sums
 from train.step.optimizer import build_optimizer
-from train.step.train_step import chunk_size, gather, loss_and_prediction
+from train.step.train_step import chunk_size, loss_and_prediction, take_molecules
 
 Round = Callable[[], dict[str, Any]]
 
@@ -213,7 +213,7 @@ def parts(config: TrainConfig) -> tuple[dict[str, Any], Round]:
     model, weights, vectors = build_model(config), loss_weights(config), steps.parameters
     optimizer = build_optimizer(config, vectors.networks)
     moments = devices.place(jax.device_get(optimizer.init(vector)))
-    data = devices.place(loader.gather(0, np.arange(len(loader)), len(loader)))
+    data = devices.place(loader.read_rows(0, np.arange(len(loader)), len(loader)))
     rows = devices.place_rows(plan.rows[None].astype(np.int32))
     whole, divided = PartitionSpec(), PartitionSpec(AXIS)
 
@@ -273,7 +273,7 @@ def parts(config: TrainConfig) -> tuple[dict[str, Any], Round]:
         "all of them, joined, summed over devices": (all_networks, (vector, batch), (whole, divided), whole),
         "optimizer and average": (update, (vector, moments), (whole, whole), whole),
         "input: gathering on the device": (
-            lambda d, r: gather(d, r[0]),
+            lambda d, r: take_molecules(d, r[0]),
             (data, rows),
             (whole, PartitionSpec(None, AXIS)),
             divided,

@@ -159,10 +159,10 @@ def breakdown(data: Path, cache: Path) -> None:
     from preprocess.input import reader
     from preprocess.stages import frames
     from shared import shards
-    from shared.input import npz
+    from shared.input import npz_rows
 
     parts = (
-        (npz.NpzRows, "read", "read (and inflate) members, CRC-32"),
+        (npz_rows.NpzRows, "read", "read (and inflate) members, CRC-32"),
         (reader.PairReader, "molecules", "geometry and targets, converted"),
         (frames, "pad_grids", "scale, centre, check and pad grids"),
         (shards.ShardWriter, "write", "write shards"),

@@ -106,9 +106,9 @@ def report(
     titles = [title, *(metric for metric, _ in METRICS.values()), "ESP of fitted charges", "s of training"]
     rows = []
     for number, records in results.items():
-        limit = np.mean([record["limits"]["distributed_esp_rmse_kcal_per_mol_e"] for record in records])
+        fitted = np.mean([record["baselines"]["distributed_esp_rmse_kcal_per_mol_e"] for record in records])
         seconds = np.mean([record["seconds"] for record in records])
-        rows.append([f"{number:,}", *_mean_and_spread(records), f"{limit:.3g}", f"{seconds:.0f}"])
+        rows.append([f"{number:,}", *_mean_and_spread(records), f"{fitted:.3g}", f"{seconds:.0f}"])
     print(table(titles, rows))
     if config.output:
         Path(config.output).with_suffix(".json").write_text(json.dumps(results, indent=1))
@@ -116,12 +116,12 @@ def report(
 
 
 def evaluate(run: Run, split: str) -> dict[str, Any]:
-    """Errors and limits of a run, and its seconds of training."""
+    """Errors and baselines of a run, and its seconds of training."""
     flags = ["--run", str(run.folder), "--split", split, "--cache-dir", run.cache_dir, "--no-plot-results"]
     subprocess.run([sys.executable, "-m", "train.evaluate", *flags], check=True, stdout=subprocess.DEVNULL)
     record: dict[str, Any] = json.loads((run.folder / f"evaluation-{split}.json").read_text())
     epochs = read_metrics(run.folder)
-    kept = ("split", "molecules", "metrics", "limits")
+    kept = ("split", "molecules", "metrics", "baselines")
     best = epochs[-1]["best_epoch"]
     return {key: record[key] for key in kept} | {"seconds": sum(e["seconds"] for e in epochs), "best_epoch": best}
 

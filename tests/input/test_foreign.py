@@ -178,7 +178,7 @@ def test_cubes_find_their_frames_wherever_and_in_whatever_order(tmp_path: Path) 
     for row in (1, 3, 4):
         expected = potential(rows[row], arrays["vdw_surface"][row])
         np.testing.assert_allclose(arrays["esp"][row], expected, rtol=1e-4, atol=2e-6)
-    assert conversion.notes == ["2 of 3 cubes lie up to 5 Å from their frames, and were moved there"]
+    assert conversion.notes == ["2 of 3 cubes are up to 5 Å from their frames, and were moved there"]
 
 
 def test_cubes_of_no_frame_are_refused(tmp_path: Path) -> None:

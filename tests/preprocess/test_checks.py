@@ -13,10 +13,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from preprocess.checks.evidence import CheckedFile, CheckInput, Evidence, Finding, merge
-from preprocess.checks.measure import gather
+from preprocess.checks.measure import measure
 from preprocess.checks.physical_constants import ATOMIC_ENERGIES
-from preprocess.checks.report import report
-from preprocess.checks.rules import conclude
+from preprocess.checks.report import describe_findings
+from preprocess.checks.rules import judge
 from preprocess.input.pairs import GridFrame
 from preprocess.input.row_order import find_rows
 from shared import units
@@ -64,7 +64,7 @@ def take(molecules: CheckInput, rows: slice | np.ndarray) -> CheckInput:
 def findings(*parts: CheckInput, flags: InputUnits = FLAGS) -> list[Finding]:
     """What is found in these files together."""
     given = [replace(part, file=part.file._replace(units=flags)) for part in parts]
-    return conclude(merge([gather(part) for part in given]))
+    return judge(merge([measure(part) for part in given]))
 
 
 def change(name: str, how: Callable[[np.ndarray], Any], rows: list[int] | None = None) -> Spoil:
@@ -401,8 +401,8 @@ def test_forces_of_single_frames() -> None:
     backwards = take(sample("mixed"), np.arange(114)[::-1])
     single = take(backwards, np.unique(backwards.atomic_numbers, axis=0, return_index=True)[1])
     assert findings(single) == []
-    assert "the unit of F is not checked" in report([], gather(single))
-    assert "not checked" not in report([], gather(sample("mixed")))
+    assert "the unit of F is not checked" in describe_findings([], measure(single))
+    assert "not checked" not in describe_findings([], measure(sample("mixed")))
     (found,) = findings(change("forces", lambda f: f / KCAL)(single))
     assert (found.check, found.severity) == ("force-unit", "warning")
     assert "which no bond withstands" in found.what
@@ -516,18 +516,18 @@ def test_energies_of_another_method() -> None:
 def test_chunks_give_what_the_whole_gives(spoil: Spoil) -> None:
     """In another order too: same findings, same molecules; only the pairs of frames are those within chunks."""
     whole = spoil(sample("co2"))
-    parts = [gather(take(whole, slice(start, start + 24))) for start in range(0, len(whole.rows), 24)]
+    parts = [measure(take(whole, slice(start, start + 24))) for start in range(0, len(whole.rows), 24)]
     merged, reversed_ = merge(parts), merge(parts[::-1])
-    expected = [(one.check, one.remedy) for one in conclude(gather(whole))]
+    expected = [(one.check, one.remedy) for one in judge(measure(whole))]
     for evidence in (merged, reversed_, merge([merged])):
-        assert [(one.check, one.remedy) for one in conclude(evidence)] == expected
+        assert [(one.check, one.remedy) for one in judge(evidence)] == expected
         assert len(evidence.molecules) == len(whole.rows)
         assert len(evidence.files) == 1
 
 
 def test_merge_keeps_files_and_compositions_apart() -> None:
     """Indices are those of the merged tables."""
-    parts = [gather(take(sample(kind), slice(5, 25))) for kind in ("mixed", "co2", "mixed")]
+    parts = [measure(take(sample(kind), slice(5, 25))) for kind in ("mixed", "co2", "mixed")]
     merged = merge(parts)
     assert len(merged.files) == 2
     for part, molecules in zip(parts, np.split(merged.molecules, [20, 40]), strict=True):
@@ -558,7 +558,7 @@ def test_padding_may_hold_anything() -> None:
         grid=wide(given.grid, real_points, np.nan),
         esp_values=wide(given.esp_values, real_points, -np.inf),
     )
-    assert_same(gather(padded), gather(given))
+    assert_same(measure(padded), measure(given))
 
 
 def assert_same(a: Evidence, b: Evidence) -> None:
@@ -595,34 +595,34 @@ ODD: dict[str, Spoil] = {
 @pytest.mark.parametrize("case", ODD)
 def test_nothing_raises(kind: str, case: str) -> None:
     """Valid, if odd, input is judged and reported."""
-    evidence = gather(ODD[case](take(sample(kind), slice(0, 40))))
-    assert report(conclude(evidence), evidence).count("\ndata: ") <= 1
+    evidence = measure(ODD[case](take(sample(kind), slice(0, 40))))
+    assert describe_findings(judge(evidence), evidence).count("\ndata: ") <= 1
 
 
 def test_report() -> None:
     """A block per finding with file, rows, remedy; the last line says what was measured."""
     spoilt = both(change("grid", lambda g: g / BOHR), change("energy", lambda e: e + 100, [4]))(sample("mixed"))
-    evidence = gather(spoilt)
-    lines = report(conclude(evidence), evidence).splitlines()
+    evidence = measure(spoilt)
+    lines = describe_findings(judge(evidence), evidence).splitlines()
     assert lines[0].startswith("error [grid-unit] train (mixed-esp-train.npz): vdw_surface is given as angstrom")
     assert lines[1] == "  remedy: --grid-unit bohr"
     assert "mixed-esp-train.npz rows 0, " in lines[2]
     assert lines[3].startswith("warning [outlier-energy]")
     assert lines[5].endswith("mixed-efd-train.npz row 9")  # the fifth of the rows 0, 1, 2, 8, 9, …
     assert lines[-1].startswith("data: 114 molecules of 1 files checked, 1 errors, 1 warnings; multipoles fit the ESP")
-    clean = gather(sample("co2"))
-    text = report(conclude(clean), clean)
+    clean = measure(sample("co2"))
+    text = describe_findings(judge(clean), clean)
     assert "nothing wrong found" in text
     assert "dipole is 1.000 times D" in text
     assert "the work of F is 1.00" in text
-    assert report([], merge([])) == "data: 0 molecules of 0 files checked, nothing wrong found"
+    assert describe_findings([], merge([])) == "data: 0 molecules of 0 files checked, nothing wrong found"
 
 
 def test_a_divided_file_is_one_file() -> None:
     """Whatever the number of splits that its rows are in."""
     given = take(sample("co2"), slice(30))
     given = replace(given, file=given.file._replace(divided=True), split=np.arange(30) % 3)
-    assert report([], gather(given)).startswith("data: 30 molecules of 1 files checked")
+    assert describe_findings([], measure(given)).startswith("data: 30 molecules of 1 files checked")
 
 
 def rows_to_pair(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from shared.errors import UserError
-from shared.input.npz import NpzFile, NpzRows, verify_file
+from shared.input.npz import NpzFile
+from shared.input.npz_rows import NpzRows, verify_file
 
 STORED = {
     "stored": zipfile.ZIP_STORED,

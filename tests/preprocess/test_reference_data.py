@@ -313,7 +313,7 @@ def test_finished_run_is_not_repeated(
 ) -> None:
     """The same command computes nothing; other settings are refused, and the difference is named."""
     before = files(quiet)
-    monkeypatch.setattr("preprocess.reference.workers.run", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("preprocess.reference_data.run_tasks", lambda *_: pytest.fail("computed again"))
     reference_data.main([*words, "--output", str(quiet), "--workers", "1"])
     assert "train 48, valid 6, test 6" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"another calculation \(basis = sto-3g, not 3-21g\)"):
@@ -382,7 +382,7 @@ def test_geometries_that_do_not_converge_are_left_out(tmp_path: Path, capsys: py
 
 def test_nothing_is_left_if_all_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error, and the folder can be used again."""
-    monkeypatch.setattr("preprocess.reference.workers.run", lambda tasks, *_: [task() for task in tasks])
+    monkeypatch.setattr("preprocess.reference_data.run_tasks", lambda tasks, *_: [task() for task in tasks])
     with pytest.raises(UserError, match="none of 1 geometries"):
         reference_data.main(["--molecules", "H2O", "--basis", "sto-3g", "--max-cycles", "1", "--output", str(tmp_path)])
     assert files(tmp_path) == {}
@@ -503,7 +503,7 @@ def test_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("preprocess.reference.workers.run", fail)
+    monkeypatch.setattr("preprocess.reference_data.run_tasks", fail)
     with pytest.raises(OSError, match="No space left on device; finished geometries are kept") as caught:
         reference_data.main(["--molecules", "H2", "--output", str(tmp_path)])
     assert caught.value.filename == str(tmp_path / "parts")

@@ -343,7 +343,7 @@ def test_scheduler_that_is_not_there_is_told(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An address where nobody listens."""
-    monkeypatch.setattr("preprocess.stages.executor._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("preprocess.stages.task_runner._CONNECT_SECONDS", 1)
     with pytest.raises(UserError, match=r"--scheduler tcp://127\.0\.0\.1:9: cannot be reached"):
         run_with(settings, tmp_path, scheduler="tcp://127.0.0.1:9")
 

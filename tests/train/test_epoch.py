@@ -34,7 +34,7 @@ def build(loader: Loader, **changes: Any) -> Blocks:
 
 
 def test_size_decides_where_the_data_are_kept(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = [loader.gather(i, np.arange(len(bucket)), len(bucket)) for i, bucket in enumerate(loader.buckets)]
+    everything = [loader.read_rows(i, np.arange(len(bucket)), len(bucket)) for i, bucket in enumerate(loader.buckets)]
     assert loader.nbytes == sum(array.nbytes for batch in everything for array in batch)
     monkeypatch.setattr(blocks, "_free_memory", lambda devices: 10.0 * loader.nbytes)
     assert isinstance(build(loader), ResidentBlocks)

@@ -83,8 +83,8 @@ def test_atoms_without_neighbours_leave_the_weights_alone(loader: Loader) -> Non
     params = jax.jit(functools.partial(_initial_parameters, build_model(config)))(jax.random.key(0))
 
     class Lonely(Loader):
-        def gather(self, index: int, rows: np.ndarray, places: int) -> Any:
-            batch = super().gather(index, rows, places)
+        def read_rows(self, index: int, rows: np.ndarray, places: int) -> Any:
+            batch = super().read_rows(index, rows, places)
             return batch._replace(dcmnet_n_edges=np.zeros_like(batch.dcmnet_n_edges))
 
     lonely = Lonely(loader.buckets, 20, EspSelection(1.0))

@@ -24,9 +24,9 @@ from tests.use import browser
 from train.data.dataset import open_cache
 from train.data.quantities import QUANTITIES
 from train.report import __main__ as report
-from train.report import molecules, predictions, samples
-from train.report.molecules import potential
-from train.report.predictions import Predictions
+from train.report import prediction_reader, shown_molecules, target_samples
+from train.report.prediction_reader import Predictions
+from train.report.shown_molecules import potential
 from train.report.surface import REACH_ANGSTROM, interpolate, molecular_surface
 from train.run_folder import RunFolder
 
@@ -92,7 +92,7 @@ def test_molecules_are_those_of_the_file_of_predictions(reported: Path, page: st
     shown = embedded(page, "molecules")
     evaluation = json.loads((reported / "evaluation-test.json").read_text())
     worst = evaluation["worst"]["esp_rmse_kcal_per_mol_e"]
-    assert len(shown) == molecules.SHOWN
+    assert len(shown) == shown_molecules.SHOWN
     assert shown[0]["name"] == HOSTILE
     assert shown[0]["rmse"] == pytest.approx(worst[0]["esp_rmse_kcal_per_mol_e"], rel=1e-3)
     with h5py.File(reported / "predictions-test.h5") as file:
@@ -158,7 +158,7 @@ def test_files_are_named_when_the_data_are_gone(
     shutil.copytree(reported, tmp_path / "run")
     settings = tmp_path / "run" / "config.toml"
     settings.write_text(re.sub(r"cache_dir = .*", 'cache_dir = "nowhere"', settings.read_text()))
-    monkeypatch.setattr("train.report.pictures.draw_pictures", lambda *_: [])
+    monkeypatch.setattr("train.report.png_pictures.draw_pictures", lambda *_: [])
     report.main(["--run", str(tmp_path / "run")])
     text = Elements((tmp_path / "run" / "report-test.html").read_text()).text
     for entry in json.loads((reported / "run.json").read_text())["data"]["files"]:
@@ -205,7 +205,7 @@ def test_it_evaluates_where_results_are_missing_or_older_than_the_weights(
     os.utime(weights, (now + 1000, now + 1000))
     asked: list[object] = []
     monkeypatch.setattr("train.run.evaluate_run.evaluate_run", lambda *arguments: asked.append(arguments))
-    monkeypatch.setattr("train.report.pictures.draw_pictures", lambda *_: [])
+    monkeypatch.setattr("train.report.png_pictures.draw_pictures", lambda *_: [])
     report.main(["--run", str(tmp_path / "run")])
     assert asked == [(tmp_path / "run", "test")]
 
@@ -224,14 +224,14 @@ def test_mistakes_are_told_in_one_line(reported: Path, tmp_path: Path) -> None:
 
 
 def test_a_sample_is_drawn_and_errors_are_over_everything(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "SAMPLED", 50)
-    monkeypatch.setattr(predictions, "_BLOCK_ROWS", 37)
+    monkeypatch.setattr(target_samples, "SAMPLED", 50)
+    monkeypatch.setattr(prediction_reader, "_BLOCK_ROWS", 37)
     with Predictions(reported / "predictions-test.h5") as opened:
-        read = {sample.target.predicted: sample for sample in samples.read_samples(opened, {1: -15.0}, False)}
+        read = {sample.target.predicted: sample for sample in target_samples.read_samples(opened, {1: -15.0}, False)}
         errors = (opened.whole("esp") - opened.whole("esp_reference").astype(float)) * HARTREE_IN_KCAL_PER_MOL
         names = opened.molecules
         energies = opened.whole("energy_reference")
-    assert len(read) == len(samples.TARGETS)
+    assert len(read) == len(target_samples.TARGETS)
     esp = read["esp"]
     assert (esp.entries, len(esp.reference), len(esp.labels)) == (len(errors), 50, 50)
     assert esp.mae == pytest.approx(np.abs(errors).mean(), rel=1e-6)
@@ -246,8 +246,8 @@ def test_references_that_are_missing_are_not_drawn(
     reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every entry that is drawn is one of the molecule that its label names, across blocks."""
-    monkeypatch.setattr(samples, "SAMPLED", 30)
-    monkeypatch.setattr(predictions, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(target_samples, "SAMPLED", 30)
+    monkeypatch.setattr(prediction_reader, "_BLOCK_ROWS", 7)
     path = Path(shutil.copy(reported / "predictions-test.h5", tmp_path))
     with h5py.File(path, "r+") as file:
         owner = np.repeat(np.arange(10), file["n_atoms"][:])
@@ -258,7 +258,7 @@ def test_references_that_are_missing_are_not_drawn(
         forces, energies = file["forces_reference"][:].astype(float), file["energy_reference"][:]
         errors = np.abs(file["forces"][:] - forces)
     with Predictions(path) as opened:
-        read = {sample.target.predicted: sample for sample in samples.read_samples(opened, {}, False)}
+        read = {sample.target.predicted: sample for sample in target_samples.read_samples(opened, {}, False)}
         labels = [opened.molecules.label(i) for i in range(10)]
     assert not {"dipole", "dipole_dcm"} & set(read)
     assert read["forces"].entries == int((~np.isnan(forces)).sum())
@@ -273,12 +273,12 @@ def test_references_that_are_missing_are_not_drawn(
 
 def test_the_worst_molecule_and_typical_ones_are_chosen() -> None:
     errors = np.array([3.0, 1.0, np.nan, 2.0, 9.0, 5.0, 4.0])
-    assert list(molecules._choose(errors, ["CO2"] * 7))[:3] == [4, 6, 1]
-    assert 2 not in molecules._choose(errors, list("abcdefg"))
-    many = molecules._choose(np.arange(200.0), [str(i // 10) for i in range(200)])
+    assert list(shown_molecules._choose(errors, ["CO2"] * 7))[:3] == [4, 6, 1]
+    assert 2 not in shown_molecules._choose(errors, list("abcdefg"))
+    many = shown_molecules._choose(np.arange(200.0), [str(i // 10) for i in range(200)])
     assert list(many)[:2] == [199, 189]
-    assert len(many) == molecules.SHOWN
-    assert not molecules._choose(np.array([np.nan]), ["a"])
+    assert len(many) == shown_molecules.SHOWN
+    assert not shown_molecules._choose(np.array([np.nan]), ["a"])
 
 
 def test_the_surface_of_an_atom_is_a_closed_sphere() -> None:

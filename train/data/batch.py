@@ -1,4 +1,4 @@
-"""A batch: B molecules of one bucket, padded to its shape. The only thing that training's jitted functions take in."""
+"""A batch: B molecules of one bucket, padded to its shape; the only data that the jitted functions of training take."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Which targets of a batch are known; never those of padding."""
+    """Masks of the known targets of a batch; those of padding are False."""
 
     energy: Array  # (B,) bool
     forces: Array  # (B, A) bool, of all of a molecule's atoms or of none
@@ -47,9 +47,9 @@ class Known(NamedTuple):
 
 
 def known_targets(batch: Batch) -> Known:
-    """The targets that take part in losses and errors: of real molecules, and not NaN.
+    """Return masks of the targets that enter losses and errors: of real molecules, and not NaN.
 
-    Works on the host and on the device, and whatever stands in the padding.
+    Works on the host and on the device, whatever the padding holds.
     """
     isnan = batch.energy.__array_namespace__().isnan
     real = batch.molecule_mask
@@ -64,7 +64,7 @@ def known_targets(batch: Batch) -> Known:
 
 
 def empty_batch(shape: BucketShape, batch_size: int) -> Batch:
-    """A batch of this shape without molecules, for tracing and initialisation."""
+    """Return a batch of this shape without molecules, for tracing and initialisation."""
     sizes = shape.sizes()
     arrays = {
         name: np.zeros((batch_size, *array_shape(spec, sizes)), spec.dtype)

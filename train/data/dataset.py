@@ -1,4 +1,4 @@
-"""Preprocessed data, opened: the buckets of each split, mapped from the shards."""
+"""Preprocessed data: the buckets of each split, memory-mapped from the shards."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BucketArrays:
         return int(self._ends[-1])
 
     def take(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Rows of one array, in the order asked for, from whichever shards they lie in."""
+        """Return rows of one array in the given order, from all shards."""
         if len(self.shards) == 1:
             return self.shards[0][name][rows]
         shard_of_row = np.searchsorted(self._ends, rows, side="right")
@@ -47,7 +47,7 @@ class BucketArrays:
         return out
 
     def place(self, names: Sequence[str], rows: np.ndarray, to: np.ndarray, places: int) -> dict[str, np.ndarray]:
-        """Rows of numeric arrays, each put where it belongs; other places are zero.
+        """Return rows of numeric arrays, each at its own place; other places are zero.
 
         Args:
             names: of the arrays.
@@ -82,19 +82,19 @@ class BucketArrays:
         return {}
 
     def column(self, name: str) -> np.ndarray:
-        """The whole of one array: mapped where the bucket is one shard, in memory otherwise."""
+        """Return the whole of one array: mapped where the bucket is one shard, in memory otherwise."""
         parts = [shard[name] for shard in self.shards]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _as_bytes(array: np.ndarray) -> np.ndarray:
-    """(rows, bytes of a row) view."""
+    """Return a view (rows, bytes of a row)."""
     return array.reshape(len(array), -1).view(np.uint8)
 
 
 @numba.njit(cache=True, nogil=True)
 def _copy_rows(source: np.ndarray, rows: np.ndarray, target: np.ndarray, to: np.ndarray) -> None:
-    """target[to[k]] = source[rows[k]], without the array in between that indexing would make."""
+    """Set target[to[k]] = source[rows[k]] without the intermediate array that indexing would make."""
     for k in range(len(rows)):
         target[to[k], :] = source[rows[k], :]
 
@@ -123,16 +123,16 @@ class Cache:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a run keeps of its data: enough to find them here, and to name them once they are gone."""
+        """Record that a run keeps of its data: enough to find them here, and to name them when they are gone."""
         kept = {name: self.frames_manifest[name] for name in ("files", "inputs", "settings")}
         return {"frames": self.frames_manifest["digest"], "edges": self.edges_manifest["digest"], **kept}
 
     def has_split(self, split: Split) -> bool:
-        """Whether the split was preprocessed."""
+        """Return whether the split was preprocessed."""
         return any(entry["split"] == split for entry in self.frames_manifest["shards"])
 
     def load_split(self, split: Split) -> list[BucketArrays]:
-        """The split's buckets that hold any molecule."""
+        """Return the split's buckets that hold any molecule."""
         frames = [entry for entry in shard_entries(self.frames_manifest) if entry.split == split]
         edges = [entry for entry in shard_entries(self.edges_manifest) if entry.split == split]
         return [
@@ -148,7 +148,7 @@ class Cache:
 
 
 def _joined(frames: list[dict[str, np.ndarray]], edges: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """Each of the frames' shards with its rows of the edges': one of those covers several of these, in order."""
+    """Join each shard of frames with its rows of edges: a shard of edges covers several of frames, in order."""
     joined, waiting, start = [], iter(edges), 0
     part: dict[str, np.ndarray] = {}
     for shard in frames:

@@ -1,4 +1,4 @@
-"""Which grid points count in the ESP loss: a mask over the bucket's fixed shape."""
+"""The grid points that count in the ESP loss, as a mask over the bucket's fixed shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.elements import VAN_DER_WAALS_RADII
 
 @dataclass(frozen=True)
 class EspSelection:
-    """Grid points that are kept; 0 switches a condition off."""
+    """Conditions on the grid points that are kept; 0 switches one off."""
 
     radius_factor: float = 0.0  # outside this multiple of every atom's van der Waals radius
     min_distance: float = 0.0  # Å, at least this far from every atom
@@ -27,7 +27,7 @@ def esp_mask(
     esp: np.ndarray,
     n_grid: np.ndarray,
 ) -> np.ndarray:
-    """Points that are real and selected. Inside an atom the potential diverges and would dominate the loss.
+    """Return the mask of points that are real and selected: inside an atom the potential would dominate the loss.
 
     Args:
         selection: the conditions.

@@ -22,12 +22,12 @@ _READ_AHEAD = 4
 _BLOCKS_AHEAD = 1
 _LONGEST_RUN = 64
 _BLOCK_BYTES = 32 << 20
-"""Batches that are read together take at most about this much memory: enough for several to share what a read costs."""
+"""Largest memory of the batches that are read together: enough for several to share the cost of a read."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """One batch of an epoch: which rows of which bucket. Shorter than the batch size only at a bucket's end."""
+    """Rows of one bucket that make one batch of an epoch; fewer than the batch size only at a bucket's end."""
 
     bucket: int
     rows: np.ndarray
@@ -41,7 +41,7 @@ class Block:
 
     @property
     def bucket(self) -> int:
-        """That of all batches."""
+        """Index of the bucket."""
         return self.plans[0].bucket
 
 
@@ -51,7 +51,7 @@ class Loader:
     def __init__(
         self, buckets: Sequence[BucketArrays], batch_size: int, selection: EspSelection, divisible_by: int = 1
     ) -> None:
-        """Batches of ``batch_size`` molecules, in arrays whose length is the next multiple of ``divisible_by``."""
+        """Read batches of ``batch_size`` molecules, in arrays whose length is the next multiple of ``divisible_by``."""
         self.buckets = list(buckets)
         self.batch_size = batch_size
         self.places = -(-batch_size // divisible_by) * divisible_by
@@ -72,7 +72,7 @@ class Loader:
         return sum(len(bucket) * _bytes_of_molecule(bucket) for bucket in self.buckets)
 
     def run_length(self, bucket: int) -> int:
-        """How many batches of a bucket may follow each other: its share of the epoch is divided in eight or more.
+        """Return how many batches of a bucket may follow each other: about an eighth of them, a quarter of an only one.
 
         Runs are what one dispatch to the device can cover. The buckets still take turns often.
         """
@@ -80,17 +80,16 @@ class Loader:
         return max(1, min(_LONGEST_RUN, -(-batches // (8 if len(self.buckets) > 1 else 4))))
 
     def block_length(self, bucket: int) -> int:
-        """How many batches of a bucket are read together: a run, or what the memory for a block holds."""
+        """Return how many batches of a bucket are read together: a run, or as many as the memory of a block holds."""
         batch = self.places * _bytes_of_molecule(self.buckets[bucket])
         return max(1, min(self.run_length(bucket), _BLOCK_BYTES // batch))
 
     def plan(self, seed: int | None = None, epoch: int = 0) -> list[BatchPlan]:
-        """The batches of one pass, in order.
+        """Return the batches of one pass, in order.
 
         Args:
-            seed: shuffles the molecules within their buckets (a permutation of all of them, whatever their number and
-                wherever they are kept), and the runs of batches of all buckets among each other, as a function of
-                (seed, epoch) alone; None keeps the order of the data.
+            seed: shuffles the molecules within their buckets (a permutation of all of them), and the runs of batches of
+                all buckets among each other, as a function of (seed, epoch) alone; None keeps the order of the data.
             epoch: which pass.
         """
         generator = None if seed is None else np.random.default_rng([seed, epoch])
@@ -109,34 +108,34 @@ class Loader:
         return list(itertools.chain.from_iterable(runs))
 
     def read(self, plan: BatchPlan, part: slice | None = None) -> Batch:
-        """Gather one batch, or some of its places; places beyond the rows are molecules without atoms."""
-        return self.gather(plan.bucket, plan.rows[part] if part else plan.rows, self._length(part))
+        """Read one batch, or some of its places; places beyond the rows are molecules without atoms."""
+        return self.read_rows(plan.bucket, plan.rows[part] if part else plan.rows, self._length(part))
 
     def _length(self, part: slice | None) -> int:
         return len(range(self.places)[part]) if part else self.places
 
-    def gather(self, index: int, rows: np.ndarray, places: int) -> Batch:
-        """These rows of a bucket, and empty molecules up to the number of places."""
-        return self._gather(index, rows, np.arange(len(rows)), places)
+    def read_rows(self, index: int, rows: np.ndarray, places: int) -> Batch:
+        """Read rows of a bucket, followed by empty molecules up to the number of places."""
+        return self._read_places(index, rows, np.arange(len(rows)), places)
 
-    def _gather(self, index: int, rows: np.ndarray, to: np.ndarray, places: int) -> Batch:
-        """Rows of a bucket, each at its own of so many places; the others are empty molecules."""
-        gathered = self.buckets[index].place((*_GATHERED, "n_grid"), rows, to, places)
-        n_grid = gathered.pop("n_grid")
+    def _read_places(self, index: int, rows: np.ndarray, to: np.ndarray, places: int) -> Batch:
+        """Read rows of a bucket, each to its own place; other places are empty molecules."""
+        arrays = self.buckets[index].place((*_ARRAYS, "n_grid"), rows, to, places)
+        n_grid = arrays.pop("n_grid")
         mask = esp_mask(
             self._selection,
-            gathered["positions"],
-            gathered["atomic_numbers"],
-            gathered["grid"],
-            gathered["esp"],
+            arrays["positions"],
+            arrays["atomic_numbers"],
+            arrays["grid"],
+            arrays["esp"],
             n_grid,
         )
         real = np.zeros(places, bool)
         real[to] = True
-        return Batch(molecule_mask=real, esp_mask=mask, **gathered)
+        return Batch(molecule_mask=real, esp_mask=mask, **arrays)
 
     def read_block(self, block: Block, length: int, part: slice | None = None) -> Batch:
-        """The batches of a block, or some of their places: arrays (length, places, ...), empty beyond its batches.
+        """Read the batches of a block, or some of their places: arrays (length, places, ...), empty beyond its batches.
 
         All rows are read in the file's order, and each shard at once: a batch by itself would touch new pages, and
         other shards, for each of its molecules, at a cost that grows with the data.
@@ -149,25 +148,29 @@ class Loader:
         flat = rows.ravel()
         order = np.argsort(flat, kind="stable")
         to = order[np.searchsorted(flat, 0, sorter=order) :]
-        gathered = self._gather(block.bucket, flat[to], to, flat.size)
-        return Batch(*(array.reshape(*rows.shape, *array.shape[1:]) for array in gathered))
+        arrays = self._read_places(block.bucket, flat[to], to, flat.size)
+        return Batch(*(array.reshape(*rows.shape, *array.shape[1:]) for array in arrays))
 
     def stream(
         self, plans: Sequence[BatchPlan], prepare: Callable[[BatchPlan], Prepared]
     ) -> Iterator[tuple[BatchPlan, Prepared]]:
-        """The planned batches, as ``prepare`` makes them (:meth:`read`, and perhaps placing them on a device), by a
-        thread a few batches ahead. An error there is raised here."""
+        """Yield the planned batches, prepared by a thread a few batches ahead; its errors are raised here.
+
+        Args:
+            plans: of the batches.
+            prepare: reads a batch (:meth:`read`), and perhaps places it on a device.
+        """
         return ((plan, prepared.result()) for plan, prepared in _ahead(plans, prepare, _READ_AHEAD))
 
     def stream_blocks(
         self, blocks: Sequence[Block], prepare: Callable[[Block], Prepared]
     ) -> Iterator[tuple[Block, Future[Prepared]]]:
-        """As :meth:`stream`, for blocks; whoever takes one waits for it."""
+        """Yield blocks as :meth:`stream` yields batches, but as futures."""
         return _ahead(blocks, prepare, _BLOCKS_AHEAD)
 
 
 def in_blocks(plans: Sequence[BatchPlan], length: Callable[[int], int]) -> list[Block]:
-    """Consecutive batches of one bucket together, at most ``length(bucket)`` of them."""
+    """Group consecutive batches of one bucket into blocks of at most ``length(bucket)``."""
     blocks: list[Block] = []
     for bucket, group in itertools.groupby(plans, key=lambda plan: plan.bucket):
         batches, most = list(group), length(bucket)
@@ -178,24 +181,24 @@ def in_blocks(plans: Sequence[BatchPlan], length: Callable[[int], int]) -> list[
 def _ahead(
     wanted: Sequence[Wanted], prepare: Callable[[Wanted], Prepared], ahead: int
 ) -> Iterator[tuple[Wanted, Future[Prepared]]]:
-    """Each of ``wanted`` with what a thread prepares of it, so many of them ahead."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+    """Yield each of ``wanted`` with its preparation by a thread, which works ``ahead`` items in advance."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="loader")
     pending: deque[tuple[Wanted, Future[Prepared]]] = deque()
     try:
         for item in wanted:
-            pending.append((item, pool.submit(prepare, item)))
+            pending.append((item, executor.submit(prepare, item)))
             if len(pending) > ahead:
                 yield pending.popleft()
         while pending:
             yield pending.popleft()
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
 
 
 def _bytes_of_molecule(bucket: BucketArrays) -> int:
-    one = {name: bucket.shards[0][name][:1] for name in _GATHERED}
-    # The two masks are made from the rest: one byte for each grid point, and one for the molecule.
+    one = {name: bucket.shards[0][name][:1] for name in _ARRAYS}
+    # The two masks are computed: one byte for each grid point, and one for the molecule.
     return sum(values.nbytes for values in one.values()) + one["esp"].size + 1
 
 
-_GATHERED = tuple(name for name in Batch._fields if name not in ("molecule_mask", "esp_mask"))
+_ARRAYS = tuple(name for name in Batch._fields if name not in ("molecule_mask", "esp_mask"))

@@ -1,4 +1,4 @@
-"""Which targets the frames of a run lack, what is said of it, and whether the ESP can be trained and compared."""
+"""Targets that the frames of a run lack, notes on them, and a check that the ESP can be trained and compared."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TARGETS = {"energy": "an energy", "forces": "forces", "dipole": "a dipole", "ES
 
 
 def count_missing(loader: Loader) -> dict[str, int]:
-    """How many molecules of a split have no ``energy``, ``forces``, ``dipole`` and ``ESP``."""
+    """Count the molecules of a split without ``energy``, ``forces``, ``dipole`` and ``ESP``."""
     counts = np.zeros(len(_TARGETS), np.int64)
     for shard in (shard for bucket in loader.buckets for shard in bucket.shards):
-        # Forces are known of all atoms or of none, so the first one tells; the others need not be read.
+        # Forces are known of all atoms or of none, so only those of the first one are read.
         missing = (
             np.isnan(shard["energy"]),
             np.isnan(shard["forces"][:, 0, 0]),
@@ -27,12 +27,12 @@ def count_missing(loader: Loader) -> dict[str, int]:
 
 
 def shown(missing: dict[str, int]) -> list[str]:
-    """The counts that are not zero, as ``120 without ESP``."""
+    """Return the counts that are not zero as text: ``120 without ESP``."""
     return [f"{count:,} without {name}" for name, count in missing.items() if count]
 
 
 def describe_missing(train: Loader, valid: Loader) -> list[str]:
-    """Notes on the frames that lack a target, and on targets that no training frame has; none if nothing is missing."""
+    """Return notes on the frames that lack a target, and on targets that no training frame has; perhaps none."""
     counts = {"train": count_missing(train), "valid": count_missing(valid)}
     parts = []
     for split, loader in (("train", train), ("valid", valid)):
@@ -48,9 +48,9 @@ def describe_missing(train: Loader, valid: Loader) -> list[str]:
 
 
 def check_esp(train: Loader, valid: Loader, config: TrainConfig) -> None:
-    """Whether the ESP, where it is trained, is compared on the validation split.
+    """Check that the ESP, if it is trained, can be compared on the validation split.
 
-    Seen at the first molecules with ESP of each bucket.
+    Only the first molecules with ESP of each bucket are looked at.
 
     Raises:
         UserError: no validation molecule has an ESP, or none of their grid points counts.
@@ -65,7 +65,7 @@ def check_esp(train: Loader, valid: Loader, config: TrainConfig) -> None:
         )
     for index, rows in with_esp.items():
         first = rows[: valid.batch_size]
-        if valid.gather(index, first, len(first)).esp_mask.any():
+        if valid.read_rows(index, first, len(first)).esp_mask.any():
             return
     raise UserError(
         "no ESP point of the first validation molecules counts: lower --esp-radius-factor or --esp-min-distance, or "
@@ -74,6 +74,6 @@ def check_esp(train: Loader, valid: Loader, config: TrainConfig) -> None:
 
 
 def _with_esp(loader: Loader) -> dict[int, np.ndarray]:
-    """Rows of each bucket that have grid points, of the buckets that have any."""
+    """Yield the rows that have grid points, of each bucket that has any."""
     rows = {index: np.flatnonzero(bucket.column("n_grid")) for index, bucket in enumerate(loader.buckets)}
     return {index: own for index, own in rows.items() if len(own)}

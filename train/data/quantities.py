@@ -1,4 +1,4 @@
-"""What is predicted and compared: names, units and errors, for tables, pictures and files alike."""
+"""The quantities that are predicted and compared: their names, units and errors in tables, pictures and files."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ class Quantity:
     """Name in predictions: ``forces``."""
 
     label: str
-    """Name for people."""
+    """Name in tables and pictures."""
 
     unit: str
-    """Unit of values as they are shown."""
+    """Unit in which values are shown."""
 
     factor: float
-    """From the project's unit to it."""
+    """Factor from the project's unit to ``unit``."""
 
     error: str
-    """MAE, or RMSE."""
+    """Kind of error: MAE or RMSE."""
 
     metric: str
     """Name of the error in metrics.jsonl and evaluation-SPLIT.json, with its unit."""
 
     error_unit: str
-    """Unit of the error as it is shown."""
+    """Unit in which the error is shown."""
 
     error_factor: float
-    """From the metric's unit to it."""
+    """Factor from the metric's unit to ``error_unit``."""
 
     @property
     def error_label(self) -> str:
-        """Name of the error for people: ``forces, MAE``."""
+        """Name of the error in tables: ``forces, MAE``."""
         return f"{self.label}, {self.error}"
 
     @property
@@ -63,7 +63,7 @@ ESP_PHYSNET = Quantity(
 MONOPOLE = Quantity("monopole", "monopole difference", "e", 1.0, "MAE", "monopole_mae_e", "e", 1.0)
 
 QUANTITIES = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, ESP, ESP_PHYSNET, MONOPOLE)
-"""In the order in which they are shown."""
+"""All quantities, in the order in which they are shown."""
 
 TARGETS = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, ESP)
-"""Those that the data hold references of."""
+"""Quantities with references in the data."""

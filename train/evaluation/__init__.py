@@ -1,0 +1,1 @@
+"""Errors of a model on a split, and what they are compared with."""

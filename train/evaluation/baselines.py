@@ -1,8 +1,8 @@
-"""What errors can be compared with: the spread of the references, and what the best charges of each kind reach.
+"""Baselines for the errors of a split: the spread of the references, and the error of fitted charges.
 
-An ESP error alone does not tell the model's part from that of the representation, a few point charges. So charges are
-fitted to single molecules of a sample, without knowing any other: a reference that a model can come near to, and on
-single points beat, because its displacements are not bounded and the fits are local optima.
+An ESP error alone does not separate the model's part from that of the representation, a few point charges. So charges
+are fitted to single molecules of a sample, each by itself: a reference that a model can come near to, and on single
+points beat, because its displacements are not bounded and the fits are local optima.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ _SAMPLE = 32
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Of one split. Where no molecule has a target, its spread is left out; without ESP, its limits are None."""
+class Baselines:
+    """Errors to compare those of a model on one split with.
 
-    spread: dict[str, float]  # by metric: its value for a model that always says the mean
+    Where no molecule has a target, its spread is left out; without ESP, the errors of fitted charges are None.
+    """
+
+    spread: dict[str, float]  # by metric: its value for a model that always predicts the mean
     atom_centred_esp_rmse_kcal_per_mol_e: float | None
     distributed_esp_rmse_kcal_per_mol_e: float | None
     n_dcm: int
@@ -36,45 +39,48 @@ class Limits:
     esp_by_element: dict[str, float]  # kcal/mol/e, of distributed charges on the points nearest to the element
     esp_by_shell: dict[str, float]  # and at a distance from the molecule
 
-    def fraction(self, metric: str, error: float) -> float | None:
-        """Where an error lies between the limit (0) and the spread (1)."""
-        return fraction_of_the_way(error, self.limit(metric), self.spread.get(metric))
+    def normalised_error(self, metric: str, error: float) -> float | None:
+        """Return an error on the scale from that of fitted charges (0) to the spread (1); see :func:`normalise`."""
+        return normalise(error, self.fitted_error(metric), self.spread.get(metric))
 
-    def limit(self, metric: str) -> float | None:
-        """The least that a metric can be; 0 where only the ESP's representation bounds it."""
+    def fitted_error(self, metric: str) -> float | None:
+        """Return the error of fitted charges in a metric of the ESP, and 0 for every other metric."""
         return {
             "esp_rmse_kcal_per_mol_e": self.distributed_esp_rmse_kcal_per_mol_e,
             "esp_rmse_point_charges_kcal_per_mol_e": self.atom_centred_esp_rmse_kcal_per_mol_e,
         }.get(metric, 0.0)
 
 
-def fraction_of_the_way(error: float | None, limit: float | None, spread: float | None) -> float | None:
-    """From the limit (0) to the spread (1); None where one is not known, or they are the other way round."""
-    # The limit is that of a sample: on data that spread as little, there is nothing to compare with.
-    if error is None or limit is None or spread is None or spread <= limit:
+def normalise(error: float | None, fitted: float | None, spread: float | None) -> float | None:
+    """Return (error - fitted) / (spread - fitted): 0 as fitted charges, 1 as the mean.
+
+    None where one of them is unknown, or the spread is not above the error of fitted charges.
+    """
+    # Charges are fitted to a sample only: the spread of data that vary as little is no scale.
+    if error is None or fitted is None or spread is None or spread <= fitted:
         return None
-    return (error - limit) / (spread - limit)
+    return (error - fitted) / (spread - fitted)
 
 
-def limits_of(folder: RunFolder, loader: Loader, split: str, n_dcm: int, seed: int) -> Limits:
-    """Of a run's split; computed once and kept in ``limits-SPLIT.json``."""
-    path = folder.limits_file(split)
+def load_baselines(folder: RunFolder, loader: Loader, split: str, n_dcm: int, seed: int) -> Baselines:
+    """Return the baselines of a run's split, computed once and kept in ``baselines-SPLIT.json``."""
+    path = folder.baselines_file(split)
     try:
-        return Limits(**json.loads(path.read_text()))
+        return Baselines(**json.loads(path.read_text()))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
-        limits = compute_limits(loader, n_dcm, seed)
-        write_atomically(path, json.dumps(asdict(limits), indent=1).encode())
-        return limits
+        baselines = compute_baselines(loader, n_dcm, seed)
+        write_atomically(path, json.dumps(asdict(baselines), indent=1).encode())
+        return baselines
 
 
-def compute_limits(loader: Loader, n_dcm: int, seed: int, sample: int = _SAMPLE) -> Limits:
-    """Spread over the whole split; charges fitted to a seeded sample of it.
+def compute_baselines(loader: Loader, n_dcm: int, seed: int, sample: int = _SAMPLE) -> Baselines:
+    """Compute the spread over the whole split, and fit charges to a seeded sample of it.
 
     Args:
         loader: of the split.
         n_dcm: charges per atom.
-        seed: chooses the sample, and where the displacements begin.
-        sample: how many molecules with ESP (fewer if the split has fewer).
+        seed: of the sample and of the first displacements.
+        sample: number of molecules with ESP (fewer if the split has fewer).
     """
     batches = list(_sample(loader, sample, seed))
     centred, distributed, squares = [], [], PointSquares()
@@ -84,13 +90,13 @@ def compute_limits(loader: Loader, n_dcm: int, seed: int, sample: int = _SAMPLE)
         distributed.append(_mean_squares(errors, batch))
         for points in locate_points(batch):
             squares.add(points, errors[points.molecule])
-    fitted = sum(map(len, centred))
+    molecules_fitted = sum(map(len, centred))
     by_element, by_shell = squares.element_rmse(), squares.shell_rmse()
-    return Limits(_spread(loader), _rmse(centred), _rmse(distributed), n_dcm, fitted, by_element, by_shell)
+    return Baselines(_spread(loader), _rmse(centred), _rmse(distributed), n_dcm, molecules_fitted, by_element, by_shell)
 
 
 def _mean_squares(errors: np.ndarray, batch: Batch) -> np.ndarray:
-    """(B,) of errors (B, G) that are zero on points that do not count."""
+    """Return mean squares (B,) of errors (B, G) that are zero on points that do not count."""
     return (errors**2).sum(axis=1) / np.asarray(batch.esp_mask).sum(axis=1)
 
 
@@ -100,7 +106,7 @@ def _rmse(mean_squares: Sequence[np.ndarray]) -> float | None:
 
 
 def _sample(loader: Loader, sample: int, seed: int) -> Iterator[Batch]:
-    """One batch of each bucket, of molecules with grid points that count."""
+    """Yield at most one batch of each bucket: the sample's molecules with grid points that count."""
     with_esp = np.concatenate([bucket.column("n_grid") > 0 for bucket in loader.buckets])
     chosen = np.random.default_rng(seed).permutation(np.flatnonzero(with_esp))[:sample]
     first = 0
@@ -109,14 +115,14 @@ def _sample(loader: Loader, sample: int, seed: int) -> Iterator[Batch]:
         first += len(bucket)
         if not len(rows):
             continue
-        batch = loader.gather(index, rows, len(rows))
+        batch = loader.read_rows(index, rows, len(rows))
         kept = batch.esp_mask.any(axis=1)
         if kept.any():
             yield Batch(*(np.asarray(array)[kept] for array in batch))
 
 
 def _spread(loader: Loader) -> dict[str, float]:
-    """The metrics of a model that says the mean: of energies theirs, of vectors and potentials zero."""
+    """Return the metrics of a model that predicts the mean energy, and zero for vectors and potentials."""
     energies, forces, dipoles, squares = [], [], [], []
     for batch in (batch for _, batch in loader.stream(loader.plan(), loader.read)):
         known, points = known_targets(batch), batch.esp_mask

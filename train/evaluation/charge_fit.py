@@ -1,4 +1,4 @@
-"""Charges fitted to the ESP of one molecule by itself: what point charges can reach, whatever predicts them."""
+"""Charges fitted to the ESP of single molecules: the error that point charges can reach, whatever predicts them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from train.data.batch import Batch
 Array = jax.Array
 
 LONGEST_DISPLACEMENT_ANGSTROM = 0.175
-"""Of a fitted charge from its atom: DCMNet's published scale."""
+"""Largest distance of a fitted charge from its atom: DCMNet's published scale."""
 
 _STARTS = 2
 _STEPS = 300
 _LEARNING_RATE = 0.05
 _RIDGE = 1e-9
-"""Of the mean diagonal of the normal equations, in float64: charges 0.01 Å apart are nearly the same column."""
+"""Relative to the mean diagonal of the normal equations, in float64: charges 0.01 Å apart have nearly equal columns."""
 
 
 def fit_charges(batch: Batch, n_dcm: int, displaced: bool = True, seed: int = 0) -> np.ndarray:
-    """Error of the potential, (B, G) in Hartree/e, of the best charges of each molecule by itself; 0 in the padding.
+    """Fit charges to each molecule by itself; return the error (B, G) of their ESP in Hartree/e, 0 in the padding.
 
     The charges are the least-squares solution for their sites, under the molecule's total charge. The sites are moved
     by Adam from a few random arrangements, within LONGEST_DISPLACEMENT_ANGSTROM of their atoms, along the gradient at
@@ -36,8 +36,8 @@ def fit_charges(batch: Batch, n_dcm: int, displaced: bool = True, seed: int = 0)
     Args:
         batch: molecules with grid points.
         n_dcm: charges per atom.
-        displaced: whether the sites move at all.
-        seed: of the arrangements.
+        displaced: whether the sites may leave their atoms.
+        seed: of the random arrangements.
     """
     atoms = np.asarray(batch.atomic_numbers) > 0
     shape = (_STARTS if displaced else 1, *atoms.shape, n_dcm, 3)
@@ -53,7 +53,7 @@ def fit_charges(batch: Batch, n_dcm: int, displaced: bool = True, seed: int = 0)
 def _fit(
     start: Array, positions: Array, atoms: Array, grid: Array, esp: Array, points: Array, charge: Array, steps: int
 ) -> Array:
-    # Whatever stands in the padding is replaced before a derivative can meet it.
+    # The padding is replaced before it can enter a derivative.
     positions = jnp.where(atoms[..., None], positions, 0.0).astype(start.dtype)
     grid = jnp.where(points[..., None], grid, 0.0).astype(start.dtype)
     esp, charge = jnp.where(points, esp, 0.0).astype(start.dtype), charge.astype(start.dtype)
@@ -61,7 +61,7 @@ def _fit(
     number = jnp.maximum(points.sum(axis=1), 1)
 
     def errors(free: Array) -> Array:
-        """(B, G) of sites that the free vectors (B, A, n, 3) place within their bound."""
+        """Return errors (B, G) of the sites at which free vectors (B, A, n, 3) place the charges, within the bound."""
         length = jnp.sqrt((free**2).sum(-1, keepdims=True) + 1e-12)
         sites = positions[:, :, None] + LONGEST_DISPLACEMENT_ANGSTROM * jnp.tanh(length) / length * free
         difference = grid[:, :, None, None] - sites[:, None]
@@ -79,7 +79,7 @@ def _fit(
     def optimise(free: Array) -> Array:
         def move(carry: Any, _: None) -> tuple[Any, None]:
             free, state = carry
-            # Molecules do not meet: each one's part of the gradient of the logarithms is its own, of like size.
+            # Molecules do not interact: with the logarithm, the gradients of all have a similar size.
             slope = jax.grad(lambda free: jnp.log(mean_squares(free) + 1e-20).sum())(free)
             update, state = optimizer.update(slope, state)
             return (free + update, state), None
@@ -93,7 +93,7 @@ def _fit(
 
 
 def _best_charges(columns: Array, esp: Array, real: Array, total: Array) -> Array:
-    """(B, K) least-squares charges that add up to the total charge; zero where there is no atom.
+    """Return least-squares charges (B, K) that sum to the total charge; zero where there is no atom.
 
     Args:
         columns: (B, G, K) potential of a unit charge at each site.

@@ -1,4 +1,4 @@
-"""Errors of every molecule by itself: the worst ones by name and row, and what each kind of molecule's are."""
+"""Errors of single molecules: the worst ones by name and row, and means for each type of molecule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ERRORS = {
     "dipole_dcm_error_debye": "dipole error (DCMNet), D",
     "esp_rmse_kcal_per_mol_e": "ESP RMSE, kcal/mol/e",
 }
-"""Of one molecule: prediction minus reference, the mean over its forces' components, the length of the dipoles'
+"""Errors of one molecule: prediction minus reference, the mean over its forces' components, the length of the dipoles'
 difference, the root mean square over its grid points; NaN if there is no reference."""
 
 WORST = 10
@@ -40,9 +40,9 @@ class MoleculeErrors:
         """Add the molecules of a batch of the host.
 
         Args:
-            batch: with its real molecules first.
+            batch: its real molecules come first.
             prediction: of the batch.
-            rows: (n,) their rows in the split's input files.
+            rows: (n,) rows of the molecules in the split's input files.
             names: n names, perhaps empty.
         """
         n = len(rows)
@@ -70,7 +70,7 @@ class MoleculeErrors:
             self.formulas.append(formula(np.asarray(batch.atomic_numbers)[i][atoms[i]]))
 
     def as_record(self) -> dict[str, Any]:
-        """For the JSON file: means by type of molecule, and the worst molecules by ESP and by forces."""
+        """Return means by type of molecule, and the worst molecules by ESP and by forces, for the JSON file."""
         errors = np.concatenate(self.errors)
         types = np.array(molecule_types(self.names, self.formulas))
         by_type = {
@@ -91,18 +91,18 @@ class MoleculeErrors:
 
 
 def formula(atomic_numbers: np.ndarray) -> str:
-    """Of a molecule's atomic numbers (N,), in Hill's order."""
+    """Return the formula of atomic numbers (N,), in Hill's order."""
     return str(Formula.from_list([symbol(int(z)) for z in atomic_numbers]).format("hill"))
 
 
 def molecule_types(names: list[str], formulas: list[str]) -> list[str]:
-    """Names where they name kinds of molecules, else formulas: names that all differ say nothing of kinds."""
+    """Return the molecules' names if they name types, otherwise formulas: names that all differ name no types."""
     named = all(names) and len(set(names)) <= len(names) / 2
     return names if named else formulas
 
 
 def describe_molecules(record: dict[str, Any]) -> str:
-    """The types and the molecules with the largest errors of the ESP, or else of forces, for people; perhaps empty."""
+    """Return tables of the types and molecules with the largest ESP errors, or else force errors; perhaps empty."""
     worst = record["worst"]["esp_rmse_kcal_per_mol_e"] or record["worst"]["forces_mae_ev_per_angstrom"]
     if not worst:
         return ""
@@ -122,7 +122,7 @@ def describe_molecules(record: dict[str, Any]) -> str:
 
 
 def worst_first(by_type: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Types of molecules in falling order of the error of the ESP; those without ESP follow, by that of forces."""
+    """Sort types of molecules by falling error of the ESP, then those without ESP by that of forces."""
     names = ("esp_rmse_kcal_per_mol_e", "forces_mae_ev_per_angstrom")
     return sorted(by_type.items(), key=lambda item: tuple(-(item[1][name] or 0.0) for name in names))
 
@@ -134,7 +134,7 @@ def _cells(entry: dict[str, Any]) -> str:
 
 
 def _means(errors: np.ndarray) -> dict[str, float | None]:
-    """Mean absolute errors of the molecules that have a reference; of the ESP the root mean square."""
+    """Return mean absolute errors over the molecules that have a reference; for the ESP the root mean square."""
     means: dict[str, float | None] = {}
     for column, name in enumerate(ERRORS):
         known = errors[:, column][np.isfinite(errors[:, column])]
@@ -149,5 +149,5 @@ def _means(errors: np.ndarray) -> dict[str, float | None]:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Return None for NaN, which JSON does not have."""
     return float(value) if np.isfinite(value) else None

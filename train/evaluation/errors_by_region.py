@@ -1,4 +1,4 @@
-"""Errors of a split taken apart, by element and by distance from the molecule, between their limits and spreads."""
+"""Errors of a split by element and by distance from the molecule, beside their baselines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from shared.elements import VAN_DER_WAALS_RADII, symbol
 from train.data.batch import Batch, known_targets
-from train.evaluation.baselines import Limits, fraction_of_the_way
+from train.evaluation.baselines import Baselines, normalise
 from train.evaluation.grid_regions import SHELLS, PointSquares, locate_points, shell_name
 from train.model.prediction import Prediction
 
@@ -19,8 +19,8 @@ def _by_element() -> np.ndarray:
 
 
 @dataclass
-class Breakdown:
-    """Sums by atomic number (0-118) and by shell, added batch by batch."""
+class RegionErrors:
+    """Sums of errors by atomic number (0-118) and by distance shell, added batch by batch."""
 
     atoms: np.ndarray = field(default_factory=_by_element)
     with_forces: np.ndarray = field(default_factory=_by_element)
@@ -46,8 +46,8 @@ class Breakdown:
             self.esp.add(points, np.asarray(prediction.esp[i] - batch.esp[i]))
             self.esp_reference.add(points, np.asarray(batch.esp[i]))
 
-    def as_record(self, limits: Limits) -> dict[str, Any]:
-        """For the JSON file: only what occurs, names with their units. Limits are those of a sample of the split."""
+    def as_record(self, baselines: Baselines) -> dict[str, Any]:
+        """Return the errors of the elements and shells that occur, for the JSON file; names have their units."""
         rmse, spread = self.esp.element_rmse(), self.esp_reference.element_rmse()
         by_element = {}
         for z in np.flatnonzero(self.atoms):
@@ -57,7 +57,7 @@ class Breakdown:
                 **self._forces_entry(int(z)),
                 "monopole_mae_e": self.monopole[z] / self.atoms[z],
                 "esp_points": int(self.esp.by_element[0, z]),
-                **_esp_entry(rmse.get(name), limits.esp_by_element.get(name), spread.get(name)),
+                **_esp_entry(rmse.get(name), baselines.esp_by_element.get(name), spread.get(name)),
             }
         rmse, spread = self.esp.shell_rmse(), self.esp_reference.shell_rmse()
         by_shell = [
@@ -65,7 +65,7 @@ class Breakdown:
                 "from_radii": SHELLS[i],
                 "to_radii": SHELLS[i + 1] if np.isfinite(SHELLS[i + 1]) else None,
                 "esp_points": int(self.esp.by_shell[0, i]),
-                **_esp_entry(rmse[name], limits.esp_by_shell.get(name), spread[name]),
+                **_esp_entry(rmse[name], baselines.esp_by_shell.get(name), spread[name]),
             }
             for i in range(len(SHELLS) - 1)
             if (name := shell_name(i)) in rmse
@@ -73,7 +73,7 @@ class Breakdown:
         return {"by_element": by_element, "by_distance_shell": by_shell}
 
     def _forces_entry(self, atomic_number: int) -> dict[str, float | None]:
-        """Null where no molecule with the element has forces."""
+        """Return the errors of an element's forces; None where no molecule with the element has forces."""
         number = self.with_forces[atomic_number]
         forces, spread = (
             sums[atomic_number] / number if number else None for sums in (self.forces, self.forces_reference)
@@ -81,28 +81,28 @@ class Breakdown:
         return {
             "forces_mae_ev_per_angstrom": forces,
             "forces_spread_ev_per_angstrom": spread,
-            "forces_fraction": fraction_of_the_way(forces, 0.0, spread),
+            "forces_normalised_error": normalise(forces, 0.0, spread),
         }
 
 
-def _esp_entry(rmse: float | None, limit: float | None, spread: float | None) -> dict[str, float | None]:
-    """Null where there is no point, or none in the molecules that charges were fitted to."""
+def _esp_entry(rmse: float | None, fitted: float | None, spread: float | None) -> dict[str, float | None]:
+    """Return the errors of the ESP; None where no point counts, or none in the molecules with fitted charges."""
     return {
         "esp_rmse_kcal_per_mol_e": rmse,
-        "esp_limit_kcal_per_mol_e": limit,
+        "esp_fitted_charges_kcal_per_mol_e": fitted,
         "esp_spread_kcal_per_mol_e": spread,
-        "esp_fraction": fraction_of_the_way(rmse, limit, spread),
+        "esp_normalised_error": normalise(rmse, fitted, spread),
     }
 
 
-def describe_breakdown(record: dict[str, Any]) -> str:
-    """Two small tables for people; empty where there are neither forces nor an ESP."""
+def describe_regions(record: dict[str, Any]) -> str:
+    """Return tables by element and by distance; empty where there are neither forces nor an ESP."""
     if not (record["by_distance_shell"] or any(map(_has_forces, record["by_element"].values()))):
         return ""
-    esp = f"{'limit':>10}{'spread':>8}{'%':>8}"
+    esp = f"{'fitted':>10}{'spread':>8}{'%':>8}"
     lines = [f"  {'element':<8}{'atoms':>8}{'forces, meV/Å':>15}{'%':>8}{'ESP nearest to it, kcal/mol/e':>31}{esp}"]
     for name, entry in record["by_element"].items():
-        forces = f"{_milli(entry['forces_mae_ev_per_angstrom']):>15}{_percent(entry['forces_fraction']):>8}"
+        forces = f"{_milli(entry['forces_mae_ev_per_angstrom']):>15}{_percent(entry['forces_normalised_error']):>8}"
         lines.append(f"  {name:<8}{entry['atoms']:>8,}{forces}{_esp_cells(entry, 31)}")
     if record["by_distance_shell"]:
         lines.append(f"  {'radii from the atoms':<20}{'points':>9}{'ESP, kcal/mol/e':>17}{esp}")
@@ -110,7 +110,7 @@ def describe_breakdown(record: dict[str, Any]) -> str:
         upper = f" {shell['to_radii']:g}" if shell["to_radii"] else ""
         bounds = f"{shell['from_radii']:g} -{upper}"
         lines.append(f"  {bounds:<18}{shell['esp_points']:>11,}{_esp_cells(shell, 17)}")
-    lines.append("  %: of the way from the limit (of forces: 0) to the spread")
+    lines.append("  fitted: ESP RMSE of fitted charges; %: normalised error")
     return "\n".join(lines)
 
 
@@ -119,9 +119,9 @@ def _has_forces(entry: dict[str, Any]) -> bool:
 
 
 def _esp_cells(entry: dict[str, Any], width: int) -> str:
-    names = ("esp_rmse_kcal_per_mol_e", "esp_limit_kcal_per_mol_e", "esp_spread_kcal_per_mol_e")
-    rmse, limit, spread = ("-" if entry[name] is None else f"{entry[name]:.3g}" for name in names)
-    return f"{rmse:>{width}}{limit:>10}{spread:>8}{_percent(entry['esp_fraction']):>8}"
+    names = ("esp_rmse_kcal_per_mol_e", "esp_fitted_charges_kcal_per_mol_e", "esp_spread_kcal_per_mol_e")
+    rmse, fitted, spread = ("-" if entry[name] is None else f"{entry[name]:.3g}" for name in names)
+    return f"{rmse:>{width}}{fitted:>10}{spread:>8}{_percent(entry['esp_normalised_error']):>8}"
 
 
 def _milli(value: float | None) -> str:

@@ -19,9 +19,9 @@ from train.data.batch import Batch, known_targets
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import count_missing, shown
 from train.data.quantities import QUANTITIES
-from train.evaluation.baselines import Limits, limits_of
+from train.evaluation.baselines import Baselines, load_baselines
 from train.evaluation.errors_by_molecule import describe_molecules
-from train.evaluation.errors_by_region import describe_breakdown
+from train.evaluation.errors_by_region import describe_regions
 from train.evaluation.prediction_file import write_predictions
 from train.evaluation.results import MoleculeEsp, Targets
 from train.model.saved_model import TrainedModel, load_weights
@@ -41,7 +41,7 @@ def evaluate_split(
     between: Callable[[], None] = lambda: None,
     targets: Targets | None = None,
 ) -> dict[str, float]:
-    """Every metric on a split; ``targets`` collects references and predictions if given.
+    """Return every metric on a split.
 
     Args:
         steps: compiled functions.
@@ -49,7 +49,7 @@ def evaluate_split(
         loader: of the split.
         quiet: no progress bar.
         between: called after each batch; may raise.
-        targets: needs all devices to belong to this process.
+        targets: collects references and predictions; all devices must then belong to this process.
     """
     devices = steps.devices
     sums = devices.place(zero_sums())
@@ -104,17 +104,19 @@ def finish_run(
     writing = write_predictions(path, trained.reference_energies_ev, **names) if predictions else nullcontext()
     with writing as targets.file:
         metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
-    limits = limits_of(folder, loader, split, trained.config.n_dcm, seed=0)
+    baselines = load_baselines(folder, loader, split, trained.config.n_dcm, seed=0)
     record: dict[str, Any] = {
         "format_version": EVALUATION_FORMAT,
         "split": split,
         "molecules": len(loader),
         "molecules_without": count_missing(loader),
         "metrics": metrics,
-        "limits": asdict(limits),
-        "fractions": {name: limits.fraction(name, value) for name, value in metrics.items() if name in limits.spread},
-        **targets.breakdown.as_record(limits),
-        **targets.by_molecule.as_record(),
+        "baselines": asdict(baselines),
+        "normalised_errors": {
+            name: baselines.normalised_error(name, value) for name, value in metrics.items() if name in baselines.spread
+        },
+        **targets.region_errors.as_record(baselines),
+        **targets.molecule_errors.as_record(),
     }
     write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())
     if plots:
@@ -123,44 +125,46 @@ def finish_run(
 
         draw_all(folder, targets, split)
     if not quiet:
-        log.info(describe_evaluation(record, limits))
+        log.info(describe_evaluation(record, baselines))
         if predictions:
             log.info(f"predictions in {folder.predictions_file(split)}")
         log.info(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
     return metrics
 
 
-def describe_evaluation(record: dict[str, Any], limits: Limits) -> str:
-    """The tables for people."""
+def describe_evaluation(record: dict[str, Any], baselines: Baselines) -> str:
+    """Return the tables of an evaluation for the console."""
     molecules = ", ".join([f"{record['molecules']:,} molecules", *shown(record["molecules_without"])])
     tables = (
         f"{record['split']} errors of the best weights ({molecules})",
-        describe_metrics(record["metrics"], limits),
-        describe_breakdown(record),
+        describe_metrics(record["metrics"], baselines),
+        describe_regions(record),
         describe_molecules(record),
     )
     return "\n".join(filter(None, tables))
 
 
-def describe_metrics(metrics: dict[str, float], limits: Limits) -> str:
-    """A table of errors for people, between what the representation can reach and what the data spread over."""
-    lines = [f"  {'':<40}{'error':>10} {'':<11}{'limit':>8}{'spread':>10}  of the way from limit to spread"]
+def describe_metrics(metrics: dict[str, float], baselines: Baselines) -> str:
+    """Return a table of errors beside those of fitted charges and the spread of the data, for the console."""
+    lines = [f"  {'':<40}{'error':>10} {'':<11}{'fitted charges':>14}{'spread':>10}{'normalised error':>18}"]
     for quantity in QUANTITIES:
         name, factor = quantity.metric, quantity.error_factor
         if name not in metrics:
             lines.append(f"  {quantity.error_label:<40}{'-':>10} not in the data")
             continue
         line = f"  {quantity.error_label:<40}{metrics[name] * factor:>10.4g} {quantity.error_unit:<11}"
-        fraction = limits.fraction(name, metrics[name])
-        if fraction is not None:
-            limit = f"{limits.limit(name):.3g}" if limits.limit(name) else "-"
-            line += f"{limit:>8}{limits.spread[name] * factor:>10.4g}{fraction:>9.1%}"
+        normalised = baselines.normalised_error(name, metrics[name])
+        if normalised is not None:
+            fitted = f"{baselines.fitted_error(name):.3g}" if baselines.fitted_error(name) else "-"
+            line += f"{fitted:>14}{baselines.spread[name] * factor:>10.4g}{normalised:>18.1%}"
         lines.append(line.rstrip())
-    if limits.molecules_fitted:
+    if baselines.molecules_fitted:
         lines.append(
-            f"  limit: charges fitted to each of {limits.molecules_fitted} molecules by itself, {limits.n_dcm} per "
-            "atom (of PhysNet's: 1, on the atom)"
+            "  normalised error: (error - fitted) / (spread - fitted); fitted to each of "
+            f"{baselines.molecules_fitted} molecules: {baselines.n_dcm} charges per atom (PhysNet: 1)"
         )
+    else:
+        lines.append("  normalised error: error / spread")
     return "\n".join(lines)
 
 
@@ -168,8 +172,8 @@ def _collect(targets: Targets, loader: Loader, plan: BatchPlan, batch: Batch, pr
     bucket = loader.buckets[plan.bucket]
     rows = bucket.take("row", plan.rows)
     names = [bytes(name).decode("utf-8", "replace") for name in bucket.take(NAME_ARRAY, plan.rows)]
-    targets.breakdown.add(batch, prediction)
-    targets.by_molecule.add(batch, prediction, rows, names)
+    targets.region_errors.add(batch, prediction)
+    targets.molecule_errors.add(batch, prediction, rows, names)
     if targets.file:
         targets.file.add(batch, prediction, rows, names)
     known = known_targets(batch)

@@ -1,4 +1,4 @@
-"""Where the ESP's grid points lie, and mean squares of what is given on them: by element and by distance."""
+"""The ESP's grid points by nearest element and by distance from the molecule, and mean squares over them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SHELLS = (0.0, 1.2, 1.4, 1.6, 1.8, 2.0, np.inf)
 
 
 class Points(NamedTuple):
-    """The grid points of one molecule that count."""
+    """The grid points that count in one molecule."""
 
     molecule: int
-    """Its place in the batch."""
+    """Index in the batch."""
 
-    kept: np.ndarray  # (G,) which they are
-    elements: np.ndarray  # (K,) atomic number of the nearest atom, in its radii
+    kept: np.ndarray  # (G,) whether each point counts
+    elements: np.ndarray  # (K,) atomic number of the atom that is nearest in units of its radius
     shells: np.ndarray  # (K,) index of the shell
 
 
 def locate_points(batch: Batch) -> Iterator[Points]:
-    """Those of every molecule of the host's batch that has any, cleaned or not."""
+    """Yield the points of each molecule that has any, of a batch on the host, cleaned or not."""
     for i in np.flatnonzero(batch.molecule_mask):
         kept = np.asarray(batch.esp_mask[i])
         if not kept.any():
@@ -43,7 +43,7 @@ def locate_points(batch: Batch) -> Iterator[Points]:
 
 @dataclass
 class PointSquares:
-    """Sums over grid points, added molecule by molecule: how many, and squares in (kcal/mol/e)²."""
+    """Numbers of grid points and sums of squares over them in (kcal/mol/e)², added molecule by molecule."""
 
     by_element: np.ndarray = field(default_factory=lambda: np.zeros((2, len(VAN_DER_WAALS_RADII))))
     by_shell: np.ndarray = field(default_factory=lambda: np.zeros((2, len(SHELLS) - 1)))
@@ -56,16 +56,16 @@ class PointSquares:
             np.add.at(sums[1], places, squares)
 
     def element_rmse(self) -> dict[str, float]:
-        """Root mean squares by symbol, of the elements that have points, in kcal/mol/e."""
+        """Return root mean squares in kcal/mol/e by the symbol of the nearest element, where there are points."""
         return {symbol(int(z)): value for z, value in _rmse(self.by_element)}
 
     def shell_rmse(self) -> dict[str, float]:
-        """The same by the name of the shell."""
+        """Return root mean squares in kcal/mol/e by the name of the distance shell, where there are points."""
         return {shell_name(i): value for i, value in _rmse(self.by_shell)}
 
 
 def shell_name(index: int) -> str:
-    """Bounds of a shell in radii, ``1.2 - 1.4``."""
+    """Return the bounds of a shell in radii: ``1.2 - 1.4``."""
     return f"{SHELLS[index]:g} - {SHELLS[index + 1]:g}".replace("inf", "").rstrip()
 
 

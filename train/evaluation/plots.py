@@ -18,7 +18,7 @@ _HEXAGON_THRESHOLD = 5000
 
 
 def draw_all(folder: RunFolder, targets: Targets, split: str) -> list[Path]:
-    """Draw every picture of a run into ``plots/``; returns their paths."""
+    """Draw every picture of a run into ``plots/`` and return the paths."""
     folder.plots.mkdir(parents=True, exist_ok=True)
     drawn = [save_picture(folder.picture_file(f"scatter-{split}"), lambda: draw_scatter(targets, split))]
     if targets.molecules:
@@ -30,7 +30,7 @@ def draw_all(folder: RunFolder, targets: Targets, split: str) -> list[Path]:
 
 
 def draw_scatter(targets: Targets, split: str) -> Figure:
-    """Prediction against reference for every target in the data, and the charges' two sums against each other."""
+    """Draw prediction against reference for every target, and each atom's DCMNet charges against PhysNet's."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     for axis, quantity in zip(axes, TARGETS, strict=False):
@@ -75,7 +75,7 @@ def _say_missing(axis: Axes, title: str) -> None:
 
 
 def draw_esp(molecules: list[MoleculeEsp]) -> Figure:
-    """Reference, prediction and difference on each molecule's grid, with atoms and distributed charges.
+    """Draw reference, prediction and difference on each molecule's grid, with atoms and distributed charges.
 
     The molecule is turned so that its longest extent lies in the plane of the picture.
     """
@@ -123,7 +123,7 @@ def _draw_atoms(axis: Axes, molecule: MoleculeEsp, center: np.ndarray, turn: np.
 
 
 def draw_curves(records: list[dict]) -> Figure:
-    """Training and validation errors over the epochs."""
+    """Draw training and validation errors over the epochs."""
     figure = Figure(figsize=(12, 7), layout="constrained")
     epochs = [record["epoch"] for record in records]
     curves = [("loss", "loss", 1.0)]

@@ -1,4 +1,4 @@
-"""Predictions of a split beside their references in one HDF5 file, for whatever a user wants to do with them."""
+"""Predictions of a split beside their references in one HDF5 file, for the user's own analysis."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from shared.elements import element_table
 from shared.errors import UserError
 from shared.files import atomic_path
 from train.data.batch import Batch
@@ -47,15 +48,15 @@ DATASETS: dict[str, tuple[str, str, str]] = {
 
 @contextlib.contextmanager
 def write_predictions(path: Path, references_ev: dict[int, float], **attributes: str) -> Iterator[PredictionFile]:
-    """Write a file batch by batch, under a temporary name until it is whole.
+    """Open a file that is written batch by batch, under a temporary name until it is complete.
 
     Args:
         path: of the finished file.
         references_ev: energy of each element, added to the energies.
-        attributes: of the file, such as which run and split it is of.
+        attributes: of the file, such as its run and split.
 
     Raises:
-        UserError: the disk is full, or another error of the file's.
+        UserError: the file cannot be written, as on a full disk.
     """
     with atomic_path(path) as temporary:
         file = h5py.File(temporary, "w")
@@ -73,13 +74,11 @@ def write_predictions(path: Path, references_ev: dict[int, float], **attributes:
 
 
 class PredictionFile:
-    """A file of predictions in the making."""
+    """A file of predictions that is being written."""
 
     def __init__(self, path: Path, file: h5py.File, references_ev: dict[int, float]) -> None:
         self._path, self._file = path, file
-        self._references = np.zeros(max(references_ev, default=0) + 1)
-        for atomic_number, energy in references_ev.items():
-            self._references[atomic_number] = energy
+        self._references = element_table(references_ev)
 
     def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str]) -> None:
         """Append a batch of the host, whose real molecules come first.
@@ -91,7 +90,7 @@ class PredictionFile:
             names: n names, perhaps empty.
 
         Raises:
-            UserError: the disk is full, or another error of the file's.
+            UserError: the file cannot be written, as on a full disk.
         """
         n = len(rows)
         numbers = np.asarray(batch.atomic_numbers)[:n]

@@ -1,4 +1,4 @@
-"""What an evaluation collects of a split, for tables, pictures and files."""
+"""References, predictions and errors that an evaluation collects, for tables, pictures and files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from train.evaluation.errors_by_molecule import MoleculeErrors
-from train.evaluation.errors_by_region import Breakdown
+from train.evaluation.errors_by_region import RegionErrors
 from train.evaluation.prediction_file import PredictionFile
 
 
@@ -32,15 +32,15 @@ class Targets:
     reference: dict[str, list[np.ndarray]] = field(default_factory=dict)
     predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
     molecules: list[MoleculeEsp] = field(default_factory=list)
-    breakdown: Breakdown = field(default_factory=Breakdown)
-    by_molecule: MoleculeErrors = field(default_factory=MoleculeErrors)
+    region_errors: RegionErrors = field(default_factory=RegionErrors)
+    molecule_errors: MoleculeErrors = field(default_factory=MoleculeErrors)
     file: PredictionFile | None = None
 
     def add(self, name: str, reference: np.ndarray, predicted: np.ndarray) -> None:
-        """Append values."""
+        """Append values of a target."""
         self.reference.setdefault(name, []).append(np.ravel(reference))
         self.predicted.setdefault(name, []).append(np.ravel(predicted))
 
     def arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """All references and predictions of a target, perhaps none."""
+        """Return all references and predictions of a target, perhaps none."""
         return np.concatenate(self.reference[name]), np.concatenate(self.predicted[name])

@@ -1,0 +1,1 @@
+"""Use of a trained model: predictions, spectra, exported charges and programs."""

@@ -21,11 +21,11 @@ class PointCharges(NamedTuple):
 
 
 class JointCalculator(Calculator):
-    """Energy, forces, dipole and charges of PhysNet, and the distributed charges of DCMNet, for ASE.
+    """Calculator for ASE: energy, forces, dipole and charges of PhysNet, and the distributed charges of DCMNet.
 
     The energy is the total one (eV), reference energies included; forces are exactly its negative gradient; charges
     and dipole (about the centre of mass) are PhysNet's. The total charge of a molecule is ``atoms.info["charge"]``,
-    else the sum of its initial charges. Whatever of ASE's takes a calculator takes this one: optimizers, Vibrations,
+    else the sum of its initial charges. It works with all of ASE that takes a calculator: optimizers, Vibrations,
     Infrared, molecular dynamics.
     """
 
@@ -49,7 +49,7 @@ class JointCalculator(Calculator):
         self._prediction: MoleculePrediction | None = None
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the last calculation; ``atoms.info`` is not looked at by ASE itself."""
+        """Return what changed since the last calculation, ``atoms.info`` included, which ASE itself ignores."""
         changes: list[str] = super().check_state(atoms, tol=tol)
         if self._charge is not None and self._charge != total_charge_of(atoms) and not changes:
             changes.append("initial_charges")
@@ -78,20 +78,20 @@ class JointCalculator(Calculator):
         }
 
     def get_distributed_charges(self, atoms: ase.Atoms | None = None) -> PointCharges:
-        """DCMNet's charges (N, n_dcm) in e and their positions (N, n_dcm, 3) in Å."""
+        """Return DCMNet's charges (N, n_dcm) in e and their positions (N, n_dcm, 3) in Å."""
         prediction = self._predicted(atoms)
         return PointCharges(prediction.dcm_charges, prediction.dcm_sites)
 
     def get_distributed_dipole(self, atoms: ase.Atoms | None = None) -> np.ndarray:
-        """(3,) dipole of the distributed charges in e·Å, about the centre of mass."""
+        """Return the dipole (3,) of the distributed charges in e·Å, about the centre of mass."""
         return self._predicted(atoms).dipole_dcm
 
     def get_potential(self, points: np.ndarray, atoms: ase.Atoms | None = None) -> np.ndarray:
-        """ESP of the distributed charges on points (G, 3) in Å: (G,) in Hartree/e."""
+        """Return the ESP (G,) of the distributed charges in Hartree/e at points (G, 3) in Å."""
         return self.predictor.potential(self._predicted(atoms), points)
 
     def get_hessian(self, atoms: ase.Atoms) -> np.ndarray:
-        """(3 N, 3 N) exact second derivatives of the energy in eV/Å²."""
+        """Return the exact second derivatives (3 N, 3 N) of the energy in eV/Å²."""
         return self.predictor.derivatives(atoms).hessian
 
     def _predicted(self, atoms: ase.Atoms | None) -> MoleculePrediction:

@@ -1,4 +1,4 @@
-"""Distributed charges as files of other programs: extended XYZ, CSV, and their potential as a Gaussian cube."""
+"""Files of distributed charges for other programs: extended XYZ, CSV, and their ESP as a Gaussian cube."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ UNITS = "positions Angstrom, charges e, energy eV, forces eV/Angstrom, dipoles e
 CSV_COLUMNS = ("frame", "atom", "element", "charge_index", "x_angstrom", "y_angstrom", "z_angstrom", "charge_e")
 
 _LARGEST_CUBE = 20_000_000
-"""Points; as text they are 270 MB."""
+"""Most points of a cube; as text they take 270 MB."""
 
 
 def extended_xyz(molecules: Sequence[ase.Atoms], predictions: Sequence[MoleculePrediction]) -> str:
-    """One frame for each molecule: its atoms with PhysNet's charges and forces, then the distributed charges.
+    """Return one frame for each molecule: its atoms with PhysNet's charges and forces, then the distributed charges.
 
     These are particles of symbol X without forces. The column ``atom`` is the atom that a particle belongs to, from 0.
     """
@@ -35,7 +35,7 @@ def extended_xyz(molecules: Sequence[ase.Atoms], predictions: Sequence[MoleculeP
 
 
 def charges_csv(molecules: Sequence[ase.Atoms], predictions: Sequence[MoleculePrediction]) -> str:
-    """One row for each distributed charge; frames, atoms and charges are counted from 0."""
+    """Return one row for each distributed charge; frames, atoms and charges are counted from 0."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -48,20 +48,20 @@ def charges_csv(molecules: Sequence[ase.Atoms], predictions: Sequence[MoleculePr
 
 
 class CubeGrid(NamedTuple):
-    """A grid along x, y, z, as a cube file can name it: lengths of six decimals in Bohr."""
+    """A grid along x, y, z that a cube file can state exactly: lengths of six decimals in Bohr."""
 
     origin: np.ndarray  # (3,) Bohr
     step: float  # Bohr
     shape: tuple[int, int, int]
 
     def points(self) -> np.ndarray:
-        """(X Y Z, 3) in Å, z the fastest."""
+        """Return the points (X Y Z, 3) in Å, z varying fastest."""
         axes = [self.origin[i] + self.step * np.arange(self.shape[i]) for i in range(3)]
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) * BOHR_IN_ANGSTROM
 
 
 def cube_grid(atoms: ase.Atoms, spacing: float, margin: float) -> CubeGrid:
-    """The grid around a molecule.
+    """Return the grid around a molecule.
 
     Args:
         atoms: the molecule.
@@ -84,7 +84,7 @@ def cube_grid(atoms: ase.Atoms, spacing: float, margin: float) -> CubeGrid:
 
 
 def potential_cube(predictor: Predictor, atoms: ase.Atoms, prediction: MoleculePrediction, grid: CubeGrid) -> str:
-    """The ESP of the distributed charges as a Gaussian cube file, in Bohr and Hartree/e.
+    """Return the ESP of the distributed charges as a Gaussian cube file, in Bohr and Hartree/e.
 
     The values are those of point charges: near them, inside the atoms, they are large and not those of a molecule.
     """
@@ -126,7 +126,7 @@ def _cube_line(count: int, values: Sequence[float] | np.ndarray) -> str:
 
 
 def _cube_values(values: np.ndarray) -> str:
-    """Six in a line; every run along z begins a new one."""
+    """Format values, six in a line; every run along z begins a new line."""
     text = io.StringIO()
     for run in values.reshape(-1, values.shape[2]):
         words = [f"{value:13.5E}" for value in run.tolist()]

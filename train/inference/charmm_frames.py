@@ -6,8 +6,8 @@ and MMunibas/DCM-CHARMM-Test-Suite on GitHub). A frame of type BO is a triplet o
     z_a = z_b = (r_a - r_b)/|r_a - r_b|,  z_c = (r_c - r_b)/|r_c - r_b|,
     y_a = y_b = y_c = z_a × z_c, normalised,  x = z × y of each atom (a left-handed system).
 
-The method: M. Devereux et al., J. Chem. Theory Comput. 2014, 10, 4229; O. T. Unke et al., J. Chem. Phys. 2017, 147,
-161712. One file is the charges of one conformer: they move with their frames, and do not change otherwise.
+Method: M. Devereux et al., J. Chem. Theory Comput. 2014, 10, 4229; O. T. Unke et al., J. Chem. Phys. 2017, 147,
+161712. One file has the charges of one conformer: they move with their frames, and do not change otherwise.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ase.neighborlist import build_neighbor_list, natural_cutoffs
 from shared.errors import UserError
 
 Frame = tuple[int | None, ...]
-"""Three atoms; None beyond the last atom of a molecule of one or two."""
+"""Three atoms of a frame; None beyond the last atom of a molecule of one or two."""
 
 _BENT = 0.2
-"""Sine of a frame's angle, if there is a choice: nearer to a line, a frame's plane turns with the least bending."""
+"""Smallest sine of a frame's angle, if there is a choice: near a line, slight bending turns a frame's plane."""
 
 _LINE = 1e-3
 """Sine below which a frame has no plane."""
 
 _ON_THE_AXIS = 1e-3
-"""Å that a charge of a linear molecule may lie from the axis."""
+"""Largest distance of a linear molecule's charge from the axis, Å."""
 
 
 def local_frames_text(atoms: ase.Atoms, charges: np.ndarray, sites: np.ndarray, residue: str) -> str:
-    """A .dcm file of one residue.
+    """Return the text of a .dcm file of one residue.
 
     Args:
         atoms: a molecule of N atoms, in the order of the residue's atoms in CHARMM's topology.
@@ -76,7 +76,7 @@ def local_frames_text(atoms: ase.Atoms, charges: np.ndarray, sites: np.ndarray, 
 
 
 def frame_axes(positions: np.ndarray, frame: Frame) -> np.ndarray:
-    """Axes of the three atoms of a frame.
+    """Return the axes of the three atoms of a frame.
 
     Args:
         positions: (N, 3) in Å.
@@ -102,7 +102,7 @@ def frame_axes(positions: np.ndarray, frame: Frame) -> np.ndarray:
 
 
 def choose_frames(atoms: ase.Atoms) -> list[Frame]:
-    """Triplets that together hold every atom: bonded ones, as few and as little like a line as there are."""
+    """Return triplets that together hold every atom: bonded ones, as few and as far from linear as possible."""
     n = len(atoms)
     if n < 3:
         return [(*range(n), *[None] * (3 - n))]
@@ -141,7 +141,7 @@ def _bonded(atoms: ase.Atoms) -> list[tuple[int, int, int]]:
 
 
 def _nearest(atoms: ase.Atoms, atom: int, least: float) -> tuple[int, int, int] | None:
-    """The atom, the nearest one, and the next nearest that is not in line with the two; None if all are."""
+    """Return the atom, its nearest one, and the next nearest that is not in line with both; None if all are."""
     distances = np.linalg.norm(atoms.positions - atoms.positions[atom], axis=1)
     _, middle, *others = np.argsort(distances, kind="stable").tolist()
     triplets = ((atom, middle, last) for last in others)
@@ -155,7 +155,7 @@ def _sine(positions: np.ndarray, triplet: tuple[int, int, int]) -> float:
 
 
 def _along_the_line(positions: np.ndarray) -> np.ndarray:
-    """(N,) Å of each atom on the line from the first atom to the farthest one."""
+    """Return coordinates (N,) in Å along the line from the first atom to the farthest one."""
     from_first = positions - positions[0]
     farthest = np.linalg.norm(from_first, axis=1).round(6).argmax()
     return np.asarray(from_first @ _unit(from_first[farthest]))

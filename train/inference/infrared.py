@@ -73,7 +73,7 @@ def optimise(atoms: ase.Atoms, fmax: float) -> None:
 
 
 def harmonic_modes(derivatives: Derivatives, atoms: ase.Atoms) -> Modes:
-    """Normal modes, translations and rotations projected out, with their IR intensities.
+    """Return normal modes, translations and rotations projected out, with their IR intensities.
 
     Args:
         derivatives: at the geometry of ``atoms``, a stationary point.
@@ -87,7 +87,7 @@ def harmonic_modes(derivatives: Derivatives, atoms: ase.Atoms) -> Modes:
 
 
 def broadened(modes: Modes, width: float) -> Spectrum:
-    """Each band a Lorentzian of this full width at half maximum (1/cm) whose area is its intensity."""
+    """Return Lorentzian bands of this full width at half maximum (1/cm) whose areas are their intensities."""
     real = modes.wavenumbers > 0
     centers = modes.wavenumbers[real]
     end = 500.0 * np.ceil((centers.max(initial=1000.0) + 50.0 * width) / 500.0)
@@ -100,7 +100,7 @@ def broadened(modes: Modes, width: float) -> Spectrum:
 def infrared_from_dynamics(
     atoms: ase.Atoms, picoseconds: float, timestep: float, temperature: float, seed: int
 ) -> Spectrum:
-    """IR spectrum of a trajectory at constant energy.
+    """Compute the IR spectrum of a trajectory at constant energy.
 
     Args:
         atoms: at a minimum, with a calculator.
@@ -133,8 +133,10 @@ def infrared_from_dynamics(
 
 
 def spectrum_of_dipoles(dipoles: np.ndarray, timestep: float) -> Spectrum:
-    """Absorption ∝ the power spectrum of the dipole's time derivative (Wiener and Khinchin: the Fourier transform of
-    its autocorrelation), which is what the classical line shape becomes with the harmonic quantum correction.
+    """Return the absorption spectra, proportional to the power spectrum of the dipole's time derivative.
+
+    By Wiener and Khinchin that is the Fourier transform of its autocorrelation, which the classical line shape becomes
+    with the harmonic quantum correction.
 
     Args:
         dipoles: (T, 2, 3) of both kinds of charges, at equal times.
@@ -154,7 +156,7 @@ def spectrum_of_dipoles(dipoles: np.ndarray, timestep: float) -> Spectrum:
 
 
 def describe_modes(modes: Modes, atoms: ase.Atoms) -> str:
-    """A table for people."""
+    """Return a table of the modes for the console."""
     lines = [
         f"{atoms.get_chemical_formula()}: energy {atoms.get_potential_energy():.4f} eV",
         "  mode   frequency, 1/cm   IR intensity, km/mol (PhysNet)   (DCMNet)",
@@ -169,7 +171,7 @@ def describe_modes(modes: Modes, atoms: ase.Atoms) -> str:
 
 
 def write_geometry(path: Path, atoms: ase.Atoms) -> None:
-    """Extended XYZ, without what a calculator knows."""
+    """Write extended XYZ, without a calculator's results."""
     text = io.StringIO()
     plain = atoms.copy()  # a copy has no calculator
     plain.write(text, format="extxyz")
@@ -177,14 +179,14 @@ def write_geometry(path: Path, atoms: ase.Atoms) -> None:
 
 
 def write_modes(path: Path, modes: Modes) -> None:
-    """A table as CSV."""
+    """Write a table of the modes as CSV."""
     names = ("mode", "wavenumber_per_cm", "intensity_km_per_mol", "intensity_dcm_km_per_mol")
     columns = (np.arange(1, len(modes.wavenumbers) + 1), modes.wavenumbers, modes.intensities, modes.intensities_dcm)
     _write_csv(path, names, columns)
 
 
 def write_spectra(path: Path, modes: Modes, width: float, dynamics: Spectrum | None = None) -> None:
-    """The broadened harmonic spectrum as CSV, and the one of the dynamics beside it (``-dynamics``)."""
+    """Write the broadened harmonic spectrum as CSV, and that of the dynamics beside it (``-dynamics``)."""
     harmonic = broadened(modes, width)
     _write_csv(path, ("wavenumber_per_cm", "absorption_km_per_mol_cm", "absorption_dcm_km_per_mol_cm"), harmonic)
     if dynamics:

@@ -1,7 +1,7 @@
 """The model as one file that runs without this project: a ``jax.export`` artefact that carries its weights.
 
 Batch size and number of atoms are symbolic, so that one artefact takes molecules of any size. Edges are all pairs of
-real atoms, made inside: what lies beyond a cutoff vanishes with the cutoff functions.
+real atoms, made inside: those beyond a cutoff vanish with the cutoff functions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from shared.elements import MAX_ATOMIC_NUMBER, symbol
+from shared.elements import MAX_ATOMIC_NUMBER, element_table, symbol
 from train.data.batch import Batch
 from train.inference.predictor import Precision
 from train.model.joint import build_model
@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 PLATFORMS = ("cpu", "cuda")
 INPUTS = {
     "atomic_numbers": "(B, A) int32; 0 = padding, anywhere in a row; A at least 2",
-    "positions": "(B, A, 3) Å; whatever stands in the padding is ignored",
+    "positions": "(B, A, 3) Å; the padding is ignored",
     "total_charge": "(B,) e",
 }
 OUTPUTS = {
@@ -43,15 +43,15 @@ OUTPUTS = {
 
 
 def export_model(trained: TrainedModel, precision: Precision) -> bytes:
-    """The serialised artefact: a function of ``INPUTS`` that returns a dictionary of ``OUTPUTS``.
+    """Return the serialised artefact: a function of ``INPUTS`` that returns a dictionary of ``OUTPUTS``.
 
     Args:
         trained: settings, reference energies and weights.
-        precision: of all arrays of numbers; who calls a float64 artefact needs jax_enable_x64.
+        precision: of all floating-point arrays; calling a float64 artefact needs jax_enable_x64.
     """
-    # As in training: full float32 on GPUs too, which would else round the factors of matrix products.
+    # As in training: full float32 on GPUs too, which would otherwise round the factors of matrix products.
     with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
-        # One more than a number that is at least 1, so that shapes can be told to hold at least one pair.
+        # One more than a number that is at least 1, so that JAX knows that there is at least one pair.
         batch, atoms = export.symbolic_shape("batch, more_atoms + 1")
         arguments = (
             jax.ShapeDtypeStruct((batch, atoms), jnp.int32),
@@ -62,7 +62,7 @@ def export_model(trained: TrainedModel, precision: Precision) -> bytes:
 
 
 def describe(trained: TrainedModel, precision: Precision) -> dict[str, Any]:
-    """What a user of the artefact needs to know, to be written as JSON."""
+    """Return what a user of the artefact needs to know, to be written as JSON."""
     config = trained.config
     return {
         "format_version": FORMAT_VERSION,
@@ -82,19 +82,17 @@ def describe(trained: TrainedModel, precision: Precision) -> dict[str, Any]:
 def _function(trained: TrainedModel, precision: Precision) -> Callable[[Array, Array, Array], dict[str, Array]]:
     model = build_model(trained.config)
     params = jax.tree.map(lambda x: jnp.asarray(x, precision), trained.params)
-    references = np.full((MAX_ATOMIC_NUMBER + 1, 2), np.nan)
-    references[0] = 0.0
-    for atomic_number, energy in trained.reference_energies_ev.items():
-        # Sums of whole numbers are exact in float32 too, those of the small rest to 1e-6 eV.
-        references[atomic_number] = np.round(energy), energy - np.round(energy)
-    table = jnp.asarray(references, precision)
+    references = element_table({0: 0.0, **trained.reference_energies_ev}, np.nan)
+    # Sums of whole numbers are exact in float32 too, those of the small rest to 1e-6 eV.
+    whole = np.round(references)
+    table = jnp.asarray(np.stack([whole, references - whole], axis=1), precision)
 
     def predict(atomic_numbers: Array, positions: Array, total_charge: Array) -> dict[str, Array]:
         predicted = model.apply_off_grid(params, _all_pairs(atomic_numbers, positions, total_charge))
         inside = (atomic_numbers >= 0) & (atomic_numbers <= MAX_ATOMIC_NUMBER)
         reference = jnp.where(inside[..., None], table[jnp.where(inside, atomic_numbers, 0)], jnp.nan).sum(axis=1)
         outputs = {**predicted._asdict(), "reference_energy": reference}
-        # An element that the model was not trained on: no number rather than a wrong one.
+        # An element that the model was not trained on gives NaN rather than a wrong number.
         known = jnp.isfinite(reference).all(axis=1)
         return {
             name: jnp.where(known.reshape(-1, *[1] * (outputs[name].ndim - 1)), outputs[name], jnp.nan)
@@ -105,15 +103,15 @@ def _function(trained: TrainedModel, precision: Precision) -> Callable[[Array, A
 
 
 def _all_pairs(atomic_numbers: Array, positions: Array, total_charge: Array) -> Batch:
-    """A batch whose edges are all pairs of real atoms; the arrays that predictions do not need are zero."""
+    """Return a batch whose edges are all pairs of real atoms; arrays that predictions do not need are zero."""
     size, atoms = atomic_numbers.shape
     real = atomic_numbers > 0
     n_atoms = real.sum(axis=1, dtype=jnp.int32)
-    # Place of the k-th real atom, so that padding may stand anywhere.
+    # Index of the k-th real atom, so that padding may be anywhere.
     places = jnp.argsort(~real, axis=1, stable=True).astype(jnp.int32)
     edge = jnp.arange(atoms * (atoms - 1), dtype=jnp.int32)[None, :]
     others = jnp.maximum(n_atoms - 1, 1)[:, None]
-    # Edge (n - 1) i + k goes to atom i from the k-th other atom; what lies beyond n (n - 1) is padding.
+    # Edge (n - 1) i + k goes to atom i from the k-th other atom; from n (n - 1) on is padding.
     dst, src = edge // others, edge % others
     src = src + (src >= dst)
     dst, src = (jnp.take_along_axis(places, jnp.minimum(index, atoms - 1), axis=1) for index in (dst, src))

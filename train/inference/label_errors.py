@@ -1,4 +1,4 @@
-"""Errors of predictions where the molecules have labels, summed up molecule by molecule in float64."""
+"""Errors of predictions for molecules with labels, summed molecule by molecule in float64."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LabelErrors:
         self._charged_dipoles = 0
 
     def add(self, molecule: LabelledMolecule, prediction: MoleculePrediction) -> None:
-        """Count one molecule, in the quantities that it has labels of."""
+        """Add one molecule, in the quantities that it has labels of."""
         if not np.isnan(molecule.energy):
             error = np.array([prediction.energy - molecule.energy])
             self._add("energy", error)
@@ -46,7 +46,7 @@ class LabelErrors:
         self._molecules[target] += 1
 
     def metrics(self) -> dict[str, float]:
-        """Every error under a name with its unit; none where no molecule has a label."""
+        """Return every error under a name with its unit; none where no molecule has a label."""
         named = {}
         for one in _QUANTITIES:
             if values := self._values.get(one.key, 0):
@@ -55,11 +55,11 @@ class LabelErrors:
         return named
 
     def molecules(self) -> dict[str, int]:
-        """How many molecules have a label of each quantity."""
+        """Return how many molecules have a label of each quantity."""
         return {target: self._molecules[target] for target in ("energy", "forces", "dipole")}
 
     def describe(self) -> str:
-        """A table for people."""
+        """Return a table of the errors for the console."""
         metrics = self.metrics()
         if not metrics:
             return "no labels in the data, so no errors"

@@ -1,4 +1,4 @@
-"""Molecules of the user: by name, or from a file in any format that ASE reads."""
+"""The user's molecules: by name, or from a file in any format that ASE reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.inference.predictor import total_charge_of
 
 
 def read_molecule(name: str, geometry: str) -> ase.Atoms:
-    """The molecule of this name (``ase.build``), or the last one of this file, with its total charge.
+    """Return the molecule of this name (``ase.build``), or the last one of a file, with its total charge.
 
     Raises:
         UserError: there is no such name or file, or the file is not a molecule.
@@ -22,7 +22,7 @@ def read_molecule(name: str, geometry: str) -> ase.Atoms:
 
 
 def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:
-    """The molecule of this name (``ase.build``), or all frames of this file (``FILE@0:10``: those).
+    """Return the molecule of this name (``ase.build``), or all frames of a file (``FILE@0:10``: those).
 
     Of a frame, elements, positions and the total charge (``info["charge"]``) are kept.
 

@@ -19,14 +19,14 @@ OF_ATOMS = ("forces", "charges", "dcm_charges", "dcm_sites", "REF_forces")
 
 
 def as_atoms(molecule: LabelledMolecule) -> ase.Atoms:
-    """The molecule as the predictor takes it."""
+    """Return the molecule as the predictor takes it."""
     atoms = ase.Atoms(molecule.numbers, molecule.positions)
     atoms.info["charge"] = molecule.charge
     return atoms
 
 
 def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) -> ase.Atoms:
-    """The N atoms of a molecule with what is predicted, so that ASE reads the frame back as this molecule.
+    """Return the N atoms of a molecule with its predictions, so that ASE reads the frame back as this molecule.
 
     Per molecule: ``energy``, ``dipole`` (of PhysNet's charges), ``dipole_dcm`` (of the distributed ones), the total
     ``charge``. Per atom: ``forces``, ``charges`` (PhysNet's), ``dcm_charges`` (n_dcm) and their positions ``dcm_sites``

@@ -1,4 +1,4 @@
-"""A trained model for use: any molecules of the trained elements, as :class:`ase.Atoms`, in padded batches.
+"""Predictions of a trained model for any molecules of its elements, as :class:`ase.Atoms`, in padded batches.
 
 Molecules are padded to size classes, so that a trajectory, or a mixture of molecules, compiles once for each class.
 """
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.elements import symbol
+from shared.elements import element_table, symbol
 from shared.errors import UserError
 from shared.neighbor_list import build_edges, count_edges
 from train.data.batch import Batch, empty_batch
@@ -29,15 +29,15 @@ from train.model.saved_model import TrainedModel, load_weights
 Precision = Literal["float32", "float64"]
 
 _GROWTH = 1.25
-"""From one size class to the next: padding costs at most this factor in atoms."""
+"""Ratio of one size class to the one below: padding costs at most this factor in atoms."""
 
 _GRID_CHUNK = 1024
-"""Grid points at once; a multiple of what fits the caches, and one compilation for any grid."""
+"""Grid points in one call, of a size that suits the caches, and one compilation for any grid."""
 
 
 @dataclass(frozen=True)
 class MoleculePrediction:
-    """What the model says of one molecule of N atoms."""
+    """Predictions for one molecule of N atoms."""
 
     energy: float  # eV, reference energies included
     forces: np.ndarray  # (N, 3) eV/Å, exactly -dE/dR
@@ -67,7 +67,7 @@ class SizeClass:
 
 
 class Predictor:
-    """The best weights of a run, ready to predict.
+    """Predictor with the best weights of a run.
 
     Attributes:
         trained: settings, reference energies and weights.
@@ -92,9 +92,7 @@ class Predictor:
         self.compilations = 0
         self._pad = pad
         self._model = build_model(self.trained.config)
-        self._references = np.zeros(max(self.elements) + 1)
-        for atomic_number, energy in self.trained.reference_energies_ev.items():
-            self._references[atomic_number] = energy
+        self._references = element_table(self.trained.reference_energies_ev)
         with self._arithmetic():
             self._params = jax.tree.map(lambda x: jnp.asarray(x, precision), self.trained.params)
         self._functions: dict[str, Callable[..., Any]] = {
@@ -140,7 +138,7 @@ class Predictor:
         return [result for result in results if result is not None]
 
     def derivatives(self, molecule: ase.Atoms) -> Derivatives:
-        """Exact second derivatives of the energy and first derivatives of the dipoles, by differentiation.
+        """Return exact second derivatives of the energy and first derivatives of the dipoles.
 
         Raises:
             UserError: as :meth:`predict`.
@@ -158,7 +156,7 @@ class Predictor:
         )
 
     def potential(self, prediction: MoleculePrediction, points: np.ndarray) -> np.ndarray:
-        """ESP of the distributed charges.
+        """Return the ESP of the distributed charges at points.
 
         Args:
             prediction: of a molecule.
@@ -170,7 +168,7 @@ class Predictor:
         return self.potential_of(prediction.dcm_charges.ravel(), prediction.dcm_sites.reshape(-1, 3), points)
 
     def potential_of(self, charges: np.ndarray, sites: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """ESP of point charges (K,) in e at sites (K, 3) in Å on points (G, 3) in Å: (G,) in Hartree/e."""
+        """Return the ESP (G,) in Hartree/e of point charges (K,) in e at sites (K, 3) in Å at points (G, 3) in Å."""
         result = np.empty(len(points))
         # Charges of zero beyond the real ones, so that the number of atoms is not part of the shape.
         padded = _next_class(len(charges)) if self._pad else len(charges)
@@ -279,22 +277,22 @@ class Predictor:
 
 
 def best_folder(run: str | Path) -> Path:
-    """The folder of the weights: ``run``/best, or ``run`` if that is one itself."""
+    """Return the folder of the weights: ``run``/best, or ``run`` if that is one itself."""
     run = Path(run)
     return run if (run / "model.json").exists() else run / "best"
 
 
 def total_charge_of(molecule: ase.Atoms) -> float:
-    """Of ``info["charge"]`` (as in extended XYZ), else the sum of the initial charges, in e."""
+    """Return the total charge in e: ``info["charge"]`` (as in extended XYZ), else the sum of the initial charges."""
     return float(molecule.info.get("charge", molecule.get_initial_charges().sum()))
 
 
 _ALL_PAIRS_UP_TO = 24
-"""Atoms up to which all pairs have a place in the edge list, so that no motion changes its shape."""
+"""Most atoms for which all pairs have a place in the edge list, so that no motion changes its shape."""
 
 
 def _next_class(number: int) -> int:
-    """The least size class that holds ``number``: 1 … 4, then each a quarter larger."""
+    """Return the smallest size class that holds ``number``: 1 … 4, then each a quarter larger."""
     size = 1
     while size < number:
         size = max(size + 1, int(size * _GROWTH))

@@ -1,0 +1,1 @@
+"""The joint PhysNet–DCMNet model."""

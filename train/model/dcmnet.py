@@ -27,17 +27,17 @@ class DistributedCharges(NamedTuple):
 
 
 _INITIAL_CHARGE = 0.8
-"""e, the largest of an atom's charges before its monopole is added."""
+"""Largest of an atom's initial charges before its monopole is added, e."""
 
 _INITIAL_LENGTH = 3.0
-"""Of the line, in units of what e3x's initial weights would give a displacement."""
+"""Length of the line, in units of the displacement that e3x's initial weights would give."""
 
 _OWN_SHARE = 0.1
-"""Of a charge's own initial weights, beside those that it shares with the atom's other charges."""
+"""Size of a charge's own initial weights, relative to those that it shares with the atom's other charges."""
 
 
 def _initial_bias(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-    """(elements, n_dcm): charges of a linear quadrupole, + - + or + - - +, or a dipole, + -, the same for all elements.
+    """Return initial charges (elements, n_dcm) of a linear quadrupole, + - + or + - - +, or dipole, + -, in each row.
 
     Together with :func:`_initial_couplings`, which lays them along a line through the atom. Charges that begin equal,
     and anywhere, are pulled the same way and end up all on one side of their atom: on CO2, in most seeds, with twice
@@ -52,13 +52,13 @@ def _initial_bias(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) 
 
 
 def _initial_maps(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-    """(features, 2 n_dcm): nearly the same two maps of the features for all charges."""
+    """Return two maps of the features, (features, 2 n_dcm), nearly the same for all charges."""
     drawn = nn.initializers.lecun_normal()(key, shape, dtype).reshape(shape[0], 2, -1)
     return (drawn[..., :1] + _OWN_SHARE * drawn).reshape(shape)
 
 
 def _initial_couplings(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Weights of the couplings (1, L+1, 1, L+1, 1, 2, n_dcm): displacements along one line, at equal distances."""
+    """Return couplings (1, L+1, 1, L+1, 1, 2, n_dcm) that displace charges along one line, at equal distances."""
     drawn = e3x.nn.initializers.tensor_lecun_normal()(key, shape, dtype)
     vectors = drawn[..., 1, :]
     along = vectors[..., :1] * jnp.asarray(_INITIAL_LENGTH * _line(shape[-1]), dtype)
@@ -66,12 +66,12 @@ def _initial_couplings(key: Array, shape: tuple[int, ...], dtype: Any = jnp.floa
 
 
 def _line(n_dcm: int) -> np.ndarray:
-    """Where on a line the atom's charges begin; a single one is not at its middle."""
+    """Return the initial places of an atom's charges on a line; a single one is not at its middle."""
     return np.linspace(1.0, -1.0, n_dcm)
 
 
 class DCMNet(nn.Module):
-    """n_dcm charges per atom and their displacements.
+    """Network for n_dcm charges per atom and their displacements.
 
     Features are proper tensors (one parity channel, in e3x's terms), so displacements are true vectors under rotation
     and reflection.
@@ -96,7 +96,7 @@ class DCMNet(nn.Module):
 
     @nn.compact
     def __call__(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> DistributedCharges:
-        """Run the network.
+        """Return charges and displacements.
 
         Args:
             atomic_numbers: (B, A), 0 = padding.
@@ -126,7 +126,7 @@ class DCMNet(nn.Module):
         )
 
     def _features(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> Components:
-        """Message passing: (max_degree+1)² components of (N, features)."""
+        """Return the features after message passing: (max_degree+1)² components of (N, features)."""
         distances = e3x.ops.norm(edges.displacements, axis=-1)
         radial = e3x.nn.reciprocal_bernstein(distances, self.basis)
         radial = radial * e3x.nn.smooth_cutoff(distances, cutoff=self.cutoff)[:, None]

@@ -12,11 +12,11 @@ from train.model.graph import pair_distances
 Array = jax.Array
 
 _LARGEST_INVERSE = 1e3
-"""1/Å, of charges on grid points."""
+"""Largest inverse distance of a charge from a grid point, 1/Å."""
 
 
 def polynomial_cutoff(distances: Array, cutoff: float) -> Array:
-    """φ(r) = 1 - 6x⁵ + 15x⁴ - 10x³ with x = r/r_c, and 0 from r_c on (Unke & Meuwly 2019, eq 8).
+    """Return φ(r) = 1 - 6x⁵ + 15x⁴ - 10x³ with x = r/r_c, and 0 from r_c on (Unke & Meuwly 2019, eq 8).
 
     Value, first and second derivative vanish at the cutoff.
     """
@@ -25,13 +25,13 @@ def polynomial_cutoff(distances: Array, cutoff: float) -> Array:
 
 
 def damped_inverse_distance(distances: Array, cutoff: float) -> Array:
-    """χ(r) = φ(2r)/√(r² + 1) + (1 - φ(2r))/r in 1/Å (Unke & Meuwly 2019, eq 13): 1/r beyond half the cutoff."""
+    """Return χ(r) = φ(2r)/√(r² + 1) + (1 - φ(2r))/r in 1/Å (Unke & Meuwly 2019, eq 13); 1/r beyond r_c/2."""
     switch = polynomial_cutoff(2.0 * distances, cutoff)
     return switch / jnp.sqrt(distances**2 + 1.0) + (1.0 - switch) / distances
 
 
 def damped_coulomb_energy(charges: Array, positions: Array, atom_mask: Array, cutoff: float) -> Array:
-    """k_e Σ_{i<j} q_i q_j χ(r_ij) over all pairs of each molecule (Unke & Meuwly 2019, eq 12).
+    """Return k_e Σ_{i<j} q_i q_j χ(r_ij) over all pairs of each molecule (Unke & Meuwly 2019, eq 12).
 
     Args:
         charges: (B, A) in e, 0 for padding.
@@ -48,7 +48,7 @@ def damped_coulomb_energy(charges: Array, positions: Array, atom_mask: Array, cu
 
 
 def distributed_coulomb_energy(charges: Array, sites: Array, atom_mask: Array) -> Array:
-    """Coulomb energy between the distributed charges of different atoms.
+    """Return the Coulomb energy between the distributed charges of different atoms.
 
     Args:
         charges: (B, A, n_dcm) in e.
@@ -72,7 +72,7 @@ def distributed_coulomb_energy(charges: Array, sites: Array, atom_mask: Array) -
 
 @jax.custom_vjp
 def electrostatic_potential(charges: Array, sites: Array, grid: Array) -> Array:
-    """V(r) = Σ_k m_k / |r - r_k| in Hartree/e, distances in Bohr.
+    """Return the ESP at the grid points: V(r) = Σ_k m_k / |r - r_k| in Hartree/e, distances in Bohr.
 
     Its derivative is written by hand: automatic differentiation would keep several arrays over (charge × grid point),
     and sum over them without using the vector registers. Here both directions are a few matrix products.
@@ -93,7 +93,7 @@ def _potential_forward(charges: Array, sites: Array, grid: Array) -> tuple[Array
 
 
 def _potential_backward(kept: tuple[Array, Array, Array], cotangent: Array) -> tuple[Array, Array, Array]:
-    """With w = 1/|r - r_k|³: ∂V/∂r_k = m_k w (r - r_k), ∂V/∂r = -Σ_k of the same."""
+    """Return the cotangents, with w = 1/|r - r_k|³: ∂V/∂r_k = m_k w (r - r_k), ∂V/∂r = -Σ_k of the same."""
     charges, sites, grid = kept
     # Relative to the molecule, for Σ c w r - r_k Σ c w to lose no digits where it is far from the origin.
     origin = sites[:, :1]
@@ -117,21 +117,21 @@ electrostatic_potential.defvjp(_potential_forward, _potential_backward)
 
 
 def _inverse_distances(sites: Array, grid: Array) -> Array:
-    """(B, K, G) 1/|r - r_k| in 1/Å, bounded: a charge exactly on a grid point gives a large number, not infinity."""
+    """Return 1/|r - r_k| (B, K, G) in 1/Å, bounded: a charge exactly on a grid point gives a large finite number."""
     # Component by component: an array with a trailing axis of 3 wastes most of a vector register.
     squared = sum((grid[:, None, :, i] - sites[:, :, None, i]) ** 2 for i in range(3))
     return jnp.minimum(jax.lax.rsqrt(squared), _LARGEST_INVERSE)
 
 
 def centers_of_mass(positions: Array, atomic_numbers: Array) -> Array:
-    """(B, 3) centre of mass of each molecule in Å; padding has no mass, a molecule without atoms sits at 0."""
+    """Return the centre of mass (B, 3) of each molecule in Å; 0 for a molecule without atoms."""
     mass = jnp.asarray(MASSES, positions.dtype)[atomic_numbers]
     total = mass.sum(axis=1)
     return (mass[..., None] * positions).sum(axis=1) / jnp.where(total > 0, total, 1.0)[:, None]
 
 
 def dipole(charges: Array, sites: Array, origin: Array) -> Array:
-    """Σ_k q_k (r_k - origin), e·Å.
+    """Return the dipole Σ_k q_k (r_k - origin) in e·Å.
 
     Args:
         charges: (B, K) in e.

@@ -1,4 +1,4 @@
-"""Equivariant layers in the layout that this model is fastest in: components first, (degree, order) × atoms × features.
+"""Equivariant layers in the fastest layout for this model: components first, (degree, order) × atoms × features.
 
 They compute what e3x's Dense, Tensor and MessagePass compute for features of one parity channel, with parameters of the
 same names and shapes, and the tests compare them. e3x contracts dense 9 × 9 × 9 arrays of Clebsch-Gordan coefficients,
@@ -33,19 +33,19 @@ Term = tuple[int, int, float]
 """Component of the first factor, component of the second one, coefficient."""
 
 Initializer = Callable[..., Any]
-"""(key, shape, dtype) -> array, as flax has it."""
+"""An initialiser of flax: (key, shape, dtype) -> array."""
 
 Rotations = dict[Path, dict[int, dict[int, Array]]]
 
 
 def max_degree_of(components: Components) -> int:
-    """L, from the number of components."""
+    """Return L from the number of components."""
     return math.isqrt(len(components)) - 1
 
 
 @functools.cache
 def coupling_terms(first: int, second: int, result: int) -> dict[Path, dict[int, list[Term]]]:
-    """Non-zero Clebsch-Gordan coefficients that couple proper tensors to proper tensors.
+    """Return the non-zero Clebsch-Gordan coefficients that couple proper tensors to proper tensors.
 
     Args:
         first: largest degree of the first factor.
@@ -66,7 +66,7 @@ def coupling_terms(first: int, second: int, result: int) -> dict[Path, dict[int,
 
 
 def couple(first: Components, second: Components, kernel: Array, max_degree: int) -> Components:
-    """Σ over paths of kernel · CG · first · second: e3x.nn.Tensor for one parity channel.
+    """Return Σ over paths of kernel · CG · first · second: e3x.nn.Tensor for one parity channel.
 
     Args:
         first: components of (n, features).
@@ -86,14 +86,17 @@ def couple(first: Components, second: Components, kernel: Array, max_degree: int
 
 
 def unstack(array: Array, axis: int = 0) -> list[Array]:
-    """The slices along an axis. Unlike indexing, whose derivatives are padded to the whole array and added one by one,
-    a split has a concatenation as its derivative."""
+    """Return the slices along an axis.
+
+    Unlike indexing, whose derivatives are padded to the whole array and added one by one, a split has a concatenation
+    as its derivative.
+    """
     parts = jax.lax.split(array, [1] * array.shape[axis], axis)
     return [jnp.squeeze(part, axis) for part in parts]
 
 
 def _path_weights(kernel: Array) -> dict[Path, Array]:
-    """The weights (1, features) of every path, from e3x's array of them."""
+    """Return the weights (1, features) of every path, from e3x's array of them."""
     _, first, _, second, _, result, features = kernel.shape
     paths = itertools.product(range(first), range(second), range(result))
     rows = jax.lax.split(kernel.reshape(-1, features), [1] * (first * second * result), 0)
@@ -101,14 +104,14 @@ def _path_weights(kernel: Array) -> dict[Path, Array]:
 
 
 def add(first: Components, second: Components) -> Components:
-    """Sum of features whose largest degrees may differ."""
+    """Add features whose largest degrees may differ."""
     if len(first) > len(second):
         first, second = second, first
     return [a + b for a, b in zip(first, second[: len(first)], strict=True)] + second[len(first) :]
 
 
 def gated_silu(components: Components) -> Components:
-    """x · sigmoid(x₀): SiLU of the scalars, which also gate the other degrees."""
+    """Return x · sigmoid(x₀): SiLU of the scalars, which also gate the other degrees."""
     gate = jax.nn.sigmoid(components[0])
     return [gate * component for component in components]
 
@@ -122,6 +125,7 @@ class DegreeDense(nn.Module):
 
     @nn.compact
     def __call__(self, components: Components) -> Components:
+        """Map components of (n, features)."""
         out: Components = []
         for degree in range(max_degree_of(components) + 1):
             stacked = jnp.stack(components[degree**2 : (degree + 1) ** 2])
@@ -132,7 +136,7 @@ class DegreeDense(nn.Module):
 
 
 class _Kernel(nn.Module):
-    """The weights of the coupling paths, one for each feature, initialised as e3x does unless told otherwise."""
+    """The weights of the coupling paths, one for each feature, by default initialised as e3x does."""
 
     kernel_init: Initializer = e3x.nn.initializers.tensor_lecun_normal()
 
@@ -144,9 +148,9 @@ class _Kernel(nn.Module):
 
 
 def rotations(harmonics: Components, source_degree: int, max_degree: int) -> Rotations:
-    """Σ CG · harmonics for every path: what the direction of an edge makes of its source's components.
+    """Return Σ CG · harmonics for every path: the factors by which an edge's direction maps its source's components.
 
-    It has no features and no parameters, so that it costs little, forwards and backwards.
+    The factors have no features and no parameters, and so cost little, forwards and backwards.
 
     Args:
         harmonics: spherical harmonics of the edges' directions, (P, 1) each.
@@ -228,6 +232,7 @@ class TensorDense(nn.Module):
 
     @nn.compact
     def __call__(self, components: Components) -> Components:
+        """Return the product of two maps of components of (n, features)."""
         mapped = DegreeDense(2 * self.features, kernel_init=self.dense_init, name="dense")(components)
         degree = max_degree_of(components)
         kernel = _Kernel(self.tensor_init, name="tensor")(degree, degree, self.max_degree, self.features)

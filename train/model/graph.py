@@ -1,4 +1,4 @@
-"""Edges of a batch on the device: flat indices and displacement vectors, padding out of reach."""
+"""Edges of a batch on the device: flat indices and displacement vectors, with padding beyond the cutoff."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 class Edges(NamedTuple):
-    """P = B·E directed edges of a batch over its N = B·A atoms, sorted by dst; padding lies beyond the cutoff."""
+    """P = B·E directed edges of a batch over its N = B·A atoms, sorted by dst; padding is beyond the cutoff."""
 
     dst_idx: Array  # (P,) int32
     src_idx: Array  # (P,) int32
@@ -20,14 +20,14 @@ class Edges(NamedTuple):
 
 
 def batch_edges(positions: Array, dst: Array, src: Array, n_edges: Array, cutoff: float) -> Edges:
-    """Edges of a batch from its molecules' local edge lists.
+    """Return the edges of a batch from its molecules' local edge lists.
 
     Padding gets a constant displacement beyond the cutoff before any norm is taken: its messages vanish with the
     cutoff function, and no gradient of a norm at zero is hidden behind a mask.
 
     Args:
         positions: (B, A, 3) in Å.
-        dst: (B, E) local index of the receiving atom; whatever stands in the padding is ignored.
+        dst: (B, E) local index of the receiving atom; the padding is ignored.
         src: (B, E) local index of the sending atom.
         n_edges: (B,) real edges.
         cutoff: Å.
@@ -48,7 +48,7 @@ def batch_edges(positions: Array, dst: Array, src: Array, n_edges: Array, cutoff
 
 
 def pair_distances(positions: Array, atom_mask: Array) -> tuple[Array, Array]:
-    """All pairs of distinct real atoms of each molecule.
+    """Return all pairs of distinct real atoms of each molecule.
 
     Args:
         positions: (B, A, 3) in Å.

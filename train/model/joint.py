@@ -20,7 +20,7 @@ Array = jax.Array
 
 
 class _State(NamedTuple):
-    """What the networks themselves return."""
+    """Outputs of the two networks."""
 
     energy: Array
     charges: Array
@@ -29,7 +29,7 @@ class _State(NamedTuple):
 
 
 def clean(batch: Batch) -> Batch:
-    """Replace whatever stands in the padding by zeros, selected and not multiplied: it may hold NaN or infinity.
+    """Replace the padding by zeros, by selection and not by a product: it may hold NaN or infinity.
 
     Targets of real molecules stay as they are, NaN where they are unknown: the model does not read them.
     """
@@ -61,7 +61,7 @@ class JointModel:
     mix_coulomb_energy: bool = False
 
     def init(self, key: Array, batch: Batch) -> Params:
-        """New parameters; ``batch`` gives the shapes only."""
+        """Return new parameters; only the shapes of ``batch`` matter."""
         physnet_key, dcmnet_key = jax.random.split(key)
         batch = clean(batch)
         physnet_edges, dcmnet_edges = self._edges(batch, batch.positions)
@@ -86,7 +86,7 @@ class JointModel:
         return prediction._replace(esp=electrostatic_potential(charges, sites, batch.grid))
 
     def apply_off_grid(self, params: Params, batch: Batch) -> Prediction:
-        """Predict all but the potential on the grid: ``esp`` is (B, 0). It can be differentiated in forward mode."""
+        """Predict everything but the ESP, which is (B, 0); this can be differentiated in forward mode."""
         return self._predict(params, clean(batch))
 
     def _predict(self, params: Params, batch: Batch) -> Prediction:
@@ -131,7 +131,7 @@ class JointModel:
 
 
 def build_model(config: ModelConfig) -> JointModel:
-    """The model of these hyperparameters."""
+    """Return the model with these hyperparameters."""
     return JointModel(
         physnet=PhysNet(
             features=config.physnet_features,

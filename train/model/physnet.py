@@ -18,9 +18,9 @@ Array = jax.Array
 
 
 def activation(x: Array) -> Array:
-    """Shifted softplus ln(1 + eˣ) - ln 2 (eq 3): smooth, and zero at zero.
+    """Return the shifted softplus ln(1 + eˣ) - ln 2 (eq 3): smooth, and zero at zero.
 
-    As ln(½ + ½eˣ), which is cheaper than the usual form; beyond 20 float32 cannot tell it from x - ln 2.
+    Computed as ln(½ + ½eˣ), which is cheaper than the usual form; beyond 20 it equals x - ln 2 in float32.
     """
     small = jnp.minimum(x, 20.0)
     return jnp.where(x > 20.0, x - math.log(2.0), jnp.log(0.5 + 0.5 * jnp.exp(small)))
@@ -34,7 +34,7 @@ class PhysNetOutput(NamedTuple):
 
 
 def radial_basis(distances: Array, num: int, cutoff: float) -> Array:
-    """g_k(r) = φ(r)·exp(-β (e^{-r} - μ_k)²) (eq 7), μ_k from e^{-r_c} to 1, β = [2/K·(1 - e^{-r_c})]⁻².
+    """Return g_k(r) = φ(r)·exp(-β (e^{-r} - μ_k)²) (eq 7), μ_k from e^{-r_c} to 1, β = [2/K·(1 - e^{-r_c})]⁻².
 
     Args:
         distances: (P,) in Å.
@@ -52,10 +52,11 @@ def radial_basis(distances: Array, num: int, cutoff: float) -> Array:
 
 
 class Residual(nn.Module):
-    """x + W₂σ(W₁σ(x) + b₁) + b₂ (eq 4). W₂ starts at zero, so that a new block changes nothing."""
+    """A residual block x + W₂σ(W₁σ(x) + b₁) + b₂ (eq 4); W₂ starts at zero, so that a new block changes nothing."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Map features (N, features)."""
         features = x.shape[-1]
         y = nn.Dense(features, kernel_init=nn.initializers.orthogonal(), name="first")(activation(x))
         return x + nn.Dense(features, kernel_init=nn.initializers.zeros, name="second")(activation(y))
@@ -68,6 +69,7 @@ class Interaction(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, basis: Array, edges: Edges) -> Array:
+        """Update features (N, features) along P edges with radial functions ``basis`` (P, K)."""
         features = x.shape[-1]
         activated = activation(x)
         own = activation(nn.Dense(features, name="own")(activated))
@@ -88,6 +90,7 @@ class Output(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Map features (N, features) to contributions (N, 2) to energy and charge."""
         for i in range(self.residuals):
             x = Residual(name=f"residual_{i}")(x)
         # Small, so that a new network predicts energies and forces of the data's order; not zero, because charges
@@ -97,7 +100,7 @@ class Output(nn.Module):
 
 
 class PhysNet(nn.Module):
-    """Energy and charges of every molecule of a batch.
+    """Network for the energy and charges of every molecule of a batch.
 
     Attributes:
         features: F, features per atom.
@@ -119,7 +122,7 @@ class PhysNet(nn.Module):
 
     @nn.compact
     def __call__(self, atomic_numbers: Array, positions: Array, edges: Edges, total_charge: Array) -> PhysNetOutput:
-        """Run the network.
+        """Return energies and charges.
 
         Args:
             atomic_numbers: (B, A), 0 = padding.
@@ -151,7 +154,7 @@ class PhysNet(nn.Module):
 
 
 def conserve_charge(charges: Array, atom_mask: Array, total_charge: Array) -> Array:
-    """q̃_i = q_i - (Σ_j q_j - Q)/N (eq 14).
+    """Return charges that sum to the total charge: q̃_i = q_i - (Σ_j q_j - Q)/N (eq 14).
 
     Args:
         charges: (B, A) in e, 0 for padding.

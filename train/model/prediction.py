@@ -1,4 +1,4 @@
-"""What the joint model says of a batch. Apart from the model, whose import takes seconds."""
+"""Predictions of the joint model; separate from the model, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Params = Any
 
 
 class Prediction(NamedTuple):
-    """Of a batch of B molecules; zero for padded atoms."""
+    """Predictions for a batch of B molecules; zero for padded atoms."""
 
     energy: Array  # (B,) eV, without reference energies
     forces: Array  # (B, A, 3) eV/Å, exactly -dE/dR of this energy

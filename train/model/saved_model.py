@@ -1,4 +1,4 @@
-"""Portable weights without pickle: ``best/weights.safetensors`` and ``best/model.json``, enough to predict with."""
+"""Weights on disk, without pickle: ``best/weights.safetensors`` and ``best/model.json`` suffice to predict."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WEIGHTS, _MODEL = "weights.safetensors", "model.json"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model as it is kept on disk."""
+    """A trained model as saved on disk."""
 
     config: ModelConfig
     reference_energies_ev: dict[int, float]

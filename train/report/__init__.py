@@ -1,1 +1,1 @@
-"""``python -m train.report``: what a run was trained on and how well it does, as one page and as pictures."""
+"""``python -m train.report``: data, settings and errors of a run, as one page and as pictures."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write runs/NAME/report-SPLIT.html, which needs no network; evaluates first where that was not done yet."""
+    """Write runs/NAME/report-SPLIT.html, which needs no network; evaluate first where that was not done yet."""
 
     run: str
     """Folder of the run, runs/NAME."""
@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parse_flags(ReportConfig, "python -m train.report", argv)
     # Imported here: JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
     from shared.files import write_atomically
-    from train.report.facts import read_facts
-    from train.report.molecules import choose_molecules
     from train.report.page import render
-    from train.report.pictures import draw_pictures
-    from train.report.predictions import Predictions
-    from train.report.samples import read_samples
+    from train.report.png_pictures import draw_pictures
+    from train.report.prediction_reader import Predictions
+    from train.report.run_facts import read_facts
+    from train.report.shown_molecules import choose_molecules
+    from train.report.target_samples import read_samples
     from train.run.evaluate_run import evaluate_run
     from train.run_folder import RunFolder
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _is_evaluated(folder: RunFolder, split: str) -> bool:
-    """Whether everything that an evaluation of this version writes is there, and is of these weights."""
+    """Return whether the results of an evaluation by this version exist and are of these weights."""
     from train.run_folder import EVALUATION_FORMAT
 
     results = (folder.evaluation_file(split), folder.predictions_file(split), folder.plots / f"scatter-{split}.png")
@@ -73,7 +73,7 @@ def _is_evaluated(folder: RunFolder, split: str) -> bool:
     try:
         record = json.loads(results[0].read_text())
     except (json.JSONDecodeError, UnicodeDecodeError):
-        return True  # damaged, which the report tells
+        return True  # damaged, which the report says
     current = not isinstance(record, dict) or record.get("format_version", 1) == EVALUATION_FORMAT
     if not current:
         log.info(f"{results[0]} is of an earlier version: evaluating again")

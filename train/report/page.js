@@ -1,5 +1,5 @@
 "use strict";
-// The page's plots. What they draw stands in the page as JSON; nothing is loaded.
+// The page's plots. Their data are in the page as JSON; nothing is loaded.
 
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const FLAT = {responsive: true, displayModeBar: false};

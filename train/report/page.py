@@ -1,4 +1,4 @@
-"""The page itself: the template filled with a run's facts, errors, figures and molecules."""
+"""The HTML page: the template filled with a run's facts, errors, figures and molecules."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from plotly.offline import get_plotlyjs
 
 from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES, QUANTITIES
 from train.evaluation.errors_by_molecule import worst_first
-from train.report import figures
-from train.report.facts import Facts
-from train.report.molecules import MOST_POINTS, ShownMolecule
-from train.report.samples import SAMPLED, Sample
+from train.report import plotly_figures
+from train.report.run_facts import RunFacts
 from train.report.scene import scene_data
+from train.report.shown_molecules import MOST_POINTS, ShownMolecule
 from train.report.surface import REACH_ANGSTROM
+from train.report.target_samples import SAMPLED, Sample
 
 _HERE = Path(__file__).parent
 _TYPES_IN_TABLE = 60
@@ -27,18 +27,18 @@ _TILES = tuple(one.metric for one in (ESP, FORCES, ENERGY, DIPOLE_DCM))
 
 
 def render(
-    facts: Facts,
+    facts: RunFacts,
     split: str,
     evaluation: dict[str, Any],
     samples: list[Sample],
     molecules: list[ShownMolecule],
 ) -> str:
-    """The whole page, which refers to nothing outside of it."""
+    """Return the whole page, which refers to nothing outside of it."""
     groups = {
-        "curves": figures.learning_curves(facts.epochs),
-        "scatter": [figures.scatter(sample) for sample in samples],
-        "errors": [figures.error_histogram(sample) for sample in samples],
-        "types": figures.type_bars(evaluation["by_type"]),
+        "curves": plotly_figures.learning_curves(facts.epochs),
+        "scatter": [plotly_figures.scatter(sample) for sample in samples],
+        "errors": [plotly_figures.error_histogram(sample) for sample in samples],
+        "types": plotly_figures.type_bars(evaluation["by_type"]),
     }
     named = {f"{name}-{i}": figure for name, group in groups.items() for i, figure in enumerate(group)}
     environment = Environment(
@@ -57,11 +57,11 @@ def render(
         ids={name: [f"{name}-{i}" for i in range(len(group))] for name, group in groups.items()},
         molecules=molecules,
         samples=samples,
-        limits={
-            "points": figures.POINTS_DRAWN,
+        drawn={
+            "points": plotly_figures.POINTS_DRAWN,
             "sampled": SAMPLED,
-            "tail": f"{figures.TAIL:.1%}",
-            "types": figures.TYPES_DRAWN,
+            "tail": f"{plotly_figures.TAIL:.1%}",
+            "types": plotly_figures.TYPES_DRAWN,
             "grid": MOST_POINTS,
             "reach": REACH_ANGSTROM,
         },
@@ -78,35 +78,35 @@ def _plain(figure: go.Figure) -> Any:
 
 
 def _json(value: Any) -> Markup:
-    """JSON that can stand inside of a script element: no character of it can end that."""
+    """Return JSON for a script element: no character of it can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every metric in the unit that is shown, with its limit and spread; None where the data lack the target."""
-    limits = evaluation["limits"]
-    least = {
-        ESP.metric: limits["distributed_esp_rmse_kcal_per_mol_e"],
-        ESP_PHYSNET.metric: limits["atom_centred_esp_rmse_kcal_per_mol_e"],
+    """Return every metric in the unit that is shown, beside its baselines; None where the data lack the target."""
+    baselines = evaluation["baselines"]
+    fitted = {
+        ESP.metric: baselines["distributed_esp_rmse_kcal_per_mol_e"],
+        ESP_PHYSNET.metric: baselines["atom_centred_esp_rmse_kcal_per_mol_e"],
     }
-    metrics, spread = evaluation["metrics"], limits["spread"]
+    metrics, spread = evaluation["metrics"], baselines["spread"]
     return [
         {
             "name": one.metric,
             "label": one.error_label,
             "unit": one.error_unit,
             "error": metrics[one.metric] * one.error_factor if one.metric in metrics else None,
-            "limit": least.get(one.metric),
+            "fitted": fitted.get(one.metric),
             "spread": spread[one.metric] * one.error_factor if one.metric in spread else None,
-            "fraction": evaluation["fractions"].get(one.metric),
+            "normalised": evaluation["normalised_errors"].get(one.metric),
         }
         for one in QUANTITIES
     ]
 
 
 def _digits(value: float | None, factor: float = 1.0) -> str:
-    """Three digits, or a dash where there is no number; never in powers of ten that a reader must count."""
+    """Return three digits, or a dash where there is no number; powers of ten only for extreme values."""
     if value is None or not np.isfinite(value):
         return "–"
     shown = value * factor

@@ -1,21 +1,20 @@
-"""What the page's 3D view draws, as plain JSON: page.js makes plotly's traces of it."""
+"""Data of the page's 3D view as plain JSON, of which page.js makes Plotly's traces."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 
 from shared.drawing import principal_axes
-from shared.elements import symbol
-from train.report.figures import rounded
-from train.report.molecules import ShownMolecule
+from shared.elements import COVALENT_RADII, symbol
+from train.report.plotly_figures import rounded
+from train.report.shown_molecules import ShownMolecule
 
 
 def scene_data(molecule: ShownMolecule) -> dict[str, Any]:
-    """One molecule: Å, e and kcal/mol/e."""
+    """Return the data of one molecule, in Å, e and kcal/mol/e."""
     numbers = molecule.atomic_numbers
     owners = np.repeat(np.arange(len(numbers)), molecule.dcm_charges.shape[1])
     return {
@@ -31,7 +30,7 @@ def scene_data(molecule: ShownMolecule) -> dict[str, Any]:
         "atoms": {
             **_places(molecule.positions),
             "symbol": [symbol(int(z)) for z in numbers],
-            "radius": rounded(covalent_radii[numbers]),
+            "radius": rounded(COVALENT_RADII[numbers]),
             "colour": [_colour(z) for z in numbers.tolist()],
             "charge": rounded(molecule.charges),
         },
@@ -68,12 +67,12 @@ def _surface(molecule: ShownMolecule) -> dict[str, Any] | None:
 
 
 def _places(points: np.ndarray) -> dict[str, list[float]]:
-    """Of points (P, 3), column by column, to a thousandth of an Å."""
+    """Return points (P, 3) by column, rounded to a thousandth of an Å."""
     return {axis: np.round(column.astype(np.float64), 3).tolist() for axis, column in zip("xyz", points.T, strict=True)}
 
 
 def _view(positions: np.ndarray) -> dict[str, dict[str, float]]:
-    """Plotly's camera that looks along the molecule's shortest axis, a little from the side, its longest one level."""
+    """Return Plotly's camera: along the molecule's shortest axis, a little from the side, its longest axis level."""
     turn = principal_axes(positions)[1].T
     eye = 1.75 * turn[2] + 0.35 * turn[1] + 0.3 * turn[0]
     names = ("x", "y", "z")
@@ -84,6 +83,6 @@ def _view(positions: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def _colour(atomic_number: int) -> str:
-    """Jmol's, but for hydrogen's white, which a white page does not show."""
+    """Return Jmol's colour; for hydrogen grey, because a white page does not show white."""
     red, green, blue = (round(255 * float(part)) for part in jmol_colors[atomic_number])
     return "#c9d1d9" if atomic_number == 1 else f"#{red:02x}{green:02x}{blue:02x}"

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from shared.elements import VAN_DER_WAALS_RADII
 
 REACH_ANGSTROM = 1.0
-"""Where no grid point is this near, the surface is left open: nothing is known of the ESP there."""
+"""Distance from the grid points beyond which the surface is left open: the ESP there is unknown."""
 
 _INNERMOST = 0.1  # share of the grid points inside the surface
 _SHARPNESS = 14.0
@@ -35,7 +35,7 @@ class Surface:
 
 
 def molecular_surface(atomic_numbers: np.ndarray, positions: np.ndarray, grid: np.ndarray) -> Surface | None:
-    """The surface; None where there are too few grid points, or they lie in a plane.
+    """Return the surface; None where there are too few grid points, or they are in a plane.
 
     Args:
         atomic_numbers: (N,).
@@ -60,7 +60,7 @@ def molecular_surface(atomic_numbers: np.ndarray, positions: np.ndarray, grid: n
 
 
 def interpolate(grid: np.ndarray, values: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Values at other points (P,), by cubic radial basis functions of the nearest grid points.
+    """Return values at other points (P,), by cubic radial basis functions of the nearest grid points.
 
     Args:
         grid: (G, 3) Å.
@@ -77,7 +77,7 @@ def interpolate(grid: np.ndarray, values: np.ndarray, points: np.ndarray) -> np.
 
 
 def _multiples(points: np.ndarray, positions: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (P,) from the nearest atom in multiples of its radius, smoothly joined, and its gradient (P, 3)."""
+    """Return the smoothed distance (P,) from the nearest atom in units of its radius, and its gradient (P, 3)."""
     difference = points[:, None] - positions[None]
     distances = np.linalg.norm(difference, axis=-1) + 1e-12
     multiples = distances / radii
@@ -90,7 +90,7 @@ def _multiples(points: np.ndarray, positions: np.ndarray, radii: np.ndarray) -> 
 
 
 def _surface_net(positions: np.ndarray, radii: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (V, 3) Å and triangles (F, 3) where the scaled distance is ``level``."""
+    """Return vertices (V, 3) in Å and triangles (F, 3) of the surface where the scaled distance is ``level``."""
     margin = level * radii.max() * 1.15
     low, high = positions.min(axis=0) - margin, positions.max(axis=0) + margin
     spacing = max(_FINEST_ANGSTROM, float((high - low).max()) / _CELLS)
@@ -123,5 +123,5 @@ def _surface_net(positions: np.ndarray, radii: np.ndarray, level: float) -> tupl
 
 
 def _shifted(field: np.ndarray, axis: int, start: int) -> np.ndarray:
-    """All but the last, or the first, layer of a lattice along an axis."""
+    """Return all but the last (``start`` 0) or the first (1) layer of a lattice along an axis."""
     return np.take(field, np.arange(start, field.shape[axis] - 1 + start), axis=axis)

@@ -1,4 +1,4 @@
-"""Where an epoch's batches come from: kept on the devices whole, or streamed from the shards, in the same order."""
+"""Batches of an epoch, kept whole on the devices or streamed from the shards, in the same order."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from train.step.metrics import MetricSums
 from train.step.optimizer import TrainState
 
 _SHARE_OF_MEMORY = 0.3
-"""Data that take less than this share of the free memory are kept on the device."""
+"""Largest share of the free memory that data kept on the device may take."""
 
 
 class Blocks(ABC):
-    """Batches of one bucket each, many at a time, as arrays on the devices; and the step that takes such arrays."""
+    """Blocks of batches as arrays on the devices, and the training step that takes them."""
 
     def __init__(self, steps: Steps, loader: Loader) -> None:
         self.steps, self.loader = steps, loader
@@ -36,11 +36,11 @@ class Blocks(ABC):
 
     @abstractmethod
     def length(self, bucket: int) -> int:
-        """Return the most batches in a block; that of all blocks' arrays."""
+        """Return the largest number of batches in a block, which is the length of its arrays."""
 
     @abstractmethod
     def place(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Future[Any]]]:
-        """Yield each block with its arrays, which may still be on their way."""
+        """Yield each block with its arrays, whose transfer may still be under way."""
 
     @abstractmethod
     def train(
@@ -50,24 +50,28 @@ class Blocks(ABC):
 
 
 class StreamedBlocks(Blocks):
-    """Reads blocks ahead in a thread, which also starts their transfer. Memory: a few blocks."""
+    """Blocks that a thread reads ahead and transfers; they take the memory of a few blocks."""
 
     def __init__(self, steps: Steps, loader: Loader) -> None:
         super().__init__(steps, loader)
         self._part = steps.devices.own_part(loader.places)
 
     def prepare(self, bucket: int) -> Future[Any]:
+        """Begin to compile the step on a block of batches."""
         return self.steps.prepare_train_block(self._read(Block([BatchPlan(bucket, np.arange(1))])))
 
     def length(self, bucket: int) -> int:
+        """Return as many batches as are read together."""
         return self.loader.block_length(bucket)
 
     def place(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Future[Any]]]:
+        """Yield each block with the future of its batches."""
         return self.loader.stream_blocks(blocks, self._read)
 
     def train(
         self, state: TrainState, sums: MetricSums, block: Block, arrays: Any, first: int, last: int
     ) -> tuple[TrainState, MetricSums, Any]:
+        """Take steps on batches (steps, molecules, ...)."""
         return self.steps.train_block(state, sums, arrays, first, last)
 
     def _read(self, block: Block) -> Batch:
@@ -76,23 +80,26 @@ class StreamedBlocks(Blocks):
 
 
 class ResidentBlocks(Blocks):
-    """Keeps every bucket on the device, where the step gathers its batch."""
+    """Buckets kept on the device, where the step gathers its batches."""
 
     def __init__(self, steps: Steps, loader: Loader) -> None:
         super().__init__(steps, loader)
         self._data = [
-            steps.devices.place(loader.gather(index, np.arange(len(bucket)), len(bucket)))
+            steps.devices.place(loader.read_rows(index, np.arange(len(bucket)), len(bucket)))
             for index, bucket in enumerate(loader.buckets)
         ]
 
     def prepare(self, bucket: int) -> Future[Any]:
+        """Begin to compile the step on the bucket's molecules."""
         rows = self.steps.devices.place_rows(self._row_numbers([], self.length(bucket)))
         return self.steps.prepare_train_resident(self._data[bucket], rows)
 
     def length(self, bucket: int) -> int:
+        """Return as many batches as may follow each other."""
         return self.loader.run_length(bucket)
 
     def place(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Future[Any]]]:
+        """Yield each block with its row numbers (steps, molecules)."""
         for block in blocks:
             rows = self._row_numbers(block.plans, self.length(block.bucket))
             placed: Future[Any] = Future()
@@ -102,6 +109,7 @@ class ResidentBlocks(Blocks):
     def train(
         self, state: TrainState, sums: MetricSums, block: Block, arrays: Any, first: int, last: int
     ) -> tuple[TrainState, MetricSums, Any]:
+        """Take steps on the molecules of these rows (steps, molecules)."""
         return self.steps.train_resident(state, sums, self._data[block.bucket], arrays, first, last)
 
     def _row_numbers(self, plans: Sequence[BatchPlan], length: int) -> np.ndarray:
@@ -112,7 +120,7 @@ class ResidentBlocks(Blocks):
 
 
 def open_blocks(config: TrainConfig, steps: Steps, loader: Loader) -> Blocks:
-    """Return the batches from where the settings say, or where the size of the data asks for.
+    """Return the batches, placed as the settings say, or else by the size of the data.
 
     Raises:
         UserError: the data are to be on the device, and do not fit.
@@ -130,7 +138,7 @@ def open_blocks(config: TrainConfig, steps: Steps, loader: Loader) -> Blocks:
 
 
 def _free_memory(devices: Devices) -> float:
-    """Bytes that one device may take: the least of this process's devices."""
+    """Return the bytes that are free on each device: the least of this process's devices."""
     if devices.platform == "cpu":
         # Every host device holds a copy.
         return float(psutil.virtual_memory().available) / devices.local_count

@@ -1,4 +1,4 @@
-"""Full checkpoints of a run, through Orbax: parameters, optimizer, running average, position, best-so-far."""
+"""Full checkpoints of a run, with Orbax: parameters, optimizer, running average, position, best epoch so far."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from train.step.metrics import MetricSums, zero_sums
 from train.step.optimizer import TrainState
 
 _FORMAT = 5
-"""Another one is refused: what a state holds changed too often before the first release to guess."""
+"""The only format that is read: the state changed too often before the first release to guess."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands beside its arrays. The shuffle is a function of (seed, epoch), so these are all its state."""
+    """The state of a run beside its arrays: the shuffle is a function of (seed, epoch)."""
 
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches taken of the epoch after them
@@ -34,7 +34,7 @@ class Progress:
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds."""
+    """Contents of a checkpoint."""
 
     state: TrainState
     sums: MetricSums  # of the epoch so far
@@ -46,7 +46,7 @@ class _DamagedError(Exception):
 
 
 class Checkpoints:
-    """The last few checkpoints of one run, written in the background, each complete or absent."""
+    """The latest checkpoints of one run, written in the background, each complete or absent."""
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self._folder = folder
@@ -56,7 +56,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def latest(self) -> int | None:
-        """Number of the newest checkpoint."""
+        """Return the number of the newest checkpoint."""
         step: int | None = self._manager.latest_step()
         return step
 
@@ -77,9 +77,9 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def restore(self, like: TrainState) -> tuple[Saved | None, list[str]]:
-        """The newest checkpoint that can be read, placed as ``like`` is (None if there is none).
+        """Return the newest checkpoint that can be read, placed as ``like`` is (None if there is none).
 
-        Newer ones, which could not be read, are moved out of the way; the texts say which they were.
+        Newer ones, which could not be read, are moved out of the way; the returned texts name them.
 
         Raises:
             UserError: it was written by another version of this program, or none can be read.
@@ -102,7 +102,7 @@ class Checkpoints:
         return None, []
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Not removed: the cause may have been a disk that is away for a moment."""
+        """Move unreadable checkpoints away without removing them: a disk may have been unavailable for a moment."""
         if not steps:
             return
         aside = self._folder.with_name(self._folder.name + "-damaged")

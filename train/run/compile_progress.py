@@ -1,4 +1,4 @@
-"""Says that a run compiles, and how far it is: the one long wait in which nothing else is seen."""
+"""Progress of a run's compilation, the one long wait without other output."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Callable
 from train.step.compiled_steps import Steps
 
 _SILENT_SECONDS = 2.0
-"""Kept programs are there sooner, and nothing is said."""
+"""Seconds without a message; kept programs are loaded sooner."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class CompileProgress:
-    """A line when it takes longer than a moment, and another one every ten seconds, on a terminal or not."""
+    """Lines on a compilation that takes longer than a moment, then every ten seconds, on a terminal or not."""
 
-    def __init__(self, steps: Steps, tell: Callable[[str], None]) -> None:
-        self._steps, self._tell = steps, tell
+    def __init__(self, steps: Steps, log: Callable[[str], None]) -> None:
+        self._steps, self._log = steps, log
         self._began = time.monotonic()
         self._next = self._began + _SILENT_SECONDS
 
-    def tell(self) -> None:
-        """Say how far it is, if it is time to."""
+    def report(self) -> None:
+        """Log the progress, if it is time to."""
         now = time.monotonic()
         done, programs = self._steps.compiled()
         if now < self._next or done == programs:
             return
         if self._next == self._began + _SILENT_SECONDS:
-            self._tell(f"compiling {programs} programs: half a minute or so the first time, seconds once they are kept")
+            self._log(f"compiling {programs} programs: half a minute or so the first time, seconds once they are kept")
         else:
-            self._tell(f"compiling: {done} of {programs} programs after {now - self._began:.0f} s")
+            self._log(f"compiling: {done} of {programs} programs after {now - self._began:.0f} s")
         self._next = now + _SECONDS_BETWEEN_LINES

@@ -1,4 +1,4 @@
-"""What can be said of a run that diverged: the step, its molecules, the largest gradient, and where to go back to."""
+"""Diagnosis of a run that diverged: the step, its molecules, the largest gradient, and the checkpoint before it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOLECULES_NAMED = 4
 
 
 def diverged(session: Session, state: TrainState, progress: Progress, checkpoint: int | None) -> UserError:
-    """The error that ends the run; ``divergence.json`` has all of it.
+    """Return the error that ends the run, and write all details to ``divergence.json``.
 
     Args:
         session: of the run.
@@ -35,7 +35,7 @@ def diverged(session: Session, state: TrainState, progress: Progress, checkpoint
     plan = plans[batch]
     molecules = _molecules(session, plan)
     norms, loss = _gradient_norms(session, state, plan)
-    # One that is not a number is the largest of all.
+    # NaN counts as the largest of all.
     largest = max(norms, key=lambda name: math.inf if math.isnan(norms[name]) else norms[name])
     best = f"best/ holds epoch {progress.best_epoch}" if progress.best_epoch else "there is no best/ yet"
     kept = f"checkpoints/{checkpoint} is the latest state" if checkpoint is not None else "no checkpoint was saved yet"
@@ -72,7 +72,7 @@ def _molecules(session: Session, plan: BatchPlan) -> list[dict[str, Any]]:
 
 
 def _gradient_norms(session: Session, state: TrainState, plan: BatchPlan) -> tuple[dict[str, float], float]:
-    """Norm of the loss's gradient for each array of parameters, and the loss."""
+    """Return the norm of the loss's gradient for each array of parameters, and the loss."""
     steps, loader = session.steps, session.loader
     batch = loader.read(plan, steps.devices.own_part(loader.places))
     gradient, loss, _ = steps.gradient(state.params, steps.devices.place_batch(batch, loader.places))

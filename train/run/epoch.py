@@ -1,4 +1,4 @@
-"""The training steps of an epoch, many of them in one dispatch."""
+"""The training steps of an epoch, many in one dispatch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from train.step.metrics import MetricSums
 from train.step.optimizer import TrainState
 
 _SECONDS_PER_DISPATCH = 0.5
-"""One dispatch covers at most about this much work, so that an interruption does not wait for long."""
+"""Seconds of work in one dispatch at most, so that an interruption does not wait for long."""
 
 _SECONDS_BETWEEN_LOOKS = 0.2
-"""While a bucket's step is being compiled."""
+"""Interval of checks while a bucket's step is being compiled."""
 
 _IN_FLIGHT = 2
-"""Dispatches that the device has ahead of it: enough never to wait for the host, few enough to be interrupted."""
+"""Dispatches queued on the device: enough never to wait for the host, few enough to be interrupted."""
 
 
 class Dispatched(NamedTuple):
-    """What one dispatch gives; the loss may not have arrived yet."""
+    """Result of one dispatch; the loss may not have arrived yet."""
 
     state: TrainState
     sums: MetricSums
@@ -35,10 +35,10 @@ class Dispatched(NamedTuple):
 
 
 class EpochRunner:
-    """Takes the steps of one epoch after the other; remembers how many of them a dispatch may hold."""
+    """Runner of the steps of all epochs, which learns how many of them a dispatch may hold."""
 
     input_wait: float = 0.0
-    """Seconds since the start of the epoch that the device had nothing to do because its next batch was not there."""
+    """Seconds of the epoch in which the device was idle because its next batch was not there."""
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
@@ -82,7 +82,7 @@ class EpochRunner:
                 yield Dispatched(state, sums, loss, last - first, molecules)
 
     def _when_placed(self, placed: Future[Any], in_flight: Sequence[Any]) -> Any:
-        """Return a block's arrays. If they are late, the time counts from when the device has nothing left to do."""
+        """Return a block's arrays, and count the time for which the device is idle until they arrive."""
         if not placed.done():
             if in_flight:
                 in_flight[-1].block_until_ready()

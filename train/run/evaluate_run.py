@@ -36,7 +36,7 @@ def evaluate_run(
     """
     keep_compilations()
     folder = RunFolder(path)
-    # Evaluated by this process alone, however many trained.
+    # This process evaluates alone, however many trained.
     config = replace(load_config(folder), distributed=False, coordinator="", processes=1, process_id=0)
     trained = load_weights(folder.best)
     start_devices(config)
@@ -49,7 +49,7 @@ def evaluate_run(
     if cache.record["frames"] != own["frames"]:
         log.info(f"note: {folder.path} was trained on other data, {describe_data(own)}")
         trained = fit_to_data(trained, cache, folder.path)
-        # Apart from what is said of the training's own data.
+        # Kept apart from the errors on the training's own data.
         folder = RunFolder(folder.path / "other-data" / cache.record["frames"][:12])
         folder.path.mkdir(parents=True, exist_ok=True)
     devices = own_devices()

@@ -1,4 +1,4 @@
-"""Charges that a new network begins with: one for each element, fitted to the dipoles, or else ESPs, of the data.
+"""Initial charges of a new network: one for each element, fitted to the dipoles, or else ESPs, of the data.
 
 A Coulomb energy is the same for charges of the other sign, so the forces drive new charges as readily the wrong way as
 the right one, and the dipoles then take most of a training to turn them round: of four seeds on CO2, two ended their
@@ -19,16 +19,16 @@ from train.data.loader import Loader
 _MOST_EQUATIONS = 3 * 4096
 _POINTS_OF_MOLECULE = 24
 _RCOND = 1e-3
-"""Combinations of elements whose charges the dipoles do not tell apart get the least charges."""
+"""Combinations of charges that the dipoles do not determine get the smallest charges."""
 
 _LARGEST = 1.0
-"""e: what is fitted is a beginning, and should not be far off where a set has few polar molecules."""
+"""Largest initial charge, e: the fit should not be far off where a set has few polar molecules."""
 
 
 def element_charges(loader: Loader) -> np.ndarray:
-    """Charge c_Z of each element, least squares of p = Σ_i q_i·r_i with q_i = c_{Z_i} + (Q - Σ_j c_{Z_j})/N.
+    """Fit the charge c_Z of each element by least squares to p = Σ_i q_i·r_i with q_i = c_{Z_i} + (Q - Σ_j c_{Z_j})/N.
 
-    Where no molecule has a dipole, of the ESP V(r) = Σ_i q_i/|r - r_i|, which tells the charges' sign as well.
+    Where no molecule has a dipole, of the ESP V(r) = Σ_i q_i/|r - r_i|, which determines the charges' sign as well.
 
     Args:
         loader: of the training split; of a large one, molecules at equal distances are taken.
@@ -53,7 +53,7 @@ def element_charges(loader: Loader) -> np.ndarray:
 
 
 def _sample(known: Sequence[np.ndarray], most: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Buckets and some of their rows, at equal distances among those that are ``known`` (a mask for each bucket)."""
+    """Yield buckets and some of their rows, at equal distances among the ``known`` ones (a mask for each bucket)."""
     total = sum(int(mask.sum()) for mask in known)
     for index, mask in enumerate(known):
         rows = np.flatnonzero(mask)
@@ -71,8 +71,8 @@ def _of_dipoles(loader: Loader, index: int, rows: np.ndarray) -> tuple[np.ndarra
 
 
 def _of_potentials(loader: Loader, index: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At some of each molecule's points that count; places beyond them give equations 0 = 0."""
-    batch = loader.gather(index, rows, len(rows))
+    """Return the equations of some of each molecule's points that count; places beyond them give 0 = 0."""
+    batch = loader.read_rows(index, rows, len(rows))
     points = np.argsort(~batch.esp_mask, axis=1, kind="stable")
     count = batch.esp_mask.sum(axis=1, keepdims=True)
     places = np.arange(_POINTS_OF_MOLECULE)
@@ -89,7 +89,7 @@ def _of_potentials(loader: Loader, index: int, rows: np.ndarray) -> tuple[np.nda
 def _equations(
     kernel: np.ndarray, numbers: np.ndarray, charge: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Design (n·m, elements) and right side (n·m,) of ``values`` = Σ_i K_i q_i, every q_i with its share of the charge.
+    """Return the design (n·m, elements) and right side (n·m,) of ``values`` = Σ_i K_i q_i at the total charge.
 
     Args:
         kernel: (n, m, A) K.

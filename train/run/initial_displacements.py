@@ -1,4 +1,4 @@
-"""How far from their atoms a new network's distributed charges begin: as far as they will end, whatever was drawn."""
+"""Initial displacements of a new network's distributed charges, scaled to the length of trained ones."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from train.model.prediction import Params
 from train.step.devices import largest
 
 _TARGET_ANGSTROM = 0.2
-"""Root mean square over atoms of the farthest charge's displacement."""
+"""Root mean square over atoms of the farthest charge's displacement, Å."""
 
 _MOST_MOLECULES = 64
 _SMALLEST_ANGSTROM = 1e-4
-"""Atoms without neighbours, or between such as cancel each other, have no direction to displace a charge in."""
+"""Smallest displacement that counts, Å: atoms without neighbours, or between cancelling ones, have no direction."""
 
 _LARGEST_FACTOR = 100.0
 
 
 def scale_displacements(params: Params, config: ModelConfig, charges: np.ndarray, loader: Loader) -> Params:
-    """The same parameters, with the weights that displacements are linear in multiplied by one number.
+    """Return the parameters with the weights that displacements are linear in multiplied by one number.
 
-    Drawn as they are, the displacements of one element in one molecule are of any length from 0.02 to 0.4 Å. Charges
-    that begin almost at their atom's place do not lie along one line for long, and end on one side of it.
+    As drawn, the displacements of one element in one molecule have any length from 0.02 to 0.4 Å. Charges that begin
+    almost at their atom's place do not stay along one line for long, and end on one side of it.
 
     Args:
         params: of a new network.
         config: of the model.
         charges: (MAX_ATOMIC_NUMBER + 1,) in e, the monopoles to take for PhysNet's.
-        loader: of the training split, whose most numerous bucket with any edges is looked at.
+        loader: of the training split, whose most numerous bucket with any edges is the sample.
     """
     lengths = _lengths(params, config, charges, loader)
     if not len(lengths):
@@ -53,7 +53,7 @@ def scale_displacements(params: Params, config: ModelConfig, charges: np.ndarray
 
 
 def _lengths(params: Params, config: ModelConfig, charges: np.ndarray, loader: Loader) -> np.ndarray:
-    """Å, of the farthest charge of each atom that has any displacement, in a sample."""
+    """Return the farthest charge's displacement in Å, of each atom in a sample that has any."""
     sizes = [len(bucket) if bucket.shape.edge.dcmnet_edges else 0 for bucket in loader.buckets]
     index = int(np.argmax(sizes))
     if not sizes[index]:
@@ -68,8 +68,8 @@ def _lengths(params: Params, config: ModelConfig, charges: np.ndarray, loader: L
         return jnp.sqrt((made.displacements**2).sum(axis=-1).max(axis=-1))
 
     rows = np.unique(np.linspace(0, sizes[index] - 1, min(_MOST_MOLECULES, sizes[index])).astype(int))
-    # No more at once than a step takes, which the memory is known to suffice for.
+    # As many at once as a step takes, for which the memory suffices.
     parts = np.split(rows, range(loader.batch_size, len(rows), loader.batch_size))
-    batches = (loader.gather(index, part, loader.batch_size) for part in parts)
+    batches = (loader.read_rows(index, part, loader.batch_size) for part in parts)
     lengths = np.concatenate([np.ravel(farthest(params["dcmnet"], batch)) for batch in batches])
     return lengths[lengths > _SMALLEST_ANGSTROM]

@@ -16,18 +16,18 @@ from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, Interrupted
 Result = TypeVar("Result")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C; what a queue sends before it kills; what Slurm's --signal=USR1@60 sends earlier."""
+"""Signals of Ctrl-C, of a queue before it kills, and of Slurm's --signal=USR1@60 earlier."""
 
 HEARD = b"\0"
-"""No signal has this number."""
+"""Byte in the log that is no signal's number."""
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Interruption:
-    """While this context is open, signals are remembered instead of ending the process; a second Ctrl-C still does.
+    """A context in which signals are remembered instead of ending the process; a second Ctrl-C still ends it.
 
-    The main thread does so, as soon as it runs Python. Another thread sees whether it does in ``log``, a file
+    The main thread remembers them as soon as it runs Python. Another thread can check that in ``log``, a file
     descriptor: the number of each signal that came, as one byte, and HEARD when those before it are remembered.
     """
 
@@ -82,7 +82,7 @@ class Interruption:
         return self.wait_while(future, check)
 
     def wait_while(self, future: Future[Result], look: Callable[[], None]) -> Result:
-        """The result of work in another thread; ``look`` is called again and again until it is there."""
+        """Return the result of work in another thread; ``look`` is called again and again until it is there."""
         while True:
             look()
             try:
@@ -92,10 +92,10 @@ class Interruption:
 
 
 def exit_code(number: int) -> int:
-    """That of a program which the signal of this number ended."""
+    """Return the exit code of a program that the signal of this number ended."""
     return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED
 
 
 def stopped(number: int, where: str) -> Interrupted:
-    """The error that ends a program after the signal of this number."""
+    """Return the error that ends a program after the signal of this number."""
     return Interrupted(f"{signal.Signals(number).name}: stopped {where}", exit_code(number))

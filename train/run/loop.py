@@ -1,4 +1,4 @@
-"""A run from start to end: epochs, evaluation, best weights, checkpoints, and what is printed."""
+"""A run from start to end: epochs, evaluation, best weights, checkpoints, and its output."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from train.step.metrics import mean_error, named_metrics, zero_sums
 from train.step.optimizer import TrainState
 
 _SAVE, _DIVERGED = 1, 1000
-"""What may have to be done after a dispatch, beside the number of a signal: the largest of all processes' counts."""
+"""Actions after a dispatch, beside the number of a signal: the largest of all processes' numbers counts."""
 
 _STEPS_BETWEEN_AGREEMENTS = 20
-"""Several processes have to do it after the same step, and asking each other makes the devices wait."""
+"""Steps between agreements: several processes act after the same step, and agreeing makes the devices wait."""
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, or continue, the run that the settings name; returns its folder.
+    """Train, or continue, the run that the settings name, and return its folder.
 
     Raises:
         UserError: no such preprocessed data, a folder that holds another run, or a diverged training.
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> Path:
 
 def _train(session: Session) -> None:
     for text in describe_session(session):
-        session.tell(text)
+        session.log(text)
     with _Training(session) as training:
         training.run()
     # From here on there is nothing to save.
@@ -82,7 +82,7 @@ class _Training:
         self._session = session
         self._config = session.config
         self._epochs = EpochRunner(session.blocks)
-        self._compiling = CompileProgress(session.steps, session.tell)
+        self._compiling = CompileProgress(session.steps, session.log)
         self._checkpoints = Checkpoints(session.folder.checkpoints, session.config.keep_checkpoints)
         self._saved_at = time.monotonic()
         self._evaluations: list[Future[Any]] = []
@@ -100,7 +100,7 @@ class _Training:
             self._tracker.close()
 
     def run(self) -> None:
-        """Train what is missing of the run."""
+        """Train the epochs that the run still lacks."""
         session, config = self._session, self._config
         self._begin()
         self._tracker = Tracker(config, session.folder, self._progress.epoch, active=session.is_first)
@@ -115,13 +115,13 @@ class _Training:
                 )
             self._end_epoch(train_metrics, valid_metrics)
         if self._stops_early():
-            session.tell(
+            session.log(
                 f"no better epoch for the last {config.early_stopping} (--early-stopping): the best was "
                 f"epoch {self._progress.best_epoch}"
             )
 
     def _begin(self) -> None:
-        """The first state, or that of the newest checkpoint, while the steps are being compiled."""
+        """Load the newest checkpoint's state, or create the first one, while the steps are being compiled."""
         session = self._session
         steps = session.steps
         new = self._checkpoints.latest() is None
@@ -129,9 +129,9 @@ class _Training:
         self._epochs.prepare(session.plans(0))
         self._evaluations = prepare_evaluation(session)
         # All tracing ends before the first step begins, see Steps; what is traced is compiled meanwhile and afterwards.
-        session.interruption.wait_for(steps.traced(), self._compiling.tell)
+        session.interruption.wait_for(steps.traced(), self._compiling.report)
         if creating is not None:
-            session.interruption.wait_for(creating, self._compiling.tell)
+            session.interruption.wait_for(creating, self._compiling.report)
             self._state, self._progress = first_state(session), Progress()
             self._sums = steps.devices.place(zero_sums())
         else:
@@ -139,7 +139,7 @@ class _Training:
             assert saved is not None
             self._state, self._sums, self._progress = saved
             for text in removed:
-                session.tell(f"warning: {text}; going on from the one before")
+                session.log(f"warning: {text}; going on from the one before")
             self._complete_best()
         if session.is_first:
             records = run_folder.read_metrics(session.folder, self._progress.epoch)
@@ -147,7 +147,7 @@ class _Training:
         self._tell_where()
 
     def _complete_best(self) -> None:
-        """Score the best epoch again: what makes one the best may have changed."""
+        """Score the best epoch again: the criterion may have changed."""
         best = self._progress.best_epoch
         records = run_folder.read_metrics(self._session.folder, best)
         scores = [self._score(record["valid"]) for record in records if record["epoch"] == best]
@@ -162,12 +162,12 @@ class _Training:
     def _tell_where(self) -> None:
         epoch, batch, epochs = self._progress.epoch, self._progress.batch, self._config.epochs
         if epoch >= epochs:
-            self._session.tell(f"this run has finished its {epoch} epochs; more --epochs (make's EPOCHS=) continue it")
+            self._session.log(f"this run has finished its {epoch} epochs; more --epochs (make's EPOCHS=) continue it")
         elif batch:
             batches = self._session.loader.batches_per_epoch
-            self._session.tell(f"continuing in epoch {epoch + 1} of {epochs}, after batch {batch} of {batches}")
+            self._session.log(f"continuing in epoch {epoch + 1} of {epochs}, after batch {batch} of {batches}")
         elif epoch:
-            self._session.tell(f"continuing after epoch {epoch} of {epochs}")
+            self._session.log(f"continuing after epoch {epoch} of {epochs}")
 
     def _stops_early(self) -> bool:
         patience, progress = self._config.early_stopping, self._progress
@@ -208,7 +208,7 @@ class _Training:
         """
         waiting: Any = None
         for dispatched in self._epochs.run(self._state, self._sums, plans, self._while_compiling):
-            # These replace the arrays that went in, whose memory is given up.
+            # These replace the arguments, whose memory is donated.
             self._state, self._sums = dispatched.state, dispatched.sums
             loss = None
             if waiting is not None and waiting.is_ready():
@@ -217,11 +217,11 @@ class _Training:
             yield loss, dispatched
 
     def _while_compiling(self) -> None:
-        self._compiling.tell()
+        self._compiling.report()
         self._answer(None, 0)
 
     def _answer(self, loss: float | None, steps: int) -> None:
-        """Save, stop, or end with what is known of a divergence, as it may be time to."""
+        """Save, stop, or end with the diagnosis of a divergence, if it is time to."""
         todo = _DIVERGED if loss is not None and not math.isfinite(loss) else self._session.interruption.asked
         todo = todo or (_SAVE if self._save_is_due else 0)
         if jax.process_count() > 1:
@@ -240,7 +240,7 @@ class _Training:
         session = self._session
 
         def answer() -> None:
-            self._compiling.tell()
+            self._compiling.report()
             if session.interruption.asked and jax.process_count() == 1:
                 self._save()
                 raise self._stopped(session.interruption.asked)
@@ -272,7 +272,7 @@ class _Training:
             run_folder.append_metrics(session.folder, record)
         if self._tracker is not None:
             self._tracker.log(record)
-        session.tell(_epoch_line(record, config.epochs, best=self._progress.best_epoch == epoch))
+        session.log(_epoch_line(record, config.epochs, best=self._progress.best_epoch == epoch))
         last = epoch == config.epochs or self._stops_early()
         named = bool(config.checkpoint_epochs) and epoch % config.checkpoint_epochs == 0
         if last or named or agreed(self._save_is_due):
@@ -328,7 +328,7 @@ def _finish(session: Session, plots: bool, quiet: bool = False) -> None:
 
 
 _SHOWN = (("E", 2, (ENERGY,)), ("F", 1, (FORCES,)), ("D", 4, (DIPOLE, DIPOLE_DCM)), ("ESP", 3, (ESP,)))
-"""In the line of an epoch: label, digits, quantities."""
+"""Label, digits and quantities in the line of an epoch."""
 
 
 def _epoch_line(record: dict[str, Any], epochs: int, best: bool) -> str:
@@ -338,7 +338,7 @@ def _epoch_line(record: dict[str, Any], epochs: int, best: bool) -> str:
         f"{record['samples_per_second']:6.0f} mol/s",
         f"loss {record['train']['loss']:.4g} / {valid['loss']:.4g}",
     ]
-    # What no validation molecule has is left out.
+    # Errors without references in the validation split are left out.
     for label, digits, quantities in _SHOWN:
         known = [valid[one.metric] * one.error_factor for one in quantities if one.metric in valid]
         if known:

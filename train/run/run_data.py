@@ -1,4 +1,4 @@
-"""Which preprocessed data a run is trained on: its own, whatever was preprocessed in the same cache since."""
+"""The preprocessed data of a run: its own, whatever was preprocessed in the same cache since."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.step.devices import digest_of_first
 
 
 class RunData(NamedTuple):
-    """Opened data, and what the user should know of the choice."""
+    """Opened data, and a note to the user on their choice."""
 
     cache: Cache
     note: str  # empty: nothing
@@ -65,7 +65,7 @@ def open_own_data(run: RunFolder, config: TrainConfig) -> Cache:
 
 
 def _owner(config: TrainConfig) -> RunFolder | None:
-    """The run whose record says which data are wanted."""
+    """Return the run whose record names the data to open."""
     if config.from_run:
         return RunFolder(Path(config.from_run))
     run = RunFolder(Path(config.runs_dir) / config.name)
@@ -95,14 +95,14 @@ def _missing(run: RunFolder, record: Mapping[str, Any], config: TrainConfig) -> 
 
 
 def _is_same_otherwise(record: Mapping[str, Any], latest: Mapping[str, Any] | None) -> bool:
-    """Whether the same files are there with other buckets: they had been appended to files, and taken over theirs."""
+    """Return whether the latest data are the same files in other buckets, as appended files keep older buckets."""
     if latest is None or latest["digest"] == record["frames"]:
         return False
     return all(latest[name] == record.get(name) for name in ("inputs", "settings"))
 
 
 def _note(config: TrainConfig, cache: Cache) -> str:
-    """Say that other data were preprocessed since, or named by ``--frames`` beside ``--from-run``."""
+    """Return a note that other data were preprocessed since, or named by ``--frames`` beside ``--from-run``."""
     latest = _latest(config)
     if latest is None or latest["digest"] == cache.frames_manifest["digest"]:
         return ""
@@ -112,7 +112,7 @@ def _note(config: TrainConfig, cache: Cache) -> str:
 
 
 def _latest(config: TrainConfig) -> dict[str, Any] | None:
-    """The manifest of the latest frames, if there are any."""
+    """Return the manifest of the latest frames, if there are any."""
     cache_dir = Path(config.cache_dir)
     try:
         digest = _named(config) or current_stages(cache_dir)["frames"]

@@ -1,4 +1,4 @@
-"""What stays fixed while a run trains, and the state that it begins with."""
+"""The fixed parts of a run (settings, data, compiled functions), and its first state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from train.step.optimizer import TrainState
 
 @dataclass(frozen=True)
 class Session:
-    """Settings, data and compiled functions of a run; the lock is released by whoever opened the session."""
+    """Settings, data and compiled functions of a run; the opener of the session releases the lock."""
 
     config: TrainConfig
     cache: Cache
@@ -57,7 +57,7 @@ class Session:
         return self.steps.devices.is_first
 
     def plans(self, epoch: int) -> list[BatchPlan]:
-        """The batches of an epoch, in order."""
+        """Return the batches of an epoch, in order."""
         return self.loader.plan(self.config.seed, epoch)
 
     @property
@@ -65,8 +65,8 @@ class Session:
         """Batches of the training split."""
         return self.blocks.loader
 
-    def tell(self, text: str) -> None:
-        """Say something, in the first process."""
+    def log(self, text: str) -> None:
+        """Log a text, in the first process only."""
         if self.is_first:
             log.info(text)
 
@@ -91,14 +91,14 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
         steps = Steps(config, loader.batches_per_epoch, devices)
         blocks = open_blocks(config, steps, loader)
     except UserError:
-        # Nobody else would release it, in a notebook.
+        # In a notebook, nothing else would release it.
         lock.release()
         raise
     return Session(config, cache, note, folder, steps, blocks, valid, interruption, lock)
 
 
 def describe_session(session: Session) -> Iterator[str]:
-    """Yield what is said of a run before it begins: its data, devices and folder, and what is odd about them."""
+    """Yield the lines that describe a run before it begins: its data, devices, folder, and notes on them."""
     config, loader, devices = session.config, session.loader, session.steps.devices
     yield f"train: data: {describe_data(session.cache.record)}"
     if session.note:
@@ -114,10 +114,10 @@ def describe_session(session: Session) -> Iterator[str]:
 
 
 def _check_before(config: TrainConfig) -> None:
-    """What would end a run at its start is told before it has a folder, which would then be in the way.
+    """Check, before the run has a folder that would remain, what would end it at its start.
 
     Raises:
-        UserError: wandb is asked for and missing, or --init-from names what cannot be taken over.
+        UserError: wandb is asked for and missing, or the weights of --init-from do not fit.
     """
     require_trackers(config)
     if config.init_from and not RunFolder(Path(config.runs_dir) / config.name).config_file.exists():
@@ -125,7 +125,7 @@ def _check_before(config: TrainConfig) -> None:
 
 
 def split_loader(cache: Cache, split: Split, config: TrainConfig, devices: Devices) -> Loader:
-    """The batches of one split, in arrays that divide among the devices.
+    """Return the batches of one split, in arrays that divide among the devices.
 
     Raises:
         UserError: the split was not preprocessed.
@@ -146,8 +146,7 @@ def prepare_evaluation(session: Session) -> list[Future[Any]]:
 
 
 def first_state(session: Session) -> TrainState:
-    """A new state: drawn from the seed, with each element's charge from the data, or with the weights of the run that
-    --init-from names.
+    """Return a new state: drawn from the seed and fitted to the data, or with the weights of ``--init-from``.
 
     Raises:
         UserError: its weights cannot be read.
@@ -162,7 +161,7 @@ def first_state(session: Session) -> TrainState:
 
 
 def _fitted_to_data(session: Session, params: Params) -> Params:
-    """Charges that the dipoles or ESPs tell, and displacements of one length."""
+    """Set charges fitted to the dipoles or ESPs, and displacements of one length."""
     from train.run.initial_displacements import scale_displacements  # slow: imports the model
 
     loader = session.loader
@@ -179,14 +178,14 @@ def _from_run(session: Session, params: Params) -> Params:
     trained = load_weights(folder.best)
     references = session.cache.reference_energies_ev
     known = set(trained.reference_energies_ev)
-    session.tell(f"weights of {folder.best}")
+    session.log(f"weights of {folder.best}")
     for atomic_number in sorted(set(references) - known):
-        session.tell(f"note: {symbol(atomic_number)} was not in that training; its weights are as drawn there")
+        session.log(f"note: {symbol(atomic_number)} was not in that training; its weights are as drawn there")
     return {**params, **with_references(trained, references).params}
 
 
 def check_same_model(config: ModelConfig, other: ModelConfig, run: str) -> None:
-    """Whether weights can be taken over.
+    """Check that the weights of another run fit this model.
 
     Raises:
         UserError: they cannot; names the settings that differ.
@@ -201,7 +200,7 @@ def check_same_model(config: ModelConfig, other: ModelConfig, run: str) -> None:
 
 
 def fit_to_data(trained: TrainedModel, cache: Cache, run: Path) -> TrainedModel:
-    """The same total energies, relative to the reference energies of other data.
+    """Return the model with the same total energies, relative to the reference energies of other data.
 
     Raises:
         UserError: the data hold elements that the model was not trained on.
@@ -216,7 +215,7 @@ def fit_to_data(trained: TrainedModel, cache: Cache, run: Path) -> TrainedModel:
 
 
 def with_references(trained: TrainedModel, references: dict[int, float]) -> TrainedModel:
-    """The same total energies relative to other reference energies: the difference enters each element's shift."""
+    """Return the model with the same total energies: each element's shift takes up the change of its reference."""
     physnet = trained.params["physnet"]["params"]
     shift = np.array(physnet["shift"])
     for atomic_number, energy in references.items():

@@ -14,7 +14,7 @@ from train.run_folder import RunFolder
 
 
 def require_trackers(config: TrainConfig) -> None:
-    """Whether what the settings name is there; TensorBoard may be missing.
+    """Check that the trackers of the settings are installed; TensorBoard may be missing.
 
     Raises:
         UserError: --wandb, and it is not installed.
@@ -24,10 +24,10 @@ def require_trackers(config: TrainConfig) -> None:
 
 
 class Tracker:
-    """Writes to whatever the settings name; to nothing in a process that is not the first."""
+    """Writer to the trackers of the settings; it writes nothing in a process that is not the first."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, epochs_done: int, active: bool = True) -> None:
-        """For a run that has finished so many epochs; what was written of later ones is withdrawn.
+        """Open the trackers of a run with ``epochs_done`` epochs, and withdraw the entries of later ones.
 
         Raises:
             UserError: Weights & Biases refuses to log.
@@ -54,7 +54,7 @@ class Tracker:
                 raise UserError(f"--wandb {config.wandb}: {error}; log in, or set WANDB_MODE=offline") from error
 
     def log(self, record: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, as numbers called ``valid/energy_mae_ev`` and so on, over the epochs."""
+        """Write one line of metrics.jsonl, as numbers named ``valid/energy_mae_ev`` and so on, over the epochs."""
         numbers = dict(_flat(record))
         epoch = int(numbers.pop("epoch"))
         if self._writer is not None:
@@ -65,7 +65,7 @@ class Tracker:
             self._run.log(numbers, step=epoch)
 
     def close(self) -> None:
-        """Finish the files."""
+        """Close the trackers."""
         if self._writer is not None:
             self._writer.close()
         if self._run is not None:

@@ -1,4 +1,4 @@
-"""Ends a run that hangs, for it not to lose its time in the queue: with a message, where everybody is, and a code."""
+"""A watchdog that ends a run that hangs, with a message, all threads' stacks and an exit code."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from train.step.dispatches import Dispatch
 
 _TIMES_USUAL = 100
 _SHORTEST_SECONDS = 60.0
-"""A step has hung when it takes so many times its usual time, and at least so long."""
+"""A step hangs if it takes this many times its usual time, and at least this many seconds."""
 
 _LONGEST_SECONDS = 1800.0
-"""The same where nothing is usual yet, and while programs are compiled in the background, in the threads of the steps.
-Where several processes wait for the first one, which evaluates alone: of steps, and of answers to signals."""
+"""Limit in seconds for steps without a usual time yet, and while programs are compiled in the threads of the steps.
+Where several processes wait for the first one, which evaluates alone: for steps, and for answers to signals."""
 
 _SECONDS_TO_ANSWER = 30.0
 _STEPS_TO_ANSWER = 10
-"""A signal has to be answered in this time, or in that of so many usual dispatches if it is longer."""
+"""Longest time to answer a signal in seconds; that of this many usual dispatches if it is longer."""
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _STDERR = 2
 
 
 class Watchdog:
-    """While this context is open, a thread looks whether steps end, and whether signals are answered.
+    """A context in which a thread checks that steps end, and that signals are answered.
 
-    Whoever waits for a step that hangs does so inside XLA, where neither a signal nor an exception reaches it: only
-    the process can be ended, by another thread.
+    A thread that waits for a step that hangs does so inside XLA, where neither a signal nor an exception reaches it:
+    another thread can only end the process.
     """
 
     def __init__(self, interruption: Interruption) -> None:
@@ -61,7 +61,7 @@ class Watchdog:
         self._thread.join()
 
     def watch(self, steps: Steps, folder: RunFolder) -> None:
-        """Look at these steps, of the run in this folder."""
+        """Watch these steps, of the run in this folder."""
         self._watched = steps, folder
 
     def _look_again_and_again(self) -> None:
@@ -114,7 +114,7 @@ class Watchdog:
             )
 
     def _usual_seconds(self, steps: Steps, dispatch: Dispatch) -> float:
-        """0 if nothing is usual yet."""
+        """Return the usual seconds of a dispatch, 0 if there are none yet."""
         return dispatch.steps * (steps.dispatches.usual_seconds(dispatch.program) or 0.0)
 
     def _how_to_go_on(self) -> str:

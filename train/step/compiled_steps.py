@@ -1,4 +1,4 @@
-"""A run's compiled functions, each compiled once for each bucket shape; what was traced and compiled is kept.
+"""A run's compiled functions, one program for each bucket shape; traced and compiled programs are kept.
 
 JAX keeps compiled programs, but to find one it must trace the model again, which takes longer than a short training.
 So the traced programs are kept as well, serialised by ``jax.export`` (no pickle), under a digest of all that they
@@ -52,15 +52,15 @@ class Steps:
     threads, in which the devices of a step wait for each other; each may wait for the other for ever, see
     :func:`train.step.devices.start_devices`. Compiling runs no operations, and goes on beside steps.
 
-    To be used by one thread.
+    Only one thread may use it.
     """
 
     def __init__(self, config: TrainConfig, steps_per_epoch: int, devices: Devices) -> None:
-        """For ``steps_per_epoch`` steps in each of the epochs, over which the learning rate changes."""
+        """Prepare for ``steps_per_epoch`` steps in each epoch, over which the learning rate changes."""
         self.devices = devices
         self._config = config
         self._schedule = devices.place(schedule(config, steps_per_epoch))
-        # Several processes have to trace alike, and need not share a disk.
+        # Several processes must trace the same, and need not share a disk.
         self._kept = kept_programs(self._digest()) if jax.process_count() == 1 else None
         self.dispatches = Dispatches()
         self._traced: dict[tuple[Any, ...], Future[Any]] = {}
@@ -69,16 +69,16 @@ class Steps:
         self._compiler = ThreadPoolExecutor(_COMPILED_AT_ONCE, thread_name_prefix="compile")
 
     def create_state(self, seed: int) -> TrainState:
-        """A new state: the same for any devices, and placed where it stays, for it not to compile the step twice.
+        """Return a new state, the same for any devices, and placed where it stays so that the step compiles once.
 
-        It is drawn on the host's processor, and compiled without optimization, which would take longer than drawing.
+        Drawn on the host's processor, by a program that is not optimized, which would take longer than drawing.
         """
         structure = jax.tree.structure(new_state(np.zeros(1, np.float32), self._optimizer))
         (state,) = self._run("create", _key_data(seed), (structure,))
         return self.devices.place(jax.device_get(state))
 
     def abstract_state(self) -> TrainState:
-        """Shapes and placement of a state, enough to compile for."""
+        """Shapes and placement of a state, for compiling."""
         params = np.zeros(self.parameters.size, np.float32)
         shapes = jax.eval_shape(lambda: new_state(jax.numpy.asarray(params), self._optimizer))
         placed = self.devices.replicated
@@ -86,13 +86,13 @@ class Steps:
         return abstract
 
     def train(self, state: TrainState, sums: MetricSums, batch: Batch) -> tuple[TrainState, MetricSums, Any]:
-        """One optimizer step on a batch, as a block of one, see :meth:`train_block`."""
+        """Take one optimizer step on a batch, as a block of one, see :meth:`train_block`."""
         return self.train_block(state, sums, jax.tree.map(lambda array: array[None], batch), 0, 1)
 
     def train_block(
         self, state: TrainState, sums: MetricSums, batches: Batch, first: int, last: int
     ) -> tuple[TrainState, MetricSums, Any]:
-        """The steps ``first`` to ``last`` (exclusive) of a block; adds to the metric sums.
+        """Take the steps ``first`` to ``last`` (exclusive) of a block, and add to the metric sums.
 
         Args:
             state: its memory is given back.
@@ -112,7 +112,7 @@ class Steps:
     def train_resident(
         self, state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: int, last: int
     ) -> tuple[TrainState, MetricSums, Any]:
-        """The steps ``first`` to ``last`` (exclusive), as :meth:`train_block`, of molecules that lie on the device.
+        """Take the steps ``first`` to ``last`` (exclusive) as :meth:`train_block` does, on data kept on the device.
 
         Args:
             state: given back.
@@ -132,7 +132,7 @@ class Steps:
         return self._executable("create", _key_data(0), ())
 
     def prepare_train_block(self, batches: Batch) -> Future[Any]:
-        """Begin to compile :meth:`train_block` for these shapes (arrays, or what has their shapes and placement)."""
+        """Begin to compile :meth:`train_block` for the shapes and placement of ``batches``."""
         state, sums, bound = self.abstract_state(), self.devices.place(zero_sums()), np.zeros((), np.int32)
         return self._executable("train_block", (state, sums, batches, bound, bound, self._schedule), (state, sums))
 
@@ -147,21 +147,21 @@ class Steps:
         return self._executable("evaluate", (self.abstract_state().params, self.devices.place(zero_sums()), batch), ())
 
     def traced(self) -> Future[None]:
-        """Done when everything that was prepared is traced. The first step waits for it, without answering signals."""
+        """Return the future of tracing all that was prepared; the first step waits for it without answering signals."""
         return self._tracer.submit(lambda: None)
 
     @property
     def compiling(self) -> bool:
-        """Whether anything that was prepared is still being compiled. May be asked by any thread."""
+        """Whether anything that was prepared is still being compiled; any thread may ask."""
         return any(not future.done() for future in list(self._executables.values()))
 
     def compiled(self) -> tuple[int, int]:
-        """Return how many programs are compiled, and of how many."""
+        """Return the numbers of compiled and of prepared programs."""
         futures = list(self._executables.values())
         return sum(future.done() for future in futures), len(futures)
 
     def close(self) -> None:
-        """Do not begin what was prepared and is not needed any more."""
+        """Cancel the compilations that were prepared and have not begun."""
         for key, future in list(self._executables.items()):
             if future.cancel():
                 del self._executables[key]
@@ -169,23 +169,23 @@ class Steps:
                     self._traced.pop(key).cancel()
 
     def gradient(self, params: Array, batch: Batch) -> tuple[Array, Array, MetricSums]:
-        """Gradient of the loss (P,), the loss, and the metric sums of a batch; for a diagnosis."""
+        """Return the gradient of the loss (P,), the loss, and the metric sums of a batch, for a diagnosis."""
         results = (jax.tree.structure(0), jax.tree.structure(0), jax.tree.structure(zero_sums()))
         return self._run("gradient", (params, batch), results)
 
     def evaluate(self, params: Array, sums: MetricSums, batch: Batch) -> tuple[MetricSums, Prediction]:
-        """Predictions for a batch; adds to the metric sums."""
+        """Predict a batch, and add its errors to the metric sums."""
         results = jax.tree.structure(sums), _structure_of(Prediction)
         return self._run("evaluate", (params, sums, batch), results)
 
     def compilations(self) -> tuple[int, int]:
-        """How many training steps, and how many evaluations, were compiled."""
+        """Return how many training steps, and how many evaluations, were compiled."""
         names = [name for name, *_ in self._executables]
         return names.count("train_block") + names.count("train_resident"), names.count("evaluate")
 
     @cached_property
     def parameters(self) -> ParameterVector:
-        """Where each parameter stands in the vector."""
+        """Layout of the parameters in the vector."""
         kept = self._kept.load("parameters") if self._kept else None
         if kept is not None:
             return ParameterVector.of(json.loads(kept))
@@ -209,7 +209,7 @@ class Steps:
     def _run(
         self, name: str, arguments: tuple[Any, ...], results: tuple[Any, ...], donated: Any = (), steps: int = 1
     ) -> Any:
-        """Call a function, compiled for these shapes; ``donated`` are its first arguments, ``results`` their trees."""
+        """Call a function, compiled for these shapes; its first arguments are ``donated``, ``results`` their trees."""
         executable = self._executable(name, arguments, donated).result()
         wait(self._traced.values())
         self._traced.clear()
@@ -231,7 +231,7 @@ class Steps:
         return self._executables[key]
 
     def _trace(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
-        """From the kept program if there is one; flat lists of arrays go in and come out."""
+        """Load the kept program or trace it; it maps flat lists of arrays to flat lists."""
         where = jax.default_device(jax.local_devices(backend="cpu")[0]) if key[0] == "create" else nullcontext()
         with where:
             return self._lower(key, shapes, tree, donated)
@@ -273,14 +273,14 @@ class Steps:
 
 
 def _sources() -> list[Path]:
-    """All that a traced function can be made of: by the import contracts it reaches no other room."""
+    """Return the sources that a traced function can depend on: by the import contracts it reaches no other room."""
     root = Path(__file__).parents[2]
     rooms = [path for room in ("data", "model", "step") for path in (root / "train" / room).rglob("*.py")]
     return sorted([*(root / "shared").glob("*.py"), root / "train" / "config.py", *rooms])
 
 
 def compiler_options(devices: Devices) -> dict[str, Any]:
-    """Measured on a processor: a third less to compile, and steps of the same speed."""
+    """Return XLA's options: on a processor, a third less compilation and steps of the same speed (measured)."""
     return {"xla_backend_optimization_level": 1} if devices.platform == "cpu" else {}
 
 
@@ -293,5 +293,5 @@ def _key_data(seed: int) -> tuple[Any]:
 
 
 def _structure_of(fields: Any) -> Any:
-    """Tree structure of a NamedTuple of arrays."""
+    """Return the tree structure of a NamedTuple of arrays."""
     return jax.tree.structure(fields(*fields._fields))

@@ -1,4 +1,4 @@
-"""The devices that share a batch, in this process and in others, and where arrays live on them."""
+"""The devices that share a batch, in this process and in others, and the placement of arrays on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PATIENCE = {
 """Flags of XLA, read when its first program is compiled."""
 
 _MOLECULES_PER_CORE = 8
-"""With fewer, a core spends more on the operations than on their contents."""
+"""Fewest molecules per core: with fewer, the overhead of operations exceeds their work."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Devices:
 
     @property
     def platform(self) -> str:
-        """ "cpu", "gpu" or "tpu"."""
+        """Platform of the devices: "cpu", "gpu" or "tpu"."""
         return str(self.mesh.devices.flat[0].platform)
 
     @property
@@ -75,28 +75,28 @@ class Devices:
         return jax.process_index() == 0
 
     def padded(self, molecules: int) -> int:
-        """The smallest number of places that divides evenly among the devices."""
+        """Return the smallest number of places, at least ``molecules``, that divides evenly among the devices."""
         return -(-molecules // self.count) * self.count
 
     def own_part(self, places: int) -> slice:
-        """Which of the ``places`` of a padded batch this process reads."""
+        """Return which of the ``places`` of a padded batch this process reads."""
         parts = self.divided.addressable_devices_indices_map((places,)).values()
         bounds = [part[0].indices(places) for part in parts if part is not None]
         return slice(min(start for start, *_ in bounds), max(stop for _, stop, *_ in bounds))
 
     def place(self, tree: Tree) -> Tree:
-        """Arrays of the host, equal in every process, copied whole to every device."""
+        """Copy arrays of the host, equal in every process, whole to every device."""
         if jax.process_count() > 1:
             # From the host, whatever device they are on: arrays made of others cannot be saved.
             tree = jax.tree.map(np.asarray, tree)
         return jax.device_put(tree, self.replicated)
 
     def place_batch(self, batch: Batch, places: int) -> Batch:
-        """This process's part of a batch of ``places`` molecules, on its devices."""
+        """Place this process's part of a batch of ``places`` molecules on its devices."""
         return self._place_part(batch, self.divided, 0, places)
 
     def place_block(self, block: Batch, places: int) -> Batch:
-        """This process's part of a block of batches, (steps, molecules, ...), each of ``places`` molecules."""
+        """Place this process's part of a block (steps, molecules, ...) of batches of ``places`` molecules."""
         return self._place_part(block, self.divided_rows, 1, places)
 
     def _place_part(self, batch: Batch, sharding: NamedSharding, axis: int, places: int) -> Batch:
@@ -110,17 +110,17 @@ class Devices:
         return Batch(*map(put, batch))
 
     def place_rows(self, rows: np.ndarray) -> jax.Array:
-        """Row numbers (steps, places), of which every process knows all; each device gets its columns."""
+        """Place row numbers (steps, places), which every process knows; each device gets its columns."""
         return jax.make_array_from_callback(rows.shape, self.divided_rows, lambda index: rows[index])
 
 
 def all_devices() -> Devices:
-    """Every device of every process."""
+    """Return every device of every process."""
     return _in_a_row(jax.devices())
 
 
 def own_devices() -> Devices:
-    """The devices of this process."""
+    """Return the devices of this process."""
     return _in_a_row(jax.local_devices())
 
 
@@ -129,21 +129,21 @@ def _in_a_row(devices: list[Any]) -> Devices:
 
 
 def agreed(number: int) -> int:
-    """The first process's number, where each would find its own by its clock."""
+    """Return the first process's number, where each process measures another one."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
 
 
 def largest(number: int) -> int:
-    """The largest of all processes' numbers."""
+    """Return the largest of all processes' numbers."""
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.asarray(number))))
 
 
 def digest_of_first(digest: str) -> str:
-    """The beginning (16 hex digits) of the first process's digest, where another may have read another one."""
+    """Return the first 16 hex digits of the first process's digest, where others may have read another one."""
     digest = digest[:16]
     if jax.process_count() == 1:
         return digest
@@ -152,7 +152,7 @@ def digest_of_first(digest: str) -> str:
 
 
 def start_devices(config: TrainConfig) -> None:
-    """Join the other processes, and divide the processor among host devices. To be called before JAX is used.
+    """Join the other processes, and divide the processor among host devices, before JAX is used.
 
     On a processor, one device per core is faster than one device whose single operations are shared out: the
     operations of a batch of small molecules are too short for that.
@@ -179,10 +179,10 @@ def start_devices(config: TrainConfig) -> None:
 
 
 def _be_patient() -> None:
-    """Let the devices of a processor wait for each other for long.
+    """Raise the time that the devices of a processor may wait for each other.
 
     They share a few threads with the compiler. While it makes the steps of further buckets in the background, on a busy
-    machine, one device may stand in the queue for more than the 40 seconds after which XLA ends the whole process.
+    machine, one device may wait in the queue for more than the 40 seconds after which XLA ends the whole process.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     for name, seconds in _PATIENCE.items():
@@ -192,7 +192,7 @@ def _be_patient() -> None:
 
 
 def host_devices(config: TrainConfig) -> int:
-    """How many devices the processor is divided into."""
+    """Return how many devices the processor is divided into."""
     processes = max(config.processes, 1)
     return config.host_devices or max(1, min(usable_cores(), config.batch_size // processes // _MOLECULES_PER_CORE))
 

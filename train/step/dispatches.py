@@ -1,4 +1,4 @@
-"""Programs that were handed to the devices and have not ended: a few at most, each with the time that it may need."""
+"""Programs that run or wait on the devices, a few at most, and the usual time of their steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _MOST = 4
-"""XLA lets 32 wait on each device of a processor. The next one waits in a thread that those before it may need."""
+"""Most dispatches under way: XLA queues 32 per device of a processor, and one more blocks a thread they may need."""
 
 _MEASURES_KEPT = 25
 
@@ -27,13 +27,13 @@ class Dispatch:
 
     @property
     def ended(self) -> bool:
-        """Whether the devices are done with it. Does not wait."""
+        """Return whether the devices have finished it, without waiting."""
         return self.output is not None and bool(self.output.is_ready())
 
 
 @dataclass
 class Dispatches:
-    """Filled by the thread that trains; a watchdog may look from another one, at any time."""
+    """Dispatches of the training thread, which a watchdog may read from another one at any time."""
 
     _unfinished: deque[Dispatch] = field(default_factory=deque)
     _seconds: dict[Hashable, deque[float]] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Dispatches:
 
     @contextmanager
     def one(self, program: Hashable, steps: int) -> Iterator[Dispatch]:
-        """Around the call of a program; whoever calls it sets the output."""
+        """Enclose the call of a program; the caller sets the output."""
         self._note_ends()
         while len(self._unfinished) >= _MOST:
             self._unfinished[0].output.block_until_ready()
@@ -61,16 +61,16 @@ class Dispatches:
         self._note_ends()
 
     def oldest(self) -> Dispatch | None:
-        """The one that the devices are at."""
+        """Return the dispatch that the devices are at, if any."""
         return next((dispatch for dispatch in list(self._unfinished) if not dispatch.ended), None)
 
     def usual_seconds(self, program: Hashable) -> float | None:
-        """Median time of one step; None before the first has ended."""
+        """Return the median time of one step in seconds; None before the first has ended."""
         measured = list(self._seconds.get(program, ()))
         return statistics.median(measured) if measured else None
 
     def _note_ends(self) -> None:
-        """Programs end in order, and one begins when the one before it ends."""
+        """Record the programs that have ended: they end in order, each begins when the previous one ends."""
         ended: list[Dispatch] = []
         while self._unfinished and self._unfinished[0].ended:
             ended.append(self._unfinished.popleft())

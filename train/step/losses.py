@@ -39,7 +39,7 @@ class Losses(NamedTuple):
 
 
 def loss_weights(config: TrainConfig) -> LossWeights:
-    """The weights that the settings name."""
+    """Return the weights that the settings name."""
     return LossWeights(
         config.energy_weight,
         config.forces_weight,
@@ -51,13 +51,13 @@ def loss_weights(config: TrainConfig) -> LossWeights:
 
 
 def esp_mean_square(error: Array, batch: Batch) -> Array:
-    """Mean square over each molecule's grid points (B,), 0 where it has none."""
+    """Return the mean square (B,) over each molecule's grid points, 0 where it has none."""
     points = batch.esp_mask.sum(axis=1)
     return jnp.where(batch.esp_mask, error**2, 0.0).sum(axis=1) / jnp.maximum(points, 1)
 
 
 class Counts(NamedTuple):
-    """What the means of a batch divide by; scalars."""
+    """Denominators of the means over a batch; scalars."""
 
     molecules: Array
     atoms: Array
@@ -68,14 +68,14 @@ class Counts(NamedTuple):
 
 
 def count(batch: Batch) -> Counts:
-    """Counts of a cleaned batch, or of a device's part of it; those of the parts add up."""
+    """Count a cleaned batch, or a device's part of it; the counts of the parts add up."""
     known = known_targets(batch)
     masks = (batch.molecule_mask, batch.atomic_numbers > 0, known.energy, known.forces, known.dipole, known.esp)
     return Counts(*(mask.sum().astype(jnp.float32) for mask in masks))
 
 
 def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, counts: Counts | None = None) -> Losses:
-    """The loss of a cleaned batch: a padded batch has the loss of the unpadded one.
+    """Return the loss of a cleaned batch, which padding does not change.
 
     Energies and dipoles are averaged over molecules, forces over the atoms' components, the ESP over each
     molecule's grid points and then over molecules, monopoles over atoms. A target that is not known (NaN, or no grid

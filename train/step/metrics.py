@@ -19,7 +19,7 @@ Array = jax.Array
 
 
 class MetricSums(NamedTuple):
-    """Sums over what is real and known, and the counts that :class:`train.step.losses.Counts` has too; scalars."""
+    """Sums of errors over real, known targets, and the counts of :class:`train.step.losses.Counts`; scalars."""
 
     molecules: Array
     atoms: Array
@@ -41,16 +41,16 @@ METRIC_NAMES = ("loss", *(quantity.metric for quantity in QUANTITIES))
 
 
 _SMALLEST_ERROR = 1e-6
-"""In any of the units; less is float32's noise, where there is nothing to err about (dipoles that are zero)."""
+"""Least error that is resolved, in any of the units: below is float32's noise, as for dipoles that are zero."""
 
 
 def zero_sums() -> MetricSums:
-    """Sums over nothing."""
+    """Return sums over no molecules."""
     return MetricSums(*(jnp.zeros(()) for _ in MetricSums._fields))
 
 
 def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Counts, point_charges: bool) -> MetricSums:
-    """Sums over one cleaned batch, or over a part of it; those of the parts add up.
+    """Sum over one cleaned batch, or over a part of it; the sums of the parts add up.
 
     Args:
         prediction: of these molecules.
@@ -90,12 +90,12 @@ def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Cou
 
 
 def add_sums(first: MetricSums, second: MetricSums) -> MetricSums:
-    """Sums over both."""
+    """Add two sums."""
     return MetricSums(*(a + b for a, b in zip(first, second, strict=True)))
 
 
 def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
-    """Geometric mean of the errors that the loss weighs: energy, forces, dipole, ESP. The lower, the better.
+    """Return the geometric mean of the errors with weights in the loss: energy, forces, dipole, ESP.
 
     A change by one part in a hundred counts the same in each of them, whatever its unit and weight. The loss itself is
     a mean of squares, and a few strained molecules with the largest forces can decide it: on 38 small molecules, its
@@ -118,7 +118,7 @@ def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
 
 
 def named_metrics(sums: MetricSums) -> dict[str, float]:
-    """Mean errors under the names of METRIC_NAMES; this is where the device is waited for.
+    """Return mean errors under the names of METRIC_NAMES, waiting for the device.
 
     Left out are errors that were not summed (NaN), and those of targets that no molecule has.
     """

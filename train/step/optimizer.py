@@ -19,7 +19,7 @@ _FINAL_FRACTION = 0.01
 
 
 class TrainState(NamedTuple):
-    """All that a step reads and replaces; all that a checkpoint holds. P parameters, as one vector."""
+    """The arrays that a step replaces and a checkpoint holds; P parameters as one vector."""
 
     step: Array  # () int32, steps taken
     params: Array  # (P,)
@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The learning rate over a run. Numbers that enter the compiled step, which so serves runs of any length."""
+    """The learning rate over a run, as arguments of the compiled step, which so serves runs of any length."""
 
     peak: Any  # () float32
     final: Any  # () float32
@@ -38,7 +38,7 @@ class Schedule(NamedTuple):
 
 
 def schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
-    """Linear warm-up from 1 % of the peak, then a cosine down to 1 %, or constant."""
+    """Return the schedule: linear warm-up from 1 % of the peak, then a cosine down to 1 %, or constant."""
     total = config.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
     final = config.learning_rate * (_FINAL_FRACTION if config.schedule == "cosine" else 1.0)
@@ -47,7 +47,7 @@ def schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
 
 
 def learning_rate(schedule: Schedule, step: Array) -> Array:
-    """Learning rate of a step, counted from 0 (as optax's schedules, which cannot take their lengths as arrays)."""
+    """Return the learning rate of a step, counted from 0 (optax's schedules cannot take lengths as arrays)."""
     rising = schedule.peak * (_FIRST_FRACTION + (1.0 - _FIRST_FRACTION) * step / jnp.maximum(schedule.warmup, 1.0))
     progress = (step - schedule.warmup) / jnp.maximum(schedule.total - schedule.warmup, 1.0)
     half_wave = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
@@ -56,10 +56,10 @@ def learning_rate(schedule: Schedule, step: Array) -> Array:
 
 
 def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax.GradientTransformation:
-    """The direction of a step, from clipped gradients, to be multiplied by the learning rate.
+    """Return the optimizer, whose updates are to be multiplied by the learning rate.
 
-    Each network's gradient is clipped by its own norm: by that of both, the size of DCMNet's part would tell of the
-    forces' errors.
+    Each network's gradient is clipped by its own norm: by that of both, the size of DCMNet's step would
+    depend on the forces' errors.
 
     DCMNet takes Adam, all else AMSGrad (Reddi, Kale & Kumar, ICLR 2018), as in the PhysNet paper: Adam forgets the size
     of a gradient that comes once in thousands of steps, and answers the next one with thirty steps' length. Hidden
@@ -69,7 +69,7 @@ def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax
 
     Args:
         config: of the training.
-        networks: where each network's parameters stand in the vector.
+        networks: slice of each network's parameters in the vector.
     """
     amsgrad = optax.scale_by_amsgrad()
 
@@ -90,6 +90,6 @@ def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax
 
 
 def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     # The average has a copy of its own: a step gives the parameters' memory back (donation), once for each array.
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params.copy())

@@ -1,4 +1,4 @@
-"""All parameters as one vector: the optimizer, the sum over devices and the checkpoint each take one pass over it."""
+"""All parameters as one vector, for one pass by the optimizer, the sum over devices and the checkpoint."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class ParameterVector:
 
     @classmethod
     def of(cls, shapes: Iterable[Any]) -> ParameterVector:
-        """From pairs of names and shapes."""
+        """Build the layout from pairs of names and shapes."""
         return cls(tuple((str(name), tuple(shape)) for name, shape in shapes))
 
     @classmethod
     def of_tree(cls, params: Params) -> ParameterVector:
-        """From a tree of arrays, or of their shapes."""
+        """Build the layout from a tree of arrays, or of their shapes."""
         names = unflatten_dict({path: "/".join(path) for path in flatten_dict(params)})
         leaves = zip(jax.tree.leaves(names), jax.tree.leaves(params), strict=True)
         return cls.of((name, leaf.shape) for name, leaf in leaves)
@@ -50,12 +50,12 @@ class ParameterVector:
 
     @property
     def size(self) -> int:
-        """P, the number of parameters."""
+        """Number of parameters P."""
         return sum(self._sizes)
 
     @property
     def networks(self) -> dict[str, slice]:
-        """Where each network's parameters stand, by the first part of their names."""
+        """Slice of each network's parameters, by the first part of their names."""
         found: dict[str, slice] = {}
         for (name, _), size, end in zip(self.shapes, self._sizes, np.cumsum(self._sizes).tolist(), strict=True):
             network = name.split("/")[0]
@@ -63,19 +63,19 @@ class ParameterVector:
         return found
 
     def join(self, params: Params) -> Array:
-        """(P,) vector of a tree of arrays."""
+        """Return the vector (P,) of a tree of arrays."""
         return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
     def split(self, vector: Array) -> Params:
-        """The tree, of slices of the vector."""
+        """Return the tree of slices of the vector."""
         return self._tree(jax.lax.split(vector, self._sizes))
 
     def to_host(self, vector: Array) -> Params:
-        """The tree, as arrays of numpy."""
+        """Return the tree as NumPy arrays."""
         return self._tree(np.split(np.asarray(jax.device_get(vector)), np.cumsum(self._sizes)[:-1]))
 
     def from_host(self, params: Params) -> np.ndarray:
-        """The vector, as an array of numpy."""
+        """Return the vector as a NumPy array."""
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
     def _tree(self, parts: Iterable[Any]) -> Params:

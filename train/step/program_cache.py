@@ -14,34 +14,34 @@ from shared.files import write_atomically
 
 _LARGEST_BYTES = 1 << 30
 _MOST_FILES = 200
-"""Of traced programs, which take some hundred kB each."""
+"""Most traced programs that are kept, of some hundred kB each."""
 
 _TRACED = "traced"
 
 
 def keep_compilations() -> None:
-    """Keep what is compiled, so that the next run of the same shapes starts in seconds.
+    """Keep compiled programs, so that the next run of the same shapes starts in seconds.
 
-    In JAX_COMPILATION_CACHE_DIR if that is set, or in the user's cache folder; never more than 1 GiB, the least
-    recently used going first. JAX tells its entries apart by the program, the compiler's version and the processor.
+    They are kept in JAX_COMPILATION_CACHE_DIR if that is set, or in the user's cache folder; beyond 1 GiB the least
+    recently used are removed. JAX distinguishes its entries by the program, the compiler's version and the processor.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "joint-physnet-dcmnet" / "jax"))
     jax.config.update("jax_compilation_cache_max_size", _LARGEST_BYTES)
-    # Small ones too: hundreds of them make up seconds.
+    # Small ones too: hundreds of them add up to seconds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @dataclass(frozen=True)
 class KeptPrograms:
-    """Serialised programs of one set of settings, sources and versions. Losing one costs time, nothing else."""
+    """Serialised programs of one set of settings, sources and versions; losing one costs only time."""
 
     folder: Path
     digest: str
 
     def load(self, name: str) -> bytes | None:
-        """What was saved under this name, or None if it is absent or damaged."""
+        """Return the program of this name, or None if it is absent or damaged."""
         path = self._path(name)
         try:
             content = path.read_bytes()
@@ -52,7 +52,7 @@ class KeptPrograms:
         return content if xxhash.xxh3_128_digest(content) == checksum else None
 
     def save(self, name: str, content: bytes) -> None:
-        """Keep this; the least recently used go beyond a number."""
+        """Keep a program; beyond a number, the least recently used ones are removed."""
         # A full or read-only disk is no reason to stop a training.
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +66,6 @@ class KeptPrograms:
 
 
 def kept_programs(digest: str) -> KeptPrograms | None:
-    """Beside JAX's own compilation cache; None where that is not used."""
+    """Return the programs beside JAX's own compilation cache; None where that is not used."""
     folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (unknown to the type checker)
     return KeptPrograms(Path(folder) / _TRACED, digest) if folder else None

@@ -1,4 +1,4 @@
-"""The functions that are compiled: training steps, on a batch or on data that lie on the device, and the evaluation.
+"""The functions that are compiled: training steps, on a batch or on data kept on the device, and the evaluation.
 
 All are pure, and run on every device on its part of the batch.
 """
@@ -33,14 +33,14 @@ _SMALLEST = BucketShape(FrameShape(2, 1), EdgeShape(2, 2))
 
 _POTENTIALS_IN_CACHE = 290_000
 _EDGES_IN_CACHE = 1_300
-"""(Charge, grid point) pairs and edges whose arrays stay in a core's cache of 1 MiB. Measured with molecules of 3, 6
-and 9 atoms, where twice as many molecules at once take a fifth to a third longer each."""
+"""(Charge, grid point) pairs and edges whose arrays fit in a core's cache of 1 MiB. Measured with molecules of 3, 6
+and 9 atoms: twice as many molecules at once take a fifth to a third longer each."""
 
 
 def loss_and_prediction(
     params: Params, batch: Batch, model: JointModel, weights: LossWeights, counts: Counts | None = None
 ) -> tuple[Array, tuple[Losses, Prediction]]:
-    """Weighted loss of a cleaned batch; its gradient goes through both networks and the forces.
+    """Return the weighted loss and the prediction of a cleaned batch; differentiable through networks and forces.
 
     ``counts`` are those of the whole batch, if this is a part of one.
     """
@@ -50,7 +50,7 @@ def loss_and_prediction(
 
 
 def parameter_vector(config: TrainConfig) -> ParameterVector:
-    """Where each parameter of the model stands; nothing is computed."""
+    """Return the layout of the model's parameters without computing them."""
     model = build_model(config)
     return ParameterVector.of_tree(jax.eval_shape(lambda: _initial_parameters(model, jax.random.key(0))))
 
@@ -58,7 +58,7 @@ def parameter_vector(config: TrainConfig) -> ParameterVector:
 def build_functions(
     config: TrainConfig, devices: Devices, parameters: ParameterVector
 ) -> dict[str, Callable[..., Any]]:
-    """The functions that :class:`~train.step.compiled_steps.Steps` compiles, by name; each runs on all devices."""
+    """Return the functions that :class:`.compiled_steps.Steps` compiles, by name; each runs on all devices."""
     model, weights = build_model(config), loss_weights(config)
     optimizer = build_optimizer(config, parameters.networks)
     chunks = functools.partial(chunk_size, config, devices)
@@ -99,7 +99,7 @@ def build_functions(
         state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: Array, last: Array, schedule: Schedule
     ) -> _Stepped:
         def batch_of(i: Array) -> Batch:
-            return gather(data, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
+            return take_molecules(data, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
 
         return take_steps(batch_of, state, sums, first, last, schedule)
 
@@ -126,12 +126,12 @@ def build_functions(
 
 
 def _initial_parameters(model: JointModel, key: Array) -> Params:
-    """New parameters. They do not depend on the data, so the smallest batch does."""
+    """Return new parameters; they do not depend on the data, so the smallest batch suffices."""
     return model.init(key, empty_batch(_SMALLEST, 1))
 
 
-def gather(data: Batch, rows: Array) -> Batch:
-    """The molecules ``rows`` (B,) of ``data``, -1 being an empty place."""
+def take_molecules(data: Batch, rows: Array) -> Batch:
+    """Return the molecules ``rows`` (B,) of ``data``; -1 is an empty place."""
     batch: Batch = jax.tree.map(lambda array: array[jnp.maximum(rows, 0)], data)
     return batch._replace(molecule_mask=rows >= 0)
 
@@ -213,7 +213,7 @@ class _Gradient:
 
 
 def _whole_counts(batch: Batch) -> Counts:
-    """Counts of a cleaned batch over all devices, in one exchange."""
+    """Return the counts of a cleaned batch over all devices, in one exchange."""
     return Counts(*jax.lax.psum(jnp.stack(count(batch)), AXIS))
 
 
@@ -224,7 +224,7 @@ def _in_chunks(array: Array, chunks: int, size: int) -> Array:
 
 
 def chunk_size(config: TrainConfig, devices: Devices, batch: Batch) -> int:
-    """How many molecules of a batch of this shape a device handles at once."""
+    """Return how many molecules of a batch of this shape a device handles at once."""
     if config.chunk_size:
         return config.chunk_size
     if devices.platform != "cpu":

@@ -1,4 +1,4 @@
-"""References and predictions of every target: errors over all entries, and a seeded sample of them to draw."""
+"""References and predictions of every target: errors over all entries, and a seeded sample to draw."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.elements import element_table
 from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES, Quantity
-from train.report.predictions import Predictions, is_missing
+from train.report.prediction_reader import Predictions, is_missing
 
 SAMPLED = 20_000
 _SEED = 0
@@ -15,7 +16,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Target:
-    """What is compared: two datasets of the file of predictions, and a factor to the unit that is shown."""
+    """Two datasets of the file of predictions that are compared, and a factor to the unit that is shown."""
 
     title: str
     unit: str
@@ -42,7 +43,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Of one target."""
+    """Errors of one target, and a sample of its entries."""
 
     target: Target
     entries: int  # in the split that have a reference
@@ -54,7 +55,7 @@ class Sample:
 
     @property
     def errors(self) -> np.ndarray:
-        """(k,) prediction minus reference, without what is not a number."""
+        """Prediction minus reference (at most k,), where both are numbers."""
         errors = self.predicted - self.reference
         return errors[np.isfinite(errors)]
 
@@ -62,7 +63,7 @@ class Sample:
 def read_samples(
     predictions: Predictions, reference_energies_ev: dict[int, float], exact_monopoles: bool
 ) -> list[Sample]:
-    """Every target of a split that has references.
+    """Read every target of a split that has references.
 
     Args:
         predictions: of the split.
@@ -76,22 +77,19 @@ def read_samples(
 
 
 def _constants(predictions: Predictions, reference_energies_ev: dict[int, float]) -> np.ndarray:
-    """(n,) sum of each molecule's atomic reference energies, eV."""
+    """Return the sum (n,) of each molecule's atomic reference energies, eV."""
     numbers = predictions.whole("atomic_numbers")
-    table = np.zeros(numbers.max(initial=0) + 1)
-    for atomic_number, energy in reference_energies_ev.items():
-        if atomic_number < len(table):
-            table[atomic_number] = energy
+    table = element_table(reference_energies_ev)
     owner = predictions.owner("atomic_numbers", np.arange(len(numbers)))
     return np.bincount(owner, table[numbers], minlength=len(predictions))
 
 
 def _read(predictions: Predictions, target: Target, constants: np.ndarray | None) -> Sample:
-    """Errors of all entries that have a reference, in float64, and those that are drawn.
+    """Read the errors of all entries that have a reference, in float64, and the sample to draw.
 
     Args:
         predictions: of the split.
-        target: which.
+        target: to read.
         constants: (n,) subtracted from both, or None.
     """
     width = int(np.prod(predictions.shape(target.reference)[1:], dtype=int))

@@ -1,4 +1,4 @@
-"""The page's plots in two dimensions, with plotly: small figures, so that a narrow window can stack them."""
+"""The page's plots in two dimensions, with Plotly: small figures, which a narrow window can stack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from train.data.quantities import ESP, FORCES, TARGETS
-from train.report.samples import Sample
+from train.report.target_samples import Sample
 
 POINTS_DRAWN = 2000
 TYPES_DRAWN = 20
@@ -22,7 +22,7 @@ _BLUE, _GREY, _DARK, _RED = "#2166ac", "#9aa3ad", "#1f2933", "#b2182b"
 
 
 def learning_curves(epochs: list[dict[str, Any]]) -> list[go.Figure]:
-    """Training and validation errors over the epochs, of what is in the data; none with fewer than two epochs."""
+    """Return learning curves of all errors with values; none with fewer than two epochs."""
     if len(epochs) < 2:
         return []
     numbers = [epoch["epoch"] for epoch in epochs]
@@ -46,7 +46,7 @@ def learning_curves(epochs: list[dict[str, Any]]) -> list[go.Figure]:
 
 
 def scatter(sample: Sample) -> go.Figure:
-    """Prediction against reference, of a seeded part of the sample; hovering names the molecule."""
+    """Return prediction against reference, of a seeded part of the sample; hovering names the molecule."""
     target = sample.target
     figure = _figure(target.title, f"{target.x_label}, {target.unit}", f"{target.y_label}, {target.unit}", 340)
     drawn = np.sort(np.random.default_rng(0).permutation(len(sample.reference))[:POINTS_DRAWN])
@@ -76,7 +76,7 @@ def scatter(sample: Sample) -> go.Figure:
 
 
 def histogram(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds (b + 1,) and counts (b,) of the errors, about zero; the end bins hold what lies beyond them."""
+    """Return bounds (b + 1,) and counts (b,) of the errors about zero; the end bins include all beyond them."""
     errors = sample.errors
     reach = float(np.quantile(np.abs(errors), TAIL)) if len(errors) else 1.0
     bins = min(MOST_BINS, 2 * int(np.sqrt(len(errors))) + 3)
@@ -85,7 +85,7 @@ def histogram(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 
 def error_histogram(sample: Sample) -> go.Figure:
-    """Distribution of the errors."""
+    """Return the distribution of the errors."""
     unit = sample.target.unit
     figure = _figure(sample.target.title, f"prediction - reference, {unit}", "share, %", 260)
     bounds, counts = histogram(sample)
@@ -103,13 +103,13 @@ def error_histogram(sample: Sample) -> go.Figure:
 
 
 def worst_types(by_type: dict[str, Any], metric: str) -> list[tuple[str, float, int]]:
-    """Name, error and number of molecules of the types with the largest errors, the largest first; none without one."""
+    """Return name, error and number of molecules of the types with the largest errors, the largest first."""
     rows = [(kind, entry[metric], entry["molecules"]) for kind, entry in by_type.items() if entry[metric] is not None]
     return sorted(rows, key=lambda row: -row[1])[:TYPES_DRAWN]
 
 
 def type_bars(by_type: dict[str, Any]) -> list[go.Figure]:
-    """Errors by type of molecule, of the ESP and of forces, if in the data; none if there is only one type."""
+    """Return ESP and force errors by type of molecule, if in the data; none if there is only one type."""
     if len(by_type) < 2:
         return []
     figures = []
@@ -135,7 +135,7 @@ def type_bars(by_type: dict[str, Any]) -> list[go.Figure]:
 
 
 def rounded(values: np.ndarray) -> list[float | None]:
-    """Numbers of five digits for JSON, which knows no NaN."""
+    """Return numbers of five digits for JSON, None for NaN."""
     return [float(f"{value:.5g}") if np.isfinite(value) else None for value in np.ravel(values).tolist()]
 
 
@@ -166,7 +166,7 @@ def _figure(title: str, x: str, y: str, height: int = 270) -> go.Figure:
 
 
 def _ticks(values: list[float]) -> list[float]:
-    """Places of a logarithmic axis' labels: the more of each decade, the fewer decades there are."""
+    """Return the labels of a logarithmic axis: more in each decade where there are fewer decades."""
     if not values:
         return []
     first, last = (math.floor(math.log10(value)) for value in (min(values), max(values)))

@@ -1,4 +1,4 @@
-"""What a run is: its data, settings, programs and hardware, from its own files."""
+"""Data, settings, programs and hardware of a run, from its own files."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _UNITS = {
     "esp_max_value": "Hartree/e",
 }
 _PLACES = ("config", "cache_dir", "runs_dir", "coordinator")
-"""Settings that say where things lie on one machine: a report is for others too."""
+"""Settings that are paths on one machine: a report is for others too."""
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Of one run."""
+class RunFacts:
+    """Data, settings, programs and hardware of one run."""
 
     folder: RunFolder
     config: TrainConfig
@@ -49,7 +49,7 @@ class Facts:
     epochs: list[dict[str, Any]]  # metrics.jsonl
 
     def read_evaluation(self, split: str) -> dict[str, Any]:
-        """The split's errors.
+        """Return the split's errors.
 
         Raises:
             UserError: the file is damaged.
@@ -57,7 +57,7 @@ class Facts:
         path = self.folder.evaluation_file(split)
         try:
             record: dict[str, Any] = json.loads(path.read_text())
-            return {name: record[name] for name in (*_EVALUATED, "fractions")}
+            return {name: record[name] for name in _EVALUATED}
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}: damaged; delete it, and the report evaluates again") from error
 
@@ -67,7 +67,7 @@ class Facts:
         return [symbol(z) for z in sorted(self.reference_energies_ev)]
 
     def data_files(self) -> list[dict[str, Any]]:
-        """Split, names, digests and number of molecules of each pair of input files; empty if unknown."""
+        """Return split, names, digests and number of molecules of each pair of input files; empty if unknown."""
         data = self.record["data"]
         return [
             {
@@ -82,7 +82,7 @@ class Facts:
         ]
 
     def understood(self) -> list[dict[str, Any]]:
-        """What preprocessing took for each quantity of each kind of files; empty for data of earlier versions."""
+        """Return the members that preprocessing read for each quantity; empty for data of earlier versions."""
         found: dict[str, dict[str, Any]] = {}
         for entry in self.record["data"].get("files", []):
             quantities = {**entry.get("quantities", {}), **entry.get("esp_quantities", {})}
@@ -95,11 +95,11 @@ class Facts:
         return [{**one, "files": list(dict.fromkeys(one["files"]))} for one in found.values()]
 
     def splits(self) -> list[dict[str, Any]]:
-        """Numbers of molecules, atoms and grid points, and spreads, of each split."""
+        """Return numbers of molecules, atoms and grid points, and spreads, of each split."""
         return [{"split": name, **values} for name, values in (self.manifest or {}).get("splits", {}).items()]
 
     def settings(self, main: bool) -> list[dict[str, str]]:
-        """Name, value with unit, and whether it is not the default; the main ones or all others."""
+        """Return name, value with unit, and whether it is not the default, of the main settings or all others."""
         defaults = asdict(TrainConfig())
         values = {name: value for name, value in asdict(self.config).items() if name not in _PLACES}
         # Of other runs the name alone, for the same reason.
@@ -115,7 +115,7 @@ class Facts:
         ]
 
     def course(self) -> dict[str, str]:
-        """When and how long it trained."""
+        """Return when and how long the run trained."""
         if not self.epochs:
             return {"epochs trained": "unknown (no metrics.jsonl)"}
         # Runs of earlier versions kept the weights of the lowest validation loss, and did not write which they were.
@@ -129,7 +129,7 @@ class Facts:
         }
 
     def machine(self) -> dict[str, str]:
-        """Programs and hardware."""
+        """Return programs and hardware."""
         device, git = self.record.get("device") or {}, self.record.get("git") or {}
         commit = git.get("commit", "")[:12] + (" with changes" if git.get("modified") else "")
         continued = len(self.record.get("continued", []))
@@ -142,8 +142,8 @@ class Facts:
         }
 
 
-def read_facts(folder: RunFolder) -> Facts:
-    """Everything that the run's files tell, and its data's manifest if it is still in the cache.
+def read_facts(folder: RunFolder) -> RunFacts:
+    """Read the run's files, and its data's manifest if it is still in the cache.
 
     Raises:
         UserError: no such run, or its record or weights are missing or damaged.
@@ -154,7 +154,7 @@ def read_facts(folder: RunFolder) -> Facts:
     manifest = read_manifest(stage_folder(Path(config.cache_dir), "frames", record["data"]["frames"]))
     epochs = read_metrics(folder, epochs=10**9)
     size = _size(trained.params)
-    return Facts(folder, config, record, manifest, trained.reference_energies_ev, size, epochs)
+    return RunFacts(folder, config, record, manifest, trained.reference_energies_ev, size, epochs)
 
 
 def _size(tree: Any) -> int:
@@ -169,4 +169,14 @@ def _shown(value: Any) -> str:
     return str(value) or "-"
 
 
-_EVALUATED = ("split", "molecules", "metrics", "limits", "by_element", "by_distance_shell", "by_type", "worst")
+_EVALUATED = (
+    "split",
+    "molecules",
+    "metrics",
+    "baselines",
+    "normalised_errors",
+    "by_element",
+    "by_distance_shell",
+    "by_type",
+    "worst",
+)

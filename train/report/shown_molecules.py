@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from ase.data import covalent_radii
 
+from shared.elements import COVALENT_RADII
 from shared.units import BOHR_IN_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
-from train.report.predictions import Predictions
+from train.report.prediction_reader import Predictions
 from train.report.surface import Surface, interpolate, molecular_surface
 
 SHOWN = 6
@@ -17,7 +17,7 @@ _BOND_FACTOR = 1.25  # of the sum of two covalent radii
 _WORST_SHOWN = 2
 _SEED = 0
 _OF_ALL = ((0.5, "median"), (1.0, "smallest ESP error"), (0.25, "upper quartile"), (0.75, "lower quartile"))
-"""Places in the order of the ESP error that are shown where there are too few types."""
+"""Quantiles of the falling ESP error that are shown where there are too few types."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class ShownMolecule:
 
     @property
     def bound_difference(self) -> float:
-        """Largest absolute difference."""
+        """Largest absolute difference: the end of its colour scale."""
         return float(np.abs(self.predicted - self.reference).max()) or 1e-12
 
 
 def choose_molecules(predictions: Predictions) -> list[ShownMolecule]:
-    """At most SHOWN molecules that have an ESP, the worst first."""
+    """Return at most SHOWN molecules that have an ESP, the worst first."""
     chosen = _choose(predictions.esp_rmse, predictions.molecules.types)
     return [_read(predictions, i, why) for i, why in chosen.items()]
 
 
 def _choose(errors: np.ndarray, types: list[str]) -> dict[int, str]:
-    """Molecules and why they are shown: the worst of the worst types, then the median ones of types in between.
+    """Choose molecules, with reasons: the worst of the worst types, then the median ones of types in between.
 
     Args:
         errors: (n,) of the ESP; NaN where there is none.
@@ -123,7 +123,7 @@ def _read(predictions: Predictions, i: int, why: str) -> ShownMolecule:
 
 
 def potential(charges: np.ndarray, sites: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """ESP (P,) of point charges in kcal/mol/e: V(r) = Σ q / |r - s|, in atomic units.
+    """Return the ESP (P,) of point charges in kcal/mol/e: V(r) = Σ q / |r - s|, in atomic units.
 
     Args:
         charges: (K,) e.
@@ -135,12 +135,12 @@ def potential(charges: np.ndarray, sites: np.ndarray, points: np.ndarray) -> np.
 
 
 def find_bonds(atomic_numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Pairs (B, 2) of atoms nearer than 1.25 times the sum of their covalent radii (Cordero 2008, through ASE).
+    """Return pairs (B, 2) of atoms nearer than 1.25 times the sum of their covalent radii (Cordero 2008, through ASE).
 
     Args:
         atomic_numbers: (N,).
         positions: (N, 3) Å.
     """
-    radii = covalent_radii[atomic_numbers]
+    radii = COVALENT_RADII[atomic_numbers]
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     return np.argwhere(np.triu(distances < _BOND_FACTOR * (radii[:, None] + radii[None]), k=1))

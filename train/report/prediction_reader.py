@@ -1,4 +1,4 @@
-"""Reading predictions-SPLIT.h5, however large: by molecule, and in blocks."""
+"""Reader of predictions-SPLIT.h5 of any size: by molecule, and in blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class MoleculeNames:
-    """What the molecules of a file are called."""
+    """Names, formulas and rows of the molecules of a file."""
 
     names: list[str]  # perhaps empty
     formulas: list[str]
@@ -28,12 +28,12 @@ class MoleculeNames:
     rows: np.ndarray  # (n,) in the split's input files
 
     def label(self, i: int) -> str:
-        """Name and row."""
+        """Return name and row of a molecule."""
         return f"{self.names[i] or self.formulas[i]}, row {self.rows[i]}"
 
 
 def is_missing(rows: np.ndarray) -> np.ndarray:
-    """(n,) whether rows (n, ...) of a dataset are NaN: references that the data do not have."""
+    """Return whether rows (n, ...) of a dataset are NaN, (n,): references that the data do not have."""
     return np.isnan(rows).reshape(len(rows), -1).any(axis=1)
 
 
@@ -77,7 +77,7 @@ class Predictions:
 
     @cached_property
     def esp_rmse(self) -> np.ndarray:
-        """(n,) root mean square error of the ESP over each molecule's points, Hartree/e; NaN where none counts."""
+        """Root mean square error (n,) of the ESP over each molecule's points, Hartree/e; NaN where none counts."""
         squares = np.zeros(len(self))
         for start, (predicted, reference) in self.blocks("esp", "esp_reference"):
             owner = self.owner("esp", np.arange(start, start + len(predicted)))
@@ -86,35 +86,35 @@ class Predictions:
             return np.sqrt(squares / self._file["n_points"][:])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a dataset."""
+        """Return the shape of a dataset."""
         return tuple(self._file[name].shape)
 
     def count_known(self, name: str) -> int:
-        """How many rows of a dataset are not missing in the data."""
+        """Return how many rows of a dataset are not missing in the data."""
         if DATASETS[name][0] == "grid point":
             return self.shape(name)[0]  # without ESP there are no rows, and reading all of them takes long
         return sum(int((~is_missing(rows)).sum()) for _, (rows,) in self.blocks(name))
 
     def whole(self, name: str) -> np.ndarray:
-        """All of a dataset: for those with one row for each molecule or atom."""
+        """Return all of a dataset, for those with one row for each molecule or atom."""
         return np.asarray(self._file[name][:])
 
     def blocks(self, *names: str) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """Rows of some datasets of equal length, block by block, each with its first row."""
+        """Yield rows of some datasets of equal length, block by block, each with the index of its first row."""
         for start in range(0, len(self._file[names[0]]), _BLOCK_ROWS):
             yield start, [self._file[name][start : start + _BLOCK_ROWS] for name in names]
 
     def of_molecule(self, name: str, i: int) -> np.ndarray:
-        """One molecule's rows of a dataset."""
+        """Return one molecule's rows of a dataset."""
         ends = self._ends(DATASETS[name][0])
         return np.asarray(self._file[name][ends[i - 1] if i else 0 : ends[i]])
 
     def owner(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """The molecule (counted in this file) that each row of a dataset belongs to."""
+        """Return the molecule (counted in this file) that each row of a dataset belongs to."""
         return np.searchsorted(self._ends(DATASETS[name][0]), rows, side="right")
 
     def _ends(self, counted: str) -> np.ndarray:
-        """Where each molecule's rows end in the datasets that count this."""
+        """Return the ends of the molecules' rows in datasets whose first axis counts ``counted``."""
         return self._all_ends[counted]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Pictures for papers of what an evaluation does not draw yet: distributions of errors, types, ESP on surfaces."""
+"""Pictures for papers, beside those of an evaluation: distributions of errors, types, ESP on surfaces."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
 from train.data.quantities import ESP, FORCES
-from train.report.figures import histogram, worst_types
-from train.report.molecules import ShownMolecule
-from train.report.samples import Sample
+from train.report.plotly_figures import histogram, worst_types
+from train.report.shown_molecules import ShownMolecule
 from train.report.surface import Surface
+from train.report.target_samples import Sample
 from train.run_folder import RunFolder
 
 _BLUE, _RED = "#2166ac", "#b2182b"
@@ -33,7 +33,7 @@ def draw_pictures(
     evaluation: dict[str, Any],
     molecules: list[ShownMolecule],
 ) -> list[Path]:
-    """Draw them into ``plots/``; returns their paths."""
+    """Draw the pictures into ``plots/`` and return their paths."""
     folder.plots.mkdir(parents=True, exist_ok=True)
     drawn = [save_picture(folder.picture_file(f"errors-{split}"), lambda: draw_errors(samples, split))]
     if len(evaluation["by_type"]) > 1 and any(evaluation["worst"].values()):
@@ -42,14 +42,14 @@ def draw_pictures(
         )
     closed = [molecule for molecule in molecules if molecule.surface is not None]
     if closed:
-        # The worst one, and as many others from the end of the list, where the typical ones stand.
+        # The worst one, and others from the end of the list, which has the typical ones.
         shown = closed[:1] + closed[1:][-(_SURFACES - 1) :]
         drawn.append(save_picture(folder.picture_file(f"esp-surface-{split}"), lambda: draw_surfaces(shown, split)))
     return drawn
 
 
 def draw_errors(samples: list[Sample], split: str) -> Figure:
-    """Distribution of the errors of every target."""
+    """Draw the distribution of the errors of every target."""
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     for axis, sample in zip(axes, samples, strict=False):
@@ -62,12 +62,12 @@ def draw_errors(samples: list[Sample], split: str) -> Figure:
         axis.text(0.03, 0.96, text, transform=axis.transAxes, va="top", fontsize="small")
     for axis in axes[len(samples) :]:
         axis.set_axis_off()
-    figure.suptitle(f"Errors on the {split} split; what lies beyond 99.5 % of them is in the outermost bars")
+    figure.suptitle(f"Errors on the {split} split; those beyond 99.5 % are in the outermost bars")
     return figure
 
 
 def draw_types(by_type: dict[str, Any], split: str) -> Figure:
-    """Errors by type of molecule, the worst types first, of the ESP and of forces, if they are in the data."""
+    """Draw ESP and force errors by type of molecule, if they are in the data, the worst types first."""
     esp, forces = (worst_types(by_type, quantity.metric) for quantity in (ESP, FORCES))
     figure = Figure(figsize=(11, 1.5 + 0.24 * max(len(esp), len(forces))), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -90,7 +90,7 @@ def draw_types(by_type: dict[str, Any], split: str) -> Figure:
 
 
 def draw_surfaces(molecules: list[ShownMolecule], split: str) -> Figure:
-    """Reference, prediction and difference on the surface around each molecule, seen along its shortest axis."""
+    """Draw reference, prediction and difference on the surface around each molecule, along its shortest axis."""
     figure = Figure(figsize=(13, 3.9 * len(molecules)), layout="constrained")
     rows = figure.subplots(len(molecules), 3, squeeze=False)
     for axes, molecule in zip(rows, molecules, strict=True):
@@ -119,7 +119,7 @@ def draw_surfaces(molecules: list[ShownMolecule], split: str) -> Figure:
 
 
 def _draw_surface(axis: Axes, molecule: ShownMolecule, surface: Surface, colours: np.ndarray) -> None:
-    """Triangles that face the viewer, the farthest first, shaded; atoms' symbols at their places.
+    """Draw the triangles that face the viewer, shaded, the farthest first, and the atoms' symbols.
 
     Args:
         axis: to draw on.

@@ -1,4 +1,4 @@
-"""Fitted charges against numpy's and scipy's optimisers and a known potential; the breakdown against loops."""
+"""Fitted charges against numpy's and scipy's optimisers and a known potential; the errors by region against loops."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from train.data.batch import Batch
 from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
-from train.evaluation.baselines import Limits, compute_limits
+from train.evaluation.baselines import Baselines, compute_baselines
 from train.evaluation.charge_fit import LONGEST_DISPLACEMENT_ANGSTROM, fit_charges
-from train.evaluation.errors_by_region import Breakdown, describe_breakdown
+from train.evaluation.errors_by_region import RegionErrors, describe_regions
 from train.evaluation.grid_regions import SHELLS
 from train.model.prediction import Prediction
 
@@ -107,40 +107,40 @@ def test_sites_are_as_good_as_scipy_s(loader: Loader) -> None:
     assert found == pytest.approx(best, rel=0.05)
 
 
-def test_limits_of_a_split(loader: Loader) -> None:
-    limits = compute_limits(loader, 2, seed=1, sample=6)
-    assert limits.molecules_fitted == 6
-    spread = limits.spread["esp_rmse_kcal_per_mol_e"]
-    assert limits.distributed_esp_rmse_kcal_per_mol_e < limits.atom_centred_esp_rmse_kcal_per_mol_e < spread
+def test_baselines_of_a_split(loader: Loader) -> None:
+    baselines = compute_baselines(loader, 2, seed=1, sample=6)
+    assert baselines.molecules_fitted == 6
+    spread = baselines.spread["esp_rmse_kcal_per_mol_e"]
+    assert baselines.distributed_esp_rmse_kcal_per_mol_e < baselines.atom_centred_esp_rmse_kcal_per_mol_e < spread
     energies = np.concatenate([b.energy[b.molecule_mask] for _, b in loader.stream(loader.plan(), loader.read)])
-    assert limits.spread["energy_mae_ev"] == pytest.approx(np.abs(energies - energies.mean()).mean(), rel=1e-5)
-    assert limits.fraction("energy_mae_ev", limits.spread["energy_mae_ev"]) == pytest.approx(1.0)
-    limit = limits.distributed_esp_rmse_kcal_per_mol_e
-    assert limits.fraction("esp_rmse_kcal_per_mol_e", limit) == 0.0
-    assert limits.fraction("esp_rmse_kcal_per_mol_e", (limit + spread) / 2) == pytest.approx(0.5)
-    assert limits.fraction("monopole_mae_e", 1.0) is None
+    assert baselines.spread["energy_mae_ev"] == pytest.approx(np.abs(energies - energies.mean()).mean(), rel=1e-5)
+    assert baselines.normalised_error("energy_mae_ev", baselines.spread["energy_mae_ev"]) == pytest.approx(1.0)
+    fitted = baselines.distributed_esp_rmse_kcal_per_mol_e
+    assert baselines.normalised_error("esp_rmse_kcal_per_mol_e", fitted) == 0.0
+    assert baselines.normalised_error("esp_rmse_kcal_per_mol_e", (fitted + spread) / 2) == pytest.approx(0.5)
+    assert baselines.normalised_error("monopole_mae_e", 1.0) is None
 
 
-def test_limits_by_element_and_shell(loader: Loader) -> None:
+def test_baselines_by_element_and_shell(loader: Loader) -> None:
     """Of all molecules: each point counted once, by brute force."""
-    limits = compute_limits(loader, 1, seed=1, sample=100)
+    baselines = compute_baselines(loader, 1, seed=1, sample=100)
     elements: dict[int, list[float]] = {}
     shells: dict[int, list[float]] = {}
     for plan in loader.plan():
-        batch = loader.gather(plan.bucket, plan.rows, len(plan.rows))
+        batch = loader.read_rows(plan.bucket, plan.rows, len(plan.rows))
         errors = fit_charges(batch, 1, seed=1) * 627.5095
         for i, g in zip(*np.nonzero(batch.esp_mask), strict=True):
             z, k = nearest(batch, i, g)
             elements.setdefault(z, []).append(errors[i, g] ** 2)
             shells.setdefault(k, []).append(errors[i, g] ** 2)
     # Molecules of a bucket are fitted together, each by itself: in batches of other sizes with other starts.
-    assert {symbol(z) for z in elements} == set(limits.esp_by_element)
+    assert {symbol(z) for z in elements} == set(baselines.esp_by_element)
     for z, squares in elements.items():
-        assert limits.esp_by_element[symbol(z)] == pytest.approx(np.sqrt(np.mean(squares)), rel=0.2)
-    assert len(shells) == len(limits.esp_by_shell)
-    for name, k in zip(limits.esp_by_shell, sorted(shells), strict=True):
+        assert baselines.esp_by_element[symbol(z)] == pytest.approx(np.sqrt(np.mean(squares)), rel=0.2)
+    assert len(shells) == len(baselines.esp_by_shell)
+    for name, k in zip(baselines.esp_by_shell, sorted(shells), strict=True):
         assert name.startswith(f"{SHELLS[k]:g} -")
-        assert limits.esp_by_shell[name] == pytest.approx(np.sqrt(np.mean(shells[k])), rel=0.2)
+        assert baselines.esp_by_shell[name] == pytest.approx(np.sqrt(np.mean(shells[k])), rel=0.2)
 
 
 class Lacking(Loader):
@@ -150,8 +150,8 @@ class Lacking(Loader):
         {"energy": (0, 7), "forces": (1, 2, 8), "dipole": (0, 1, 2, 3), "esp": (2, 6, 9)}
     )
 
-    def _gather(self, index: int, rows: np.ndarray, to: np.ndarray, places: int) -> Batch:
-        batch = super()._gather(index, rows, to, places)
+    def _read_places(self, index: int, rows: np.ndarray, to: np.ndarray, places: int) -> Batch:
+        batch = super()._read_places(index, rows, to, places)
         own = self.buckets[index].take("row", rows)
         for name, lacking in self.lacking.items():
             if name == "esp":
@@ -161,11 +161,11 @@ class Lacking(Loader):
         return batch
 
 
-def test_limits_where_targets_are_missing(loader: Loader) -> None:
+def test_baselines_where_targets_are_missing(loader: Loader) -> None:
     """The spreads are those of the rest; what nothing has, has none."""
     lacking = Lacking(loader.buckets, 4, EspSelection(1.0))
-    limits = compute_limits(lacking, 1, seed=1, sample=100)
-    assert limits.molecules_fitted == 7
+    baselines = compute_baselines(lacking, 1, seed=1, sample=100)
+    assert baselines.molecules_fitted == 7
     energies, forces, dipoles = [], [], []
     for bucket in loader.buckets:
         for i, row in enumerate(bucket.column("row").tolist()):
@@ -173,20 +173,20 @@ def test_limits_where_targets_are_missing(loader: Loader) -> None:
             energies += [] if row in (0, 7) else [bucket.column("energy")[i]]
             forces += [] if row in (1, 2, 8) else np.abs(bucket.column("forces")[i][real]).ravel().tolist()
             dipoles += [] if row < 4 else np.abs(bucket.column("dipole")[i]).tolist()
-    assert limits.spread["energy_mae_ev"] == pytest.approx(np.abs(energies - np.mean(energies)).mean(), rel=1e-5)
-    assert limits.spread["forces_mae_ev_per_angstrom"] == pytest.approx(np.mean(forces), rel=1e-5)
-    assert limits.spread["dipole_mae_debye"] == pytest.approx(np.mean(dipoles) / 0.20819434, rel=1e-5)
+    assert baselines.spread["energy_mae_ev"] == pytest.approx(np.abs(energies - np.mean(energies)).mean(), rel=1e-5)
+    assert baselines.spread["forces_mae_ev_per_angstrom"] == pytest.approx(np.mean(forces), rel=1e-5)
+    assert baselines.spread["dipole_mae_debye"] == pytest.approx(np.mean(dipoles) / 0.20819434, rel=1e-5)
 
     lacking.lacking = {"energy": range(10), "esp": range(10)}
-    limits = compute_limits(lacking, 1, seed=1)
-    assert set(limits.spread) == {"forces_mae_ev_per_angstrom", "dipole_mae_debye", "dipole_dcm_mae_debye"}
-    assert (limits.molecules_fitted, limits.distributed_esp_rmse_kcal_per_mol_e) == (0, None)
-    assert limits.fraction("esp_rmse_kcal_per_mol_e", 1.0) is None
-    assert limits.fraction("energy_mae_ev", 1.0) is None
+    baselines = compute_baselines(lacking, 1, seed=1)
+    assert set(baselines.spread) == {"forces_mae_ev_per_angstrom", "dipole_mae_debye", "dipole_dcm_mae_debye"}
+    assert (baselines.molecules_fitted, baselines.distributed_esp_rmse_kcal_per_mol_e) == (0, None)
+    assert baselines.normalised_error("esp_rmse_kcal_per_mol_e", 1.0) is None
+    assert baselines.normalised_error("energy_mae_ev", 1.0) is None
 
 
 def test_a_sample_may_leave_out_a_bucket(loader: Loader) -> None:
-    assert compute_limits(loader, 1, seed=1, sample=1).molecules_fitted == 1
+    assert compute_baselines(loader, 1, seed=1, sample=1).molecules_fitted == 1
 
 
 def prediction_with(batch: Batch, rng: np.random.Generator) -> Prediction:
@@ -204,16 +204,16 @@ def prediction_with(batch: Batch, rng: np.random.Generator) -> Prediction:
 
 
 @pytest.mark.parametrize("kind", [Loader, Lacking])
-def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader, kind: type[Loader]) -> None:
+def test_errors_by_region_are_brute_force_over_atoms_and_points(loader: Loader, kind: type[Loader]) -> None:
     loader = kind(loader.buckets, 4, EspSelection(1.0))
-    rng, breakdown = np.random.default_rng(0), Breakdown()
+    rng, by_region = np.random.default_rng(0), RegionErrors()
     forces: dict[int, list[float]] = {}
     around: dict[int, list[float]] = {}
     shells: dict[int, list[float]] = {}
     spreads: dict[int, list[float]] = {}
     for _, batch in loader.stream(loader.plan(), loader.read):
         prediction = prediction_with(batch, rng)
-        breakdown.add(batch, prediction)
+        by_region.add(batch, prediction)
         for i in np.flatnonzero(batch.molecule_mask):
             own = np.flatnonzero(batch.atomic_numbers[i])
             for a in own[~np.isnan(batch.forces[i, own]).any(axis=1)]:
@@ -225,8 +225,8 @@ def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader, kind: ty
                 around.setdefault(z, []).append(square)
                 shells.setdefault(k, []).append(square)
                 spreads.setdefault(k, []).append((627.5095 * float(batch.esp[i, g])) ** 2)
-    limits = Limits({}, 0.0, 0.0, 2, 1, {"O": 0.25}, {"1.4 - 1.6": 0.125})
-    record = breakdown.as_record(limits)
+    baselines = Baselines({}, 0.0, 0.0, 2, 1, {"O": 0.25}, {"1.4 - 1.6": 0.125})
+    record = by_region.as_record(baselines)
     assert len(record["by_element"]) == len(forces) > 3
     for (z, errors), entry in zip(sorted(forces.items()), record["by_element"].values(), strict=True):
         assert entry["atoms"] == len(errors) if kind is Loader else entry["atoms"] >= len(errors)
@@ -239,6 +239,6 @@ def test_breakdown_is_brute_force_over_atoms_and_points(loader: Loader, kind: ty
         assert entry["esp_rmse_kcal_per_mol_e"] == pytest.approx(rmse, rel=1e-5)
         assert entry["esp_spread_kcal_per_mol_e"] == pytest.approx(spread, rel=1e-5)
         expected = (rmse - 0.125) / (spread - 0.125) if k == 2 else None
-        assert entry["esp_fraction"] == (expected if expected is None else pytest.approx(expected, rel=1e-4))
-    assert {name for name, entry in record["by_element"].items() if entry["esp_limit_kcal_per_mol_e"]} == {"O"}
-    assert describe_breakdown(record).count("\n") == 2 + len(forces) + len(shells)
+        assert entry["esp_normalised_error"] == (expected if expected is None else pytest.approx(expected, rel=1e-4))
+    assert {name for name, entry in record["by_element"].items() if entry["esp_fitted_charges_kcal_per_mol_e"]} == {"O"}
+    assert describe_regions(record).count("\n") == 2 + len(forces) + len(shells)

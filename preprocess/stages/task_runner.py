@@ -1,4 +1,4 @@
-"""Where tasks run: threads of this process, or the processes of a Dask cluster. The results are the same."""
+"""Runner of tasks in threads of this process or on a Dask cluster, with the same results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Result = TypeVar("Result")
 
 _MEMORY_BYTES = 512 << 20
 _CHUNKS_PER_TASK = 2.5
-"""Input, one more read ahead, and what is made of it: what a task holds of its chunks at a time."""
+"""Chunks that a task holds at a time: its input, one read ahead, and the output."""
 
 _RETRIES = 3
 _CONNECT_SECONDS = 20
 
 
-class Engine(Generic[Result]):
-    """Runs tasks (callables without arguments) and yields their results as they come."""
+class TaskRunner(Generic[Result]):
+    """A runner of tasks (callables without arguments), which yields their results as they come."""
 
     def __init__(self, executor: Executor, remote: bool) -> None:
         self._executor = executor
@@ -34,16 +34,16 @@ class Engine(Generic[Result]):
     def run(
         self, tasks: Sequence[Callable[[], Result]], label: str, amounts: Sequence[int]
     ) -> Iterator[tuple[int, Result]]:
-        """Index and result of every task, in the order in which they finish, under a progress bar.
+        """Run all tasks under a progress bar; yield index and result of each in the order in which they finish.
 
         Args:
             tasks: must be picklable for a cluster, and may run more than once there.
             label: of the progress bar.
-            amounts: how far each task brings the bar.
+            amounts: molecules of each task, for the progress bar.
 
         Raises:
-            UserError: of the first task that has one; a worker that died again and again.
-            OSError: of a task.
+            UserError: the one of the first task that raises one; a worker that died repeatedly.
+            OSError: raised by a task.
         """
         futures: dict[Future[Any], int] = {
             self._executor.submit(_guarded if self._remote else _call, task): i for i, task in enumerate(tasks)
@@ -60,7 +60,7 @@ class Engine(Generic[Result]):
             for future in futures:
                 future.cancel()
             if not self._remote:
-                wait(futures)  # a task that still runs must not write into a folder that its owner gives up
+                wait(futures)  # a task that still runs must not write into a folder that is being discarded
 
     def _result(self, future: Future[Any]) -> Result:
         if not self._remote:
@@ -80,7 +80,7 @@ class Engine(Generic[Result]):
         return result
 
     def _first_error(self, futures: dict[Future[Any], int]) -> UserError:
-        """Of the first task in order, so that the same input gets the same message."""
+        """Return the error of the first task in order, so that the same input gives the same message."""
         for future in sorted(futures, key=lambda future: futures[future]):
             if future.done() and not future.cancelled():
                 try:
@@ -95,7 +95,7 @@ def _call(task: Callable[[], Result]) -> Result:
 
 
 def _guarded(task: Callable[[], Result]) -> Result | UserError:
-    # A mistake in the data is a result: the engine would retry an exception, which cannot help.
+    # A mistake in the data is returned: Dask would retry the task after an exception, in vain.
     try:
         return task()
     except UserError as error:
@@ -103,8 +103,8 @@ def _guarded(task: Callable[[], Result]) -> Result | UserError:
 
 
 @contextmanager
-def open_engine(workers: int, scheduler: str, chunk_bytes: float) -> Iterator[Engine[Any]]:
-    """Threads of this process by default, or Dask.
+def open_task_runner(workers: int, scheduler: str, chunk_bytes: float) -> Iterator[TaskRunner[Any]]:
+    """Open a runner: threads of this process by default, or Dask.
 
     Args:
         workers: processes of a local Dask cluster (0 = none).
@@ -116,16 +116,16 @@ def open_engine(workers: int, scheduler: str, chunk_bytes: float) -> Iterator[En
     """
     if scheduler or workers:
         with _open_cluster(workers, scheduler) as client:
-            yield Engine(client.get_executor(retries=_RETRIES, pure=False), remote=True)
+            yield TaskRunner(client.get_executor(retries=_RETRIES, pure=False), remote=True)
         return
     threads = max(1, min(usable_cores(), int(_MEMORY_BYTES / (_CHUNKS_PER_TASK * chunk_bytes))))
     with ThreadPoolExecutor(threads, thread_name_prefix="preprocess") as pool:
-        yield Engine(pool, remote=False)
+        yield TaskRunner(pool, remote=False)
 
 
 @contextmanager
 def _open_cluster(workers: int, scheduler: str) -> Iterator[Any]:
-    # Imported here: it costs a second, and most runs do without.
+    # Imported here: it costs a second, and most runs do not need it.
     import dask
     from distributed import Client, LocalCluster
 
@@ -154,7 +154,7 @@ def _open_cluster(workers: int, scheduler: str) -> Iterator[Any]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Processes started meanwhile do not see Ctrl-C: this one ends them, and they need not each tell of it."""
+    """Hide Ctrl-C from processes started in this context: the parent ends them, without a message from each."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
