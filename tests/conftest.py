@@ -20,7 +20,6 @@ def compilations(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
         folder = str(kept.mkdir("programs") if kept else tmp_path_factory.mktemp("programs"))
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_compilation_cache_max_size", 1 << 30)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
