@@ -248,9 +248,9 @@ def _find_dipole(
         elif not file.is_plain(key):
             left_alone[key] = "pickled objects, never loaded"
         elif found in ((rows,), (rows, 1)):
-            left_alone[key] = "the dipole's length, not its vector"
+            left_alone[key] = f"the dipole's length of shape {file.shape(key)}, not its vector"
         elif found == (rows, width, 3):
-            left_alone[key] = "dipoles of single atoms, not of the molecule"
+            left_alone[key] = f"dipoles of single atoms of shape {file.shape(key)}, not of the molecule"
         else:
             left_alone[key] = f"of shape {file.shape(key)}, not the dipole's vector"
     present = [key for key in _present(file, "dipole") if key in left_alone]

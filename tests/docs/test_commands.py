@@ -220,7 +220,6 @@ def test_python_blocks_import_what_exists(page: Path) -> None:
                 assert not missing, f"{page_name(page)}: {node.module} has no {missing}"
 
 
-@pytest.mark.xfail(strict=True, reason="the modules move into these rooms with the same issue")
 def test_modules_in_the_text_exist() -> None:
     spans = {span for page in PAGES for span in code_spans(page)}
     names = sorted(span for span in spans if re.fullmatch(r"\w+/[\w/]*(\.py)?", span))

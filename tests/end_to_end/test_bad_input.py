@@ -156,7 +156,6 @@ CASES: dict[str, tuple[Edit, list[str]]] = {
     "N of floats": (replace(1, "N", lambda n: n.astype(float)), [ESP, "'N'", "float64"]),
     "E of text": (replace(0, "E", lambda e: e.astype(str)), [EFD, "'E'", "<U"]),
     "E complex": (replace(0, "E", lambda e: e.astype(complex)), [EFD, "'E'", "complex"]),
-    "name of numbers": (replace(0, "name", lambda n: np.arange(10)), [EFD, "'name'", "int64"]),
     "R NaN": (put(0, "R", (3, 1, 2), np.nan), [EFD, "'R'", "nan", "row 3", "(3, 1, 2)"]),
     "F infinite": (put(0, "F", (4, 0, 0), -np.inf), [EFD, "'F'", "-inf", "row 4"]),
     "E NaN": (put(0, "E", 7, np.nan), [EFD, "'E'", "nan", "row 7"]),

@@ -111,7 +111,9 @@ def test_the_program_writes_its_files(run_folder: Path, capsys: pytest.CaptureFi
     assert {path.name for path in folder.iterdir()} == names
     with (folder / "modes.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 3
+    moments = ase.io.read(folder / "geometry.xyz").get_moments_of_inertia()
+    # The random model's water may end as good as linear.
+    assert len(rows) == (3 if np.sqrt(moments[0] / moments[2]) > 1e-3 else 4)
     printed = capsys.readouterr().out
     assert all(f"{float(row['wavenumber_per_cm']):.1f}" in printed for row in rows)
     assert ase.io.read(folder / "geometry.xyz").get_chemical_formula() == "H2O"

@@ -20,17 +20,35 @@ _TRACED = "traced"
 
 
 def keep_compilations() -> None:
-    """Keep compiled programs, so that the next run of the same shapes starts in seconds.
+    """Keep what is compiled, so that the next run of the same shapes starts in seconds.
 
-    They are kept in JAX_COMPILATION_CACHE_DIR if that is set, or in the user's cache folder; beyond 1 GiB the least
-    recently used are removed. JAX distinguishes its entries by the program, the compiler's version and the processor.
+    In JAX_COMPILATION_CACHE_DIR if that is set, or in the user's cache folder, of which 1 GiB is kept, the least
+    recently used going first. JAX tells its entries apart by the program, the compiler's version and the processor.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(base / "joint-physnet-dcmnet" / "jax"))
-    jax.config.update("jax_compilation_cache_max_size", _LARGEST_BYTES)
-    # Small ones too: hundreds of them add up to seconds.
+        folder = base / "joint-physnet-dcmnet" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        # Not by jax_compilation_cache_max_size: of a program that was killed while it wrote, or that set no such size,
+        # JAX finds entries without a time, and keeps no program any more.
+        _remove_oldest(folder, _LARGEST_BYTES)
+    # Small ones too: hundreds of them make up seconds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _remove_oldest(folder: Path, largest: int) -> None:
+    """Remove the least recently used files until the others take at most so many bytes."""
+    found = []
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):  # another program removes the same ones
+            stat = path.stat()
+            found.append((max(stat.st_atime, stat.st_mtime), stat.st_size, path))
+    kept = 0
+    for _, size, path in sorted(found, reverse=True):
+        kept += size
+        if kept > largest and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 @dataclass(frozen=True)

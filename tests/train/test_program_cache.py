@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from train.step import program_cache
+
 PROGRAM = """
 import jax
 from train.step import program_cache as compilation
-compilation._SHORTEST_SECONDS = 0.0
 compilation.keep_compilations()
 compiled = []
 jax.monitoring.register_event_listener(lambda name, **_: compiled.append(name.rsplit("/", 1)[-1]))
@@ -38,3 +39,33 @@ def test_second_process_takes_what_the_first_compiled(tmp_path: Path) -> None:
     assert first_hits == second_misses == 0
     assert second_hits == first_misses > 0
     assert list((tmp_path / "joint-physnet-dcmnet").rglob("*-cache"))
+
+
+def test_the_least_recently_used_programs_go(tmp_path: Path) -> None:
+    for age in range(5):
+        path = tmp_path / f"{age}-cache"
+        path.write_bytes(bytes(100))
+        os.utime(path, (1000 - age, 1000 - age))
+    program_cache._remove_oldest(tmp_path, 300)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-cache", "1-cache", "2-cache"]
+    program_cache._remove_oldest(tmp_path / "absent", 300)
+
+
+def test_a_program_killed_while_it_wrote_does_not_keep_others_from_being_kept(tmp_path: Path) -> None:
+    """It leaves an entry without a time of use, at which JAX's own limit of the size stumbles."""
+    folder = tmp_path / "joint-physnet-dcmnet" / "jax"
+    folder.mkdir(parents=True)
+    (folder / "jit_killed-0123-cache").write_bytes(b"half")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM],
+        cwd=Path(__file__).parents[2],
+        env={
+            **{k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"},
+            "XDG_CACHE_HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert len(list(folder.glob("*-cache"))) > 1
