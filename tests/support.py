@@ -26,10 +26,11 @@ SAMPLE = Path(__file__).parents[1] / "shared" / "sample"
 
 SMALL_MODEL: dict[str, Any] = {
     "physnet_features": 8,
-    "physnet_iterations": 2,
+    "physnet_iterations": 1,
     "physnet_basis": 8,
     "dcmnet_features": 4,
-    "dcmnet_iterations": 2,
+    "dcmnet_iterations": 1,
+    "dcmnet_max_degree": 1,
     "dcmnet_basis": 6,
     "n_dcm": 2,
 }
