@@ -21,6 +21,8 @@ def compilations(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # Compiling takes longer than running here. The processes that tests start compile as users' do.
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

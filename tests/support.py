@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,18 @@ def remove_targets(cache_dir: Path, split: str, **rows: Container[int]) -> None:
 
 def random_weights(config: ModelConfig, references: dict[int, float], seed: int = 0) -> TrainedModel:
     """A model with weights far from their initial values, as if trained."""
-    batch = empty_batch(BucketShape(FrameShape(2, 1), EdgeShape(2, 2)), 1)
-    params = jax.jit(build_model(config).init)(jax.random.key(seed), batch)
+    params = _initial_weights(
+        ModelConfig(**{name: getattr(config, name) for name in ModelConfig.__annotations__}), seed
+    )
     rng = np.random.default_rng(seed)
     noisy = jax.tree.map(lambda x: (np.asarray(x) + 0.1 * rng.normal(size=x.shape)).astype(np.float32), params)
     return TrainedModel(config, references, noisy)
+
+
+@functools.cache
+def _initial_weights(config: ModelConfig, seed: int) -> Any:
+    batch = empty_batch(BucketShape(FrameShape(2, 1), EdgeShape(2, 2)), 1)
+    return jax.jit(build_model(config).init)(jax.random.key(seed), batch)
 
 
 def save_random_run(folder: Path, config: TrainConfig, cache: Cache) -> None:

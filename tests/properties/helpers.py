@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,21 +10,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from shared.buckets import BucketShape, EdgeShape, FrameShape
 from tests import support
-from train.data.batch import Batch
-from train.model.joint import JointModel, build_model, clean
+from train.data.batch import Batch, empty_batch
+from train.model.joint import JointModel, build_model
 from train.model.prediction import Params, Prediction
 
 
-def random_params(model: JointModel, batch: Batch, seed: int = 0, scale: float = 0.1) -> Params:
-    """Initial weights in float64, plus noise of this scale."""
-    params = jax.jit(model.init)(jax.random.key(seed), batch)
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64) + scale * rng.normal(size=np.shape(x))), params)
-
-
 def build(batch: Batch, scale: float = 0.1, **changes: Any) -> tuple[JointModel, Params, Callable[..., Prediction]]:
-    """A small model, its weights, and the jitted prediction ``predict(params, batch)`` with the padding cleaned."""
-    model = build_model(support.small_config(**changes))
-    predict = jax.jit(lambda params, batch: model.apply(params, clean(batch)))
-    return model, random_params(model, batch, scale=scale), predict
+    """A small model, its weights, and the jitted prediction ``predict(params, batch)``; each is compiled once."""
+    model, initial, predict = _compiled(tuple(sorted(changes.items())))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(np.asarray(x, np.float64) + scale * rng.normal(size=np.shape(x))), initial
+    )
+    return model, params, predict
+
+
+@functools.cache
+def _compiled(changes: tuple[tuple[str, Any], ...]) -> tuple[JointModel, Params, Callable[..., Prediction]]:
+    model = build_model(support.small_config(**dict(changes)))
+    # Parameters do not depend on the data.
+    smallest = empty_batch(BucketShape(FrameShape(2, 1), EdgeShape(2, 2)), 1)
+    return model, jax.jit(model.init)(jax.random.key(0), smallest), jax.jit(model.apply)

@@ -58,7 +58,7 @@ def test_esp_alone_trains_both_networks(batch: Batch, exact: bool, scale: float)
 def test_the_dipole_alone_trains_a_new_charge_head(batch: Batch) -> None:
     model, params, _ = build(batch, scale=0.0)
     gradient = jax.jit(jax.grad(lambda p: loss_and_prediction(p, clean(batch), model, DIPOLE_ONLY)[0]))(params)
-    assert np.abs(gradient["physnet"]["params"]["output_1"]["linear"]["kernel"][:, 1]).max() > 1e-6
+    assert np.abs(gradient["physnet"]["params"]["output_0"]["linear"]["kernel"][:, 1]).max() > 1e-6
     assert np.abs(gradient["physnet"]["params"]["embedding"]["embedding"]).max() > 1e-9
     # This dipole is PhysNet's own.
     assert all(np.abs(leaf).max() == 0.0 for leaf in jax.tree.leaves(gradient["dcmnet"]))

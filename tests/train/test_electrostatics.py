@@ -202,7 +202,7 @@ def test_radial_basis_is_the_published_one() -> None:
     np.testing.assert_allclose(radial_basis(jnp.asarray(distances), num, cutoff), expected, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("n_dcm", [1, 2, 3, 4])
+@pytest.mark.parametrize("n_dcm", [1, 3])
 def test_x_y_z_of_different_charges_do_not_mix(n_dcm: int) -> None:
     """Every single charge of a molecule in a plane has a displacement in that plane, and turns with the molecule.
 
