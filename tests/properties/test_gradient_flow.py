@@ -34,7 +34,7 @@ def batch() -> Batch:
 @pytest.mark.parametrize("exact", [False, True], ids=["penalised", "exact"])
 @pytest.mark.parametrize("scale", [0.0, 0.1], ids=["initial", "random"])
 def test_esp_alone_trains_both_networks(batch: Batch, exact: bool, scale: float) -> None:
-    model, params, predict = build(batch, exact_monopoles=exact, scale=scale)
+    model, params, predict = build(batch, physnet_iterations=2, exact_monopoles=exact, scale=scale)
     gradient_of = jax.jit(
         jax.grad(lambda params, weights_batch: loss_and_prediction(params, clean(weights_batch), model, ESP_ONLY)[0])
     )
