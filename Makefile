@@ -82,7 +82,7 @@ report: $(VENV)/.installed  ## One HTML page on a trained run: data, curves, err
 	@$(BIN)/python -m train.report --run $(or $(RUN),runs/$(or $(NAME),joint)) --split $(or $(SPLIT),test) $(ARGS)
 
 test: $(VENV)/.installed-dev  ## The tests (8 minutes on two cores; 5 once programs are kept)
-	$(BIN)/python -m pytest -q -n logical --dist loadfile
+	$(BIN)/python -m pytest -q -n logical --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed-dev  ## The long checks as well
 	$(BIN)/python -m pytest -q -m "slow or not slow"

@@ -22,9 +22,6 @@ def compilations(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # Compiling takes longer than running here, and in the processes that tests start.
-    jax.config.update("jax_disable_most_optimizations", True)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     # Millions of objects stay, of imports and traces: looking at them again and again takes minutes.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

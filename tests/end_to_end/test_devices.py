@@ -56,6 +56,7 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_two_processes(one_device: Run, cache: Path, tmp_path: Path) -> None:
     shared = {"epochs": 3, "host_devices": 1, "coordinator": free_address(), "processes": 2}
     first, second = (Run(cache, tmp_path, "both", process_id=i, **shared) for i in (0, 1))
