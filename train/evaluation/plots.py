@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
-from train.data.quantities import TARGETS
+from train.data.quantities import ENERGY, TARGETS
 from train.evaluation.results import MoleculeEsp, Targets
 from train.run_folder import RunFolder, read_metrics
 
@@ -38,7 +38,8 @@ def draw_scatter(targets: Targets, split: str) -> Figure:
         if len(reference):
             _scatter(axis, reference, predicted, quantity.unit)
             labels = (f"{what}, {quantity.unit}" for what in ("reference", "prediction"))
-            axis.set(title=quantity.label, **dict(zip(("xlabel", "ylabel"), labels, strict=True)))
+            title = "energy above the atomic references" if quantity is ENERGY else quantity.label
+            axis.set(title=title, **dict(zip(("xlabel", "ylabel"), labels, strict=True)))
         else:
             _say_missing(axis, quantity.label)
     charges, sums = targets.arrays("monopole")
@@ -126,15 +127,15 @@ def draw_curves(records: list[dict]) -> Figure:
     """Draw training and validation errors over the epochs."""
     figure = Figure(figsize=(12, 7), layout="constrained")
     epochs = [record["epoch"] for record in records]
-    curves = [("loss", "loss", 1.0)]
-    curves += [(one.metric, f"{one.label}: {one.error_axis}", one.error_factor) for one in TARGETS]
-    for axis, (name, label, factor) in zip(figure.subplots(2, 3).ravel(), curves, strict=True):
+    curves = [("loss", "loss", "", 1.0)]
+    curves += [(one.metric, one.label, one.error_axis, one.error_factor) for one in TARGETS]
+    for axis, (name, label, unit, factor) in zip(figure.subplots(2, 3).ravel(), curves, strict=True):
         if not any(name in record[split] for record in records for split in ("train", "valid")):
             _say_missing(axis, label)
             continue
         for split in ("train", "valid"):
             axis.plot(epochs, [factor * record[split].get(name, np.nan) for record in records], label=split)
-        axis.set(xlabel="epoch", ylabel=label, yscale="log")
+        axis.set(xlabel="epoch", ylabel=unit, title=label, yscale="log")
         axis.grid(alpha=0.3, which="both")
     figure.axes[0].legend()
     return figure
