@@ -51,7 +51,7 @@ class DigestCache:
         self._known: dict[str, dict[str, Any]] = {}
         self._dirty = False
         try:
-            loaded = json.loads(path.read_text())
+            loaded = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
             return
         if isinstance(loaded, dict):

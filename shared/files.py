@@ -70,13 +70,13 @@ def lock_folder(folder: Path) -> Iterator[None]:
     except Timeout:
         who = "another process"
         with contextlib.suppress(OSError):
-            who = holder.read_text()
+            who = holder.read_text(encoding="utf-8")
         log.info(f"{folder} is in use by {who}; waiting for it (Ctrl-C to stop)")
         lock.acquire(poll_interval=_POLL_SECONDS)
     try:
         with contextlib.suppress(OSError):  # it only serves the message
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}", encoding="utf-8")
         yield
     finally:
         with contextlib.suppress(OSError):

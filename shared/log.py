@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,42 +27,53 @@ class _File(logging.FileHandler):
     """Handler that stops, with one line, when the file cannot be written: the console has the same messages."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        log.removeHandler(self)
+        self.addFilter(lambda _: False)
         log.warning("warning: %s cannot be written, and holds nothing of what follows", self.baseFilename)
 
+    def close(self) -> None:
+        # Of a full disk the last message may still be waiting: no reason to end in another way.
+        with contextlib.suppress(OSError):
+            super().close()
 
-@contextmanager
-def log_file(path: Path | None) -> Iterator[logging.Logger]:
+
+@contextlib.contextmanager
+def log_file(path: Path | None, begin: str) -> Iterator[None]:
     """Append the messages of this context to a file, with the times, and the error that ends it.
 
     Args:
         path: of the file; None for none.
-
-    Yields:
-        a logger that writes to the file alone.
+        begin: first line in the file.
     """
-    aside = logging.getLogger(f"{log.name}.file")
-    aside.propagate = False
     if path is None:
-        yield aside
+        yield
         return
-    handler = _File(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    for logger in (log, aside):
-        logger.addHandler(handler)
     try:
-        yield aside
+        handler = _File(path, encoding="utf-8")
+    except OSError as error:
+        log.warning(f"warning: {path} cannot be written ({error.strerror}), and holds nothing of what follows")
+        yield
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    def write(text: str, error: BaseException | None = None) -> None:
+        traceback = (type(error), error, error.__traceback__) if error else None
+        handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, text, (), traceback))
+
+    write(f"begin: {begin}")
+    log.addHandler(handler)
+    try:
+        yield
+    except Interrupted as stop:
+        write(str(stop))
+        raise
+    except (UserError, OSError) as error:
+        write(f"error: {error}")
+        raise
     except BaseException as error:
-        if isinstance(error, Interrupted):
-            aside.info(str(error))
-        elif isinstance(error, UserError | OSError):
-            aside.error("error: %s", error)
-        else:
-            aside.error("ended by %s", type(error).__name__, exc_info=error)
+        write(f"ended by {type(error).__name__}", error)
         raise
     finally:
-        for logger in (log, aside):
-            logger.removeHandler(handler)
+        log.removeHandler(handler)
         handler.close()
 
 

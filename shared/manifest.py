@@ -67,7 +67,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -116,7 +116,7 @@ def current_stages(cache_dir: Path) -> dict[str, str]:
     """
     path = cache_dir / CURRENT
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         return {"frames": str(content["frames"]), "edges": str(content["edges"])}
     except FileNotFoundError as error:
         raise UserError(f"{cache_dir}: no preprocessed data here; run `{REBUILD_COMMAND}` first") from error

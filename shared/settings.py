@@ -39,15 +39,12 @@ class Scope(Enum):
     PROGRAM = "the compiled programs: a continued run may have another"
     HOST = "neither: a continued run may have another"
 
-    @property
-    def is_compiled(self) -> bool:
-        """Return whether the compiled programs contain the setting."""
-        return self in (Scope.MODEL, Scope.STEP, Scope.PROGRAM)
 
-    @property
-    def is_fixed(self) -> bool:
-        """Return whether a run keeps the setting: another value would give other weights, beyond rounding."""
-        return self in (Scope.MODEL, Scope.STEP, Scope.RUN)
+COMPILED = (Scope.MODEL, Scope.STEP, Scope.PROGRAM)
+"""Scopes of the settings that compiled programs contain."""
+
+FIXED = (Scope.MODEL, Scope.STEP, Scope.RUN)
+"""Scopes of the settings that a run keeps: another value would give other weights, beyond rounding."""
 
 
 def setting(default: Any, scope: Scope) -> Any:
@@ -151,7 +148,7 @@ def as_tables(config: SharedConfig, table: str) -> dict[str, dict[str, Any]]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file; a UserError names the file and the line."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; --config names a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import jax
 import pytest
 
 from tests import support
+from train.step.program_cache import remove_oldest
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,11 +20,9 @@ def compilations(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
         kept = getattr(pytestconfig, "cache", None)
         folder = str(kept.mkdir("programs") if kept else tmp_path_factory.mktemp("programs"))
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        remove_oldest(Path(folder), 1 << 30)
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # Millions of objects stay, of imports and traces: looking at them again and again takes minutes.
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session")

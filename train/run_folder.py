@@ -20,7 +20,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from shared.data_record import describe_difference
 from shared.errors import UserError
 from shared.files import write_atomically
-from shared.settings import Scope, as_tables, checked, names_in, read_toml, save_settings
+from shared.settings import FIXED, as_tables, checked, names_in, read_toml, save_settings
 from train.config import TrainConfig
 from train.data.dataset import Cache
 
@@ -209,7 +209,7 @@ def read_record(folder: RunFolder) -> dict[str, Any]:
         UserError: the file is missing or damaged.
     """
     try:
-        record: dict[str, Any] = json.loads(folder.record_file.read_text())
+        record: dict[str, Any] = json.loads(folder.record_file.read_text(encoding="utf-8"))
         if not isinstance(record["data"]["frames"], str):
             raise TypeError
         return record
@@ -222,7 +222,7 @@ def read_metrics(folder: RunFolder, epochs: int) -> list[dict[str, Any]]:
     if not folder.metrics_file.exists():
         return []
     records = []
-    for line in folder.metrics_file.read_text().splitlines():
+    for line in folder.metrics_file.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # the line that a killed run was writing
@@ -239,7 +239,7 @@ def rewrite_metrics(folder: RunFolder, records: list[dict[str, Any]]) -> None:
 
 def append_metrics(folder: RunFolder, record: dict[str, Any]) -> None:
     """Append one epoch to metrics.jsonl."""
-    with folder.metrics_file.open("a") as stream:
+    with folder.metrics_file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
 
@@ -252,7 +252,7 @@ def check_settings(folder: RunFolder, config: TrainConfig) -> None:
     if not folder.config_file.exists():
         return
     saved = load_config(folder)
-    names = names_in(TrainConfig, *(scope for scope in Scope if scope.is_fixed))
+    names = names_in(TrainConfig, *FIXED)
     changed = [name for name in names if getattr(saved, name) != getattr(config, name)]
     if changed:
         shown = ", ".join(f"{name} {getattr(saved, name)} → {getattr(config, name)}" for name in changed)
@@ -304,7 +304,7 @@ def _device() -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -248,6 +248,11 @@ class PairFiles:
         layouts = [layout for layout in (self.efd, self.esp) if layout is not None]
         return any(layout.file.is_sequential(layout.row_keys) for layout in layouts)
 
+    def chunk_groups(self, chunks: list[Chunk], size: int = 1) -> list[list[Chunk]]:
+        """Return the chunks of each task: so many, or all where one reader should read them in order."""
+        size = max(1, len(chunks)) if self.is_sequential else size
+        return [chunks[start : start + size] for start in range(0, len(chunks), size)]
+
     def rows_per_chunk(self, chunk_bytes: float) -> int:
         """Return the number of rows whose input takes about so many bytes; at least one."""
         layouts = [layout for layout in (self.efd, self.esp) if layout is not None]

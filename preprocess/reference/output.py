@@ -60,7 +60,7 @@ class Output:
         """
         path = self.folder / RECORD
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(record["settings"], dict) or not isinstance(record["complete"], bool):
                 raise TypeError
         except FileNotFoundError:

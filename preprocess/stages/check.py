@@ -55,11 +55,9 @@ def check_all(prepared: Prepared, runner: TaskRunner[Any]) -> tuple[list[Finding
     """Check all molecules; return the findings and the report."""
     tasks = []
     for file, reading, chunks in zip(prepared.files, prepared.readings, prepared.chunks, strict=True):
-        groups = [chunks] if file.is_sequential else [[chunk] for chunk in chunks]
-        tasks += [CheckTask(group, reading) for group in groups]
+        tasks += [CheckTask(group, reading) for group in file.chunk_groups(chunks)]
     amounts = [sum(map(len, task.chunks)) for task in tasks]
-    found = dict(runner.run(tasks, "check data", amounts))
-    evidence = merge([part for index in range(len(tasks)) for part in found[index]])
+    evidence = merge([part for parts in runner.run(tasks, "check data", amounts) for part in parts])
     findings = judge(evidence)
     return findings, describe_findings(findings, evidence)
 

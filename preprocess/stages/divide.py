@@ -87,11 +87,9 @@ def _draw(
         return divide_by_kind(np.arange(total, dtype=np.uint64), shares, seed), f"by frame, {shown}, seed {seed}"
     tasks = []
     for file, reading, parts in zip(files, readings, chunks, strict=True):
-        groups = [parts] if file.is_sequential else [[chunk] for chunk in parts]
-        tasks += [KindsTask(group, reading) for group in groups]
+        tasks += [KindsTask(group, reading) for group in file.chunk_groups(parts)]
     amounts = [sum(len(chunk) for chunk in task.chunks) for task in tasks]
-    found = dict(runner.run(tasks, "compare molecules", amounts))
-    kinds_of = [part for index in range(len(tasks)) for part in found[index]]
+    kinds_of = [part for parts in runner.run(tasks, "compare molecules", amounts) for part in parts]
     if config.split_by == "formula":
         kinds, what = np.concatenate([part.formula for part in kinds_of]), "formula"
     else:

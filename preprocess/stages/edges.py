@@ -109,17 +109,16 @@ def write_edges(
         cutoffs: of both networks.
     """
     groups = _grouped(shard_entries(frames))
-    counts: dict[int, dict[str, tuple[int, int]]] = dict(
-        runner.run([CountTask(frames_folder, g, cutoffs) for g in groups], "count edges", [g.samples for g in groups])
-    )
+    counting = [CountTask(frames_folder, group, cutoffs) for group in groups]
+    counts = runner.run(counting, "count edges", [group.samples for group in groups])
     # Every list of a bucket has the length of its longest, over all splits: one shape, one compilation.
     longest = [{"physnet_edges": 0, "dcmnet_edges": 0} for _ in frames["buckets"]]
     in_bucket = [{"physnet_edges": 0, "dcmnet_edges": 0} for _ in frames["buckets"]]
     totals: dict[str, dict[str, int]] = {}
-    for index, group in enumerate(groups):
+    for group, of_group in zip(groups, counts, strict=True):
         first = group.entries[0]
         split = totals.setdefault(first.split, {"physnet_edges": 0, "dcmnet_edges": 0})
-        for network, (most, total) in counts[index].items():
+        for network, (most, total) in of_group.items():
             key = f"{network}_edges"
             longest[first.bucket][key] = max(longest[first.bucket][key], most)
             split[key] += total
@@ -132,8 +131,8 @@ def write_edges(
         EdgeTask(frames_folder, build.partial, groups[i], recipes[i], cutoffs, shapes[groups[i].entries[0].bucket])
         for i in missing
     ]
-    for index, piece in runner.run(tasks, "list edges", [task.group.samples for task in tasks]):
-        pieces[missing[index]] = piece
+    listed = runner.run(tasks, "list edges", [task.group.samples for task in tasks])
+    pieces |= dict(zip(missing, listed, strict=True))
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "stage": "edges",

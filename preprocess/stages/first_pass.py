@@ -138,18 +138,17 @@ def _survey(
     of_pair: list[int] = []
     for pair, (file, reading, parts) in enumerate(zip(files, readings, chunks, strict=True)):
         # Fits take much longer than reading: they are spread over all cores.
-        step = len(parts) if file.is_sequential else 1 if reading.grid_frame == "fit" else _CHUNKS_PER_TASK
-        for start in range(0, len(parts), step):
-            tasks.append(SurveyTask(parts[start : start + step], reading))
-            of_pair.append(pair)
+        groups = file.chunk_groups(parts, 1 if reading.grid_frame == "fit" else _CHUNKS_PER_TASK)
+        tasks += [SurveyTask(group, reading) for group in groups]
+        of_pair += [pair] * len(groups)
     amounts = [sum(len(chunk) for chunk in task.chunks) for task in tasks]
     try:
-        results = dict(runner.run(tasks, "read geometries", amounts))
+        results = runner.run(tasks, "read geometries", amounts)
     except PairingError as error:
         raise explain_pairing(error, readings) from None
     found = []
     for pair, file in enumerate(files):
-        own = [results[i] for i, owner in enumerate(of_pair) if owner == pair]
+        own = [result for result, owner in zip(results, of_pair, strict=True) if owner == pair]
         check_sums(file, [checksums for _, checksums in own])
         found.append([survey for surveys, _ in own for survey in surveys])
     return found

@@ -155,14 +155,13 @@ def write_frames(
     tasks = []
     for file, reading, parts in pairs:
         missing = [chunk for chunk in parts if chunk.name not in pieces]
-        groups = [missing] if file.is_sequential else [[chunk] for chunk in missing]
-        for group in groups:
-            if group:
-                names = [recipes[chunk.name] for chunk in group]
-                tasks.append(FrameTask(group, names, build.partial, reading, plan, reference))
+        for group in file.chunk_groups(missing):
+            names = [recipes[chunk.name] for chunk in group]
+            tasks.append(FrameTask(group, names, build.partial, reading, plan, reference))
     _check_space(build.partial, tasks, plan, prepared.files)
-    for index, finished in runner.run(tasks, "pad grids", [sum(map(len, task.chunks)) for task in tasks]):
-        pieces |= {chunk.name: piece for chunk, piece in zip(tasks[index].chunks, finished, strict=True)}
+    written = runner.run(tasks, "pad grids", [sum(map(len, task.chunks)) for task in tasks])
+    for task, finished in zip(tasks, written, strict=True):
+        pieces |= {chunk.name: piece for chunk, piece in zip(task.chunks, finished, strict=True)}
     for file, _, parts in pairs:
         own = [pieces[chunk.name].checksums for chunk in parts]
         for role, npz in file.files.items():

@@ -90,7 +90,7 @@ class StageBuild:
         kept = set()
         for path in self.partial.glob(f"*{_RECORD_SUFFIX}"):
             try:
-                piece = Piece.from_json(json.loads(path.read_text()))
+                piece = Piece.from_json(json.loads(path.read_text(encoding="utf-8")))
             except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):  # lost with the power
                 continue
             if all(_is_whole(self.partial / entry.file, entry) for entry in piece.shards):

@@ -25,16 +25,14 @@ _CONNECT_SECONDS = 20
 
 
 class TaskRunner(Generic[Result]):
-    """A runner of tasks (callables without arguments), which yields their results as they come."""
+    """A runner of tasks (callables without arguments)."""
 
     def __init__(self, executor: Executor, remote: bool) -> None:
         self._executor = executor
         self._remote = remote
 
-    def run(
-        self, tasks: Sequence[Callable[[], Result]], label: str, amounts: Sequence[int]
-    ) -> Iterator[tuple[int, Result]]:
-        """Run all tasks under a progress bar; yield index and result of each in the order in which they finish.
+    def run(self, tasks: Sequence[Callable[[], Result]], label: str, amounts: Sequence[int]) -> list[Result]:
+        """Run all tasks under a progress bar; return the result of each, in their order.
 
         Args:
             tasks: must be picklable for a cluster, and may run more than once there.
@@ -48,12 +46,12 @@ class TaskRunner(Generic[Result]):
         futures: dict[Future[Any], int] = {
             self._executor.submit(_guarded if self._remote else _call, task): i for i, task in enumerate(tasks)
         }
+        results: dict[int, Result] = {}
         try:
             with tqdm(total=sum(amounts), desc=label, unit="mol", unit_scale=True, disable=None) as bar:
                 for future in as_completed(futures):
-                    result = self._result(future)
+                    results[futures[future]] = self._result(future)
                     bar.update(amounts[futures[future]])
-                    yield futures[future], result
         except UserError:
             raise self._first_error(futures) from None
         finally:
@@ -61,6 +59,7 @@ class TaskRunner(Generic[Result]):
                 future.cancel()
             if not self._remote:
                 wait(futures)  # a task that still runs must not write into a folder that is being discarded
+        return [results[i] for i in range(len(tasks))]
 
     def _result(self, future: Future[Any]) -> Result:
         if not self._remote:

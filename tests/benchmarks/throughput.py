@@ -164,7 +164,7 @@ def _print_rows(rows: list[dict[str, Any]], epoch: int) -> None:
 def _hardware(prepared: dict[str, Any]) -> str:
     cpu = platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass

@@ -42,7 +42,7 @@ class AccuracyConfig:
 def first_reached(path: Path, config: AccuracyConfig) -> tuple[int, float] | None:
     """Epoch in which the bounds were first met, and the seconds of training until then."""
     seconds = 0.0
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         record: dict[str, Any] = json.loads(line)
         seconds += record["seconds"]
         valid = record["valid"]

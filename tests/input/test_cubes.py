@@ -42,7 +42,7 @@ def write_potential(path: Path, atoms: ase.Atoms, step: float = 0.25, margin: fl
     points = low + np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), axis=-1) * steps
     boxed = atoms.copy()
     boxed.set_cell(counts * steps)
-    with path.open("w") as stream:
+    with path.open("w", encoding="utf-8") as stream:
         write_cube(stream, boxed, potential(atoms, points), origin=low)
     return path
 
@@ -75,7 +75,7 @@ def test_points_values_and_atoms_are_those_of_the_potential(cube: Path) -> None:
 
 def test_the_points_are_all_those_of_the_shell(cube: Path) -> None:
     """Every point of the box is between the two multiples of the radii, or is left out; by brute force."""
-    with cube.open() as stream:
+    with cube.open(encoding="utf-8") as stream:
         content = read_cube(stream)
     indices = np.argwhere(np.ones(content["data"].shape, bool))
     points = content["origin"] + indices @ content["spacing"]
@@ -170,7 +170,7 @@ def test_the_esp_of_a_cation_and_of_a_noble_gas_is_no_density(tmp_path: Path) ->
 
 
 def test_files_that_are_not_a_whole_esp_are_one_line(cube: Path, tmp_path: Path) -> None:
-    lines = cube.read_text().splitlines(keepends=True)
+    lines = cube.read_text(encoding="utf-8").splitlines(keepends=True)
 
     def changed(name: str, **changes: str) -> Path:
         """The cube with other lines: ``l2="..."`` is the third one."""

@@ -9,7 +9,7 @@ import pytest
 
 from preprocess.config import PreprocessConfig
 from shared.errors import UserError
-from shared.settings import Scope, SharedConfig, as_tables, names_in, parse_settings, save_settings
+from shared.settings import COMPILED, FIXED, Scope, SharedConfig, as_tables, names_in, parse_settings, save_settings
 from tests import config_file
 from train.config import TrainConfig
 
@@ -34,7 +34,9 @@ def test_defaults_without_file_or_flags() -> None:
 
 def test_flag_beats_file_and_file_beats_default() -> None:
     """One setting of each origin."""
-    Path("config.toml").write_text("[shared]\nphysnet_cutoff = 5.0\ndcmnet_cutoff = 9\n[preprocess]\nmax_buckets = 7\n")
+    Path("config.toml").write_text(
+        "[shared]\nphysnet_cutoff = 5.0\ndcmnet_cutoff = 9\n[preprocess]\nmax_buckets = 7\n", encoding="utf-8"
+    )
     config = parse_preprocess("--physnet-cutoff", "4.5")
     assert (config.physnet_cutoff, config.dcmnet_cutoff, config.max_buckets) == (4.5, 9.0, 7)
     assert config.min_bucket_size == PreprocessConfig().min_bucket_size
@@ -42,8 +44,8 @@ def test_flag_beats_file_and_file_beats_default() -> None:
 
 def test_named_file_takes_the_place_of_the_default_one() -> None:
     """--config FILE and --config=FILE."""
-    Path("config.toml").write_text("[preprocess]\nmax_buckets = 7\n")
-    Path("other.toml").write_text("[preprocess]\nmin_bucket_size = 9\n")
+    Path("config.toml").write_text("[preprocess]\nmax_buckets = 7\n", encoding="utf-8")
+    Path("other.toml").write_text("[preprocess]\nmin_bucket_size = 9\n", encoding="utf-8")
     for argv in (["--config", "other.toml"], ["--config=other.toml"]):
         config = parse_preprocess(*argv)
         assert (config.max_buckets, config.min_bucket_size) == (PreprocessConfig().max_buckets, 9)
@@ -51,7 +53,7 @@ def test_named_file_takes_the_place_of_the_default_one() -> None:
 
 def test_tables_of_the_other_program_do_not_matter() -> None:
     """One file serves both programs."""
-    Path("config.toml").write_text("[train]\nepochs = 3\n[preprocess]\nmax_buckets = 2\n")
+    Path("config.toml").write_text("[train]\nepochs = 3\n[preprocess]\nmax_buckets = 2\n", encoding="utf-8")
     assert parse_preprocess().max_buckets == 2
     assert parse_settings(TrainConfig, "train", []).epochs == 3
 
@@ -76,7 +78,7 @@ def test_tables_of_the_other_program_do_not_matter() -> None:
 )
 def test_mistake_in_the_file_names_file_key_and_remedy(content: str, words: list[str]) -> None:
     """One line with the file's name and all that is needed to mend it."""
-    Path("bad.toml").write_text(content)
+    Path("bad.toml").write_text(content, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         parse_preprocess("--config", "bad.toml")
     message = str(caught.value)
@@ -177,7 +179,7 @@ def test_every_setting_of_training_says_what_it_determines() -> None:
     assert names_in(TrainConfig, *Scope) == list(scopes)
     # What is compiled for one training serves another one of other data, lengths and places.
     free = ("frames", "name", "seed", "epochs", "batch_size", "learning_rate", "cache_dir")
-    assert not any(scopes[name].is_compiled for name in free)
-    assert all(scopes[name].is_compiled and scopes[name].is_fixed for name in ("n_dcm", "esp_weight", "ema_decay"))
-    assert all(scopes[name].is_fixed for name in ("seed", "batch_size", "learning_rate", "esp_radius_factor"))
-    assert not scopes["epochs"].is_fixed
+    assert not any(scopes[name] in COMPILED for name in free)
+    assert all(scopes[name] in COMPILED and scopes[name] in FIXED for name in ("n_dcm", "esp_weight", "ema_decay"))
+    assert all(scopes[name] in FIXED for name in ("seed", "batch_size", "learning_rate", "esp_radius_factor"))
+    assert scopes["epochs"] not in FIXED

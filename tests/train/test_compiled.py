@@ -175,9 +175,11 @@ def test_no_kept_program_is_a_pickle(tmp_path: Path) -> None:
 
 
 def test_kept_programs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.step.program_cache._MOST_FILES", 3)
     kept = KeptPrograms(tmp_path, "digest")
-    for i in range(6):
+    kept.save("0", b"x")
+    size = next(tmp_path.iterdir()).stat().st_size
+    monkeypatch.setattr("train.step.program_cache._LARGEST_TRACED_BYTES", 3 * size)
+    for i in range(1, 6):
         kept.save(str(i), b"x")
     assert len(list(tmp_path.iterdir())) == 3
     assert kept.load("5") == b"x"

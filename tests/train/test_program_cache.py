@@ -46,9 +46,9 @@ def test_the_least_recently_used_programs_go(tmp_path: Path) -> None:
         path = tmp_path / f"{age}-cache"
         path.write_bytes(bytes(100))
         os.utime(path, (1000 - age, 1000 - age))
-    program_cache._remove_oldest(tmp_path, 300)
+    program_cache.remove_oldest(tmp_path, 300)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-cache", "1-cache", "2-cache"]
-    program_cache._remove_oldest(tmp_path / "absent", 300)
+    program_cache.remove_oldest(tmp_path / "absent", 300)
 
 
 def test_a_program_killed_while_it_wrote_does_not_keep_others_from_being_kept(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_predictions_are_read_as_data_again(output: Path, run_folder: Path, tmp_
         "dipole": "REF_dipole",
         "charge": "charge",
     }
-    lines = output.read_text().splitlines()
+    lines = output.read_text(encoding="utf-8").splitlines()
     assert (tmp_path / "again.xyz").read_text().splitlines() == lines[: 5 + 6]
 
 

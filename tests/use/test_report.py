@@ -331,7 +331,7 @@ def test_a_browser_shows_the_page_without_a_network(reported: Path) -> None:
 
 
 async def _look(path: Path) -> None:
-    shown = embedded(path.read_text(), "molecules")
+    shown = embedded(path.read_text(encoding="utf-8"), "molecules")
     async with browser.show(path) as tab:
         await tab.until("document.body !== null && document.body.dataset.drawn === 'yes'")
         assert await tab.evaluate("document.title") == "run: test split"

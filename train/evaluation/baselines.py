@@ -17,6 +17,7 @@ from shared.files import write_atomically
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
 from train.data.loader import Loader
+from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES
 from train.evaluation.charge_fit import fit_charges
 from train.evaluation.grid_regions import PointSquares, locate_points
 from train.run_folder import RunFolder
@@ -46,8 +47,8 @@ class Baselines:
     def fitted_error(self, metric: str) -> float | None:
         """Return the error of fitted charges in a metric of the ESP, and 0 for every other metric."""
         return {
-            "esp_rmse_kcal_per_mol_e": self.distributed_esp_rmse_kcal_per_mol_e,
-            "esp_rmse_point_charges_kcal_per_mol_e": self.atom_centred_esp_rmse_kcal_per_mol_e,
+            ESP.metric: self.distributed_esp_rmse_kcal_per_mol_e,
+            ESP_PHYSNET.metric: self.atom_centred_esp_rmse_kcal_per_mol_e,
         }.get(metric, 0.0)
 
 
@@ -66,7 +67,7 @@ def load_baselines(folder: RunFolder, loader: Loader, split: str, n_dcm: int, se
     """Return the baselines of a run's split, computed once and kept in ``baselines-SPLIT.json``."""
     path = folder.baselines_file(split)
     try:
-        return Baselines(**json.loads(path.read_text()))
+        return Baselines(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         baselines = compute_baselines(loader, n_dcm, seed)
         write_atomically(path, json.dumps(asdict(baselines), indent=1).encode())
@@ -134,12 +135,12 @@ def _spread(loader: Loader) -> dict[str, float]:
     energy, esp = np.concatenate(energies), _rmse(squares)
     dipole = _mean(dipoles, 1.0 / DEBYE_IN_E_ANGSTROM)
     spread = {
-        "energy_mae_ev": _mean([np.abs(energy - energy.mean())]) if len(energy) else None,
-        "forces_mae_ev_per_angstrom": _mean(forces),
-        "dipole_mae_debye": dipole,
-        "dipole_dcm_mae_debye": dipole,
-        "esp_rmse_kcal_per_mol_e": esp,
-        "esp_rmse_point_charges_kcal_per_mol_e": esp,
+        ENERGY.metric: _mean([np.abs(energy - energy.mean())]) if len(energy) else None,
+        FORCES.metric: _mean(forces),
+        DIPOLE.metric: dipole,
+        DIPOLE_DCM.metric: dipole,
+        ESP.metric: esp,
+        ESP_PHYSNET.metric: esp,
     }
     return {name: value for name, value in spread.items() if value is not None}
 

@@ -56,7 +56,7 @@ def load_weights(folder: Path) -> TrainedModel:
     """
     path = folder / _MODEL
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_text(encoding="utf-8"))
         flat = load_file(folder / _WEIGHTS)
     except FileNotFoundError as error:
         raise UserError(

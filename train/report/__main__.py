@@ -71,7 +71,7 @@ def _is_evaluated(folder: RunFolder, split: str) -> bool:
     if not all(path.exists() and path.stat().st_mtime_ns > max(weights, default=0) for path in results):
         return False
     try:
-        record = json.loads(results[0].read_text())
+        record = json.loads(results[0].read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
         return True  # damaged, which the report says
     current = not isinstance(record, dict) or record.get("format_version", 1) == EVALUATION_FORMAT

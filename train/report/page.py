@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES, QUANTITIES
+from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, FORCES, QUANTITIES
+from train.evaluation.baselines import Baselines
 from train.evaluation.errors_by_molecule import worst_first
 from train.report import plotly_figures
 from train.report.run_facts import RunFacts
@@ -65,8 +66,8 @@ def render(
             "grid": MOST_POINTS,
             "reach": REACH_ANGSTROM,
         },
-        css=Markup((_HERE / "page.css").read_text()),
-        script=Markup((_HERE / "page.js").read_text()),
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
         figures_json=_json({name: _plain(figure) for name, figure in named.items()}),
         molecules_json=_json([scene_data(molecule) for molecule in molecules]),
@@ -85,19 +86,15 @@ def _json(value: Any) -> Markup:
 
 def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """Return every metric in the unit that is shown, beside its baselines; None where the data lack the target."""
-    baselines = evaluation["baselines"]
-    fitted = {
-        ESP.metric: baselines["distributed_esp_rmse_kcal_per_mol_e"],
-        ESP_PHYSNET.metric: baselines["atom_centred_esp_rmse_kcal_per_mol_e"],
-    }
-    metrics, spread = evaluation["metrics"], baselines["spread"]
+    baselines = Baselines(**evaluation["baselines"])
+    metrics, spread = evaluation["metrics"], baselines.spread
     return [
         {
             "name": one.metric,
             "label": one.error_label,
             "unit": one.error_unit,
             "error": metrics[one.metric] * one.error_factor if one.metric in metrics else None,
-            "fitted": fitted.get(one.metric),
+            "fitted": baselines.fitted_error(one.metric) or None,
             "spread": spread[one.metric] * one.error_factor if one.metric in spread else None,
             "normalised": evaluation["normalised_errors"].get(one.metric),
         }

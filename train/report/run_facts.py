@@ -56,7 +56,7 @@ class RunFacts:
         """
         path = self.folder.evaluation_file(split)
         try:
-            record: dict[str, Any] = json.loads(path.read_text())
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return {name: record[name] for name in _EVALUATED}
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}: damaged; delete it, and the report evaluates again") from error

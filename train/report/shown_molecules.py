@@ -74,7 +74,7 @@ def _choose(errors: np.ndarray, types: list[str]) -> dict[int, str]:
     chosen: dict[int, str] = {}
     for rank, kind in enumerate(list(of_type)[:_WORST_SHOWN]):
         chosen[of_type[kind][0]] = "largest ESP error" if rank == 0 else "next largest, of another type"
-    medians = [own[len(own) // 2] for kind, own in of_type.items() if own[0] not in chosen]
+    medians = [own[len(own) // 2] for own in of_type.values() if own[0] not in chosen]
     if len(medians) >= SHOWN - len(chosen):
         medians.sort(key=lambda i: -errors[i])
         places = np.linspace(0, len(medians) - 1, SHOWN - len(chosen)).round().astype(int)

@@ -20,6 +20,7 @@ class CompileProgress:
         self._steps, self._log = steps, log
         self._began = time.monotonic()
         self._next = self._began + _SILENT_SECONDS
+        self._announced = False
 
     def report(self) -> None:
         """Log the progress, if it is time to."""
@@ -27,7 +28,8 @@ class CompileProgress:
         done, programs = self._steps.compiled()
         if now < self._next or done == programs:
             return
-        if self._next == self._began + _SILENT_SECONDS:
+        if not self._announced:
+            self._announced = True
             self._log(f"compiling {programs} programs: half a minute or so the first time, seconds once they are kept")
         else:
             self._log(f"compiling: {done} of {programs} programs after {now - self._began:.0f} s")

@@ -53,8 +53,8 @@ def train(config: TrainConfig) -> Path:
     with Interruption() as interruption, Watchdog(interruption) as watchdog:
         session = open_session(config, interruption)
         try:
-            with log_file(session.folder.log_file if session.is_first else None) as aside:
-                aside.info("begin: %s", shlex.join(sys.argv))
+            path = session.folder.log_file if session.is_first else None
+            with log_file(path, shlex.join(sys.orig_argv)):
                 watchdog.watch(session.steps, session.folder)
                 _train(session)
         finally:
@@ -144,7 +144,7 @@ class _Training:
         if session.is_first:
             records = run_folder.read_metrics(session.folder, self._progress.epoch)
             run_folder.rewrite_metrics(session.folder, records)
-        self._tell_where()
+        self._log_where()
 
     def _complete_best(self) -> None:
         """Score the best epoch again: the criterion may have changed."""
@@ -159,7 +159,7 @@ class _Training:
             return valid_metrics["loss"]
         return mean_error(valid_metrics, loss_weights(self._config))
 
-    def _tell_where(self) -> None:
+    def _log_where(self) -> None:
         epoch, batch, epochs = self._progress.epoch, self._progress.batch, self._config.epochs
         if epoch >= epochs:
             self._session.log(f"this run has finished its {epoch} epochs; more --epochs (make's EPOCHS=) continue it")

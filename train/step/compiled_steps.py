@@ -23,7 +23,7 @@ import xxhash
 from jax import export
 
 from shared.digests import settings_digest
-from shared.settings import Scope, names_in
+from shared.settings import COMPILED, names_in
 from train.config import TrainConfig
 from train.data.batch import Batch
 from train.model.prediction import Prediction
@@ -260,7 +260,7 @@ class Steps:
         return jitted.lower(*shapes)
 
     def _digest(self) -> str:
-        compiled = names_in(TrainConfig, *(scope for scope in Scope if scope.is_compiled))
+        compiled = names_in(TrainConfig, *COMPILED)
         settings = {name: getattr(self._config, name) for name in compiled}
         digest = xxhash.xxh3_128()
         for path in _sources():

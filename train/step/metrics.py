@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
-from train.data.quantities import QUANTITIES
+from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES, MONOPOLE, QUANTITIES
 from train.model.prediction import Prediction
 from train.step.losses import Counts, Losses, LossWeights, count, esp_mean_square
 
@@ -105,12 +105,12 @@ def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
         metrics: of the validation split, as :func:`named_metrics` gives them.
         weights: of the loss; targets of weight 0 do not count, nor do those that no molecule of the split has.
     """
-    dipole = "dipole_mae_debye" if weights.dipole_source == "physnet" else "dipole_dcm_mae_debye"
+    dipole = DIPOLE.metric if weights.dipole_source == "physnet" else DIPOLE_DCM.metric
     names = {
-        "energy_mae_ev": weights.energy,
-        "forces_mae_ev_per_angstrom": weights.forces,
+        ENERGY.metric: weights.energy,
+        FORCES.metric: weights.forces,
         dipole: weights.dipole,
-        "esp_rmse_kcal_per_mol_e": weights.esp,
+        ESP.metric: weights.esp,
     }
     known = [metrics[name] for name, weight in names.items() if weight > 0 and name in metrics]
     errors = [max(error, _SMALLEST_ERROR) for error in known]
@@ -126,16 +126,16 @@ def named_metrics(sums: MetricSums) -> dict[str, float]:
     debye = 1.0 / DEBYE_IN_E_ANGSTROM
     means = {
         "loss": (s["loss"], max(s["molecules"], 1.0)),
-        "energy_mae_ev": (s["energy"], s["energy_molecules"]),
-        "forces_mae_ev_per_angstrom": (s["forces"], s["force_atoms"]),
-        "dipole_mae_debye": (s["dipole"] * debye, s["dipole_molecules"]),
-        "dipole_dcm_mae_debye": (s["dipole_dcm"] * debye, s["dipole_molecules"]),
-        "esp_rmse_kcal_per_mol_e": (s["esp"], s["esp_molecules"]),
-        "esp_rmse_point_charges_kcal_per_mol_e": (s["esp_point_charges"], s["esp_molecules"]),
-        "monopole_mae_e": (s["monopole"], s["atoms"]),
+        ENERGY.metric: (s["energy"], s["energy_molecules"]),
+        FORCES.metric: (s["forces"], s["force_atoms"]),
+        DIPOLE.metric: (s["dipole"] * debye, s["dipole_molecules"]),
+        DIPOLE_DCM.metric: (s["dipole_dcm"] * debye, s["dipole_molecules"]),
+        ESP.metric: (s["esp"], s["esp_molecules"]),
+        ESP_PHYSNET.metric: (s["esp_point_charges"], s["esp_molecules"]),
+        MONOPOLE.metric: (s["monopole"], s["atoms"]),
     }
     if math.isnan(s["esp_point_charges"]) and not math.isnan(s["loss"]):
-        del means["esp_rmse_point_charges_kcal_per_mol_e"]
+        del means[ESP_PHYSNET.metric]
     named = {name: total / number for name, (total, number) in means.items() if number > 0}
     for name in named:
         if name.startswith("esp"):

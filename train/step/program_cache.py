@@ -13,8 +13,8 @@ import xxhash
 from shared.files import write_atomically
 
 _LARGEST_BYTES = 1 << 30
-_MOST_FILES = 200
-"""Most traced programs that are kept, of some hundred kB each."""
+_LARGEST_TRACED_BYTES = 128 << 20
+"""Of traced programs, which take some hundred kB each."""
 
 _TRACED = "traced"
 
@@ -31,12 +31,12 @@ def keep_compilations() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Not by jax_compilation_cache_max_size: of a program that was killed while it wrote, or that set no such size,
         # JAX finds entries without a time, and keeps no program any more.
-        _remove_oldest(folder, _LARGEST_BYTES)
+        remove_oldest(folder, _LARGEST_BYTES)
     # Small ones too: hundreds of them make up seconds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def _remove_oldest(folder: Path, largest: int) -> None:
+def remove_oldest(folder: Path, largest: int) -> None:
     """Remove the least recently used files until the others take at most so many bytes."""
     found = []
     for path in folder.glob("*"):
@@ -70,14 +70,12 @@ class KeptPrograms:
         return content if xxhash.xxh3_128_digest(content) == checksum else None
 
     def save(self, name: str, content: bytes) -> None:
-        """Keep a program; beyond a number, the least recently used ones are removed."""
+        """Keep a program; beyond a size of all, the least recently used ones are removed."""
         # A full or read-only disk is no reason to stop a training.
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path(name), xxhash.xxh3_128_digest(content) + content)
-            oldest_first = sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime)
-            for path in oldest_first[:-_MOST_FILES]:
-                path.unlink(missing_ok=True)
+            remove_oldest(self.folder, _LARGEST_TRACED_BYTES)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{self.digest[:24]}-{name[:24]}"
