@@ -25,8 +25,10 @@ class CompileProgress:
     def report(self) -> None:
         """Log the progress, if it is time to."""
         now = time.monotonic()
+        if now < self._next:
+            return
         done, programs = self._steps.compiled()
-        if now < self._next or done == programs:
+        if done == programs:
             return
         if not self._announced:
             self._announced = True
