@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
-from preprocess.config import PreprocessConfig
+from preprocess.config import PreprocessConfig, for_all_machines
 from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
 from preprocess.stages.up_to_date import BuildPlan, find_what_to_build
@@ -65,6 +65,7 @@ def preprocess(config: PreprocessConfig) -> Path | None:
         UserError: bad input.
     """
     start = time.perf_counter()
+    config = for_all_machines(config)
     cache_dir = Path(config.cache_dir)
     digests = digest_cache(cache_dir)
     files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from preprocess.config import PreprocessConfig
+from preprocess.config import PreprocessConfig, for_all_machines
 from preprocess.input.conversions import convert_foreign
 from preprocess.input.pairs import PairFiles, find_pairs
 from preprocess.stages.check import check_all, stop_at_errors
@@ -26,9 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: bad settings or input, or the data contradict themselves and ``--checks`` is ``stop``.
     """
     config = parse_settings(PreprocessConfig, "preprocess", argv, prog="python -m preprocess.check_data")
+    config = for_all_machines(config)
     digests = digest_cache(Path(config.cache_dir))
     files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
-    with open_task_runner(config.workers, config.scheduler, config.chunk_mib * 2**20) as runner:
+    with open_task_runner(config.workers, config.scheduler, config.chunk_mib * 2**20, files, None) as runner:
         findings, text = check_all(prepare(files, config, runner), runner)
     log.info(text)
     path = Path(config.cache_dir) / "check-data.txt"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -103,3 +104,16 @@ class PreprocessConfig(ForeignConfig, SharedConfig):
 
     scheduler: str = ""
     """Address of a Dask scheduler that is already there, for work on several machines."""
+
+
+def for_all_machines(config: PreprocessConfig) -> PreprocessConfig:
+    """Return the settings with absolute paths where Dask workers, in folders of their own, take part."""
+    if not (config.workers or config.scheduler):
+        return config
+    files: dict[str, Any] = {
+        name: tuple(str(Path(path).absolute()) for path in getattr(config, name)) for name in _FILES
+    }
+    return replace(config, cache_dir=str(Path(config.cache_dir).absolute()), **files)
+
+
+_FILES = ("train_efd", "train_esp", "valid_efd", "valid_esp", "test_efd", "test_esp", "data", "grids", "cubes")

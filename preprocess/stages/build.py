@@ -47,7 +47,7 @@ def build(
     cache_dir = Path(config.cache_dir)
     chunk_bytes = config.chunk_mib * 2**20
     findings: list[Finding] = []
-    with open_task_runner(config.workers, config.scheduler, chunk_bytes) as runner:
+    with open_task_runner(config.workers, config.scheduler, chunk_bytes, files, cache_dir) as runner:
         if build_plan.why_frames:
             build_plan, findings = _build_frames(files, config, build_plan, digests, runner)
         folder = build_plan.frames_folder(cache_dir)

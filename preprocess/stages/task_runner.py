@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
+from preprocess.input.pairs import PairFiles
+from preprocess.stages.cluster import RETRIES, STARTING, open_cluster, other_code, own_code
 from shared.cores import usable_cores
 from shared.errors import UserError
 
@@ -19,9 +21,6 @@ Result = TypeVar("Result")
 _MEMORY_BYTES = 512 << 20
 _CHUNKS_PER_TASK = 2.5
 """Chunks that a task holds at a time: its input, one read ahead, and the output."""
-
-_RETRIES = 3
-_CONNECT_SECONDS = 20
 
 
 class TaskRunner(Generic[Result]):
@@ -43,9 +42,10 @@ class TaskRunner(Generic[Result]):
             UserError: the one of the first task that raises one; a worker that died repeatedly.
             OSError: raised by a task.
         """
-        futures: dict[Future[Any], int] = {
-            self._executor.submit(_guarded if self._remote else _call, task): i for i, task in enumerate(tasks)
-        }
+        calls: Sequence[Callable[[], Any]] = (
+            [partial(_guarded, task, own_code()) for task in tasks] if self._remote else tasks
+        )
+        futures: dict[Future[Any], int] = {self._executor.submit(call): i for i, call in enumerate(calls)}
         results: dict[int, Result] = {}
         try:
             with tqdm(total=sum(amounts), desc=label, unit="mol", unit_scale=True, disable=None) as bar:
@@ -70,10 +70,12 @@ class TaskRunner(Generic[Result]):
             result = future.result()
         except KilledWorker as error:
             raise UserError(
-                f"a worker process died {_RETRIES + 1} times over the same task, last on {error.last_worker.address}; "
+                f"a worker process died {RETRIES + 1} times over the same task, last on {error.last_worker.address}; "
                 "the likely cause is memory: give the workers more, or use fewer; the same command goes on from the "
                 "finished shards"
             ) from error
+        except ImportError as error:
+            raise UserError(f"a Dask worker that joined later lacks this program ({error}); {STARTING}") from error
         if isinstance(result, UserError):
             raise result
         return result
@@ -89,12 +91,10 @@ class TaskRunner(Generic[Result]):
         raise AssertionError("called after a task failed")
 
 
-def _call(task: Callable[[], Result]) -> Result:
-    return task()
-
-
-def _guarded(task: Callable[[], Result]) -> Result | UserError:
+def _guarded(task: Callable[[], Result], code: Mapping[str, str]) -> Result | UserError:
     # A mistake in the data is returned: Dask would retry the task after an exception, in vain.
+    if different := other_code(code):  # a worker that came after the others were asked
+        return UserError(f"a Dask worker that joined later has {different}; {STARTING}")
     try:
         return task()
     except UserError as error:
@@ -102,60 +102,26 @@ def _guarded(task: Callable[[], Result]) -> Result | UserError:
 
 
 @contextmanager
-def open_task_runner(workers: int, scheduler: str, chunk_bytes: float) -> Iterator[TaskRunner[Any]]:
+def open_task_runner(
+    workers: int, scheduler: str, chunk_bytes: float, files: list[PairFiles], cache_dir: Path | None
+) -> Iterator[TaskRunner[Any]]:
     """Open a runner: threads of this process by default, or Dask.
 
     Args:
         workers: processes of a local Dask cluster (0 = none).
         scheduler: address of a Dask scheduler that is already there ("" = none).
         chunk_bytes: input bytes of a task, which limit the threads to what memory holds.
+        files: the input, which workers have to see.
+        cache_dir: the cache, which they have to see where they write; None where they only read.
 
     Raises:
-        UserError: the scheduler cannot be reached.
+        UserError: the scheduler cannot be reached, or a worker lacks something.
     """
     if scheduler or workers:
-        with _open_cluster(workers, scheduler) as client:
-            yield TaskRunner(client.get_executor(retries=_RETRIES, pure=False), remote=True)
+        inputs = {str(npz.path): npz.content_digest for file in files for npz in file.files.values()}
+        with open_cluster(workers, scheduler, inputs, cache_dir) as client:
+            yield TaskRunner(client.get_executor(retries=RETRIES, pure=False), remote=True)
         return
     threads = max(1, min(usable_cores(), int(_MEMORY_BYTES / (_CHUNKS_PER_TASK * chunk_bytes))))
     with ThreadPoolExecutor(threads, thread_name_prefix="preprocess") as pool:
         yield TaskRunner(pool, remote=False)
-
-
-@contextmanager
-def _open_cluster(workers: int, scheduler: str) -> Iterator[Any]:
-    # Imported here: it costs a second, and most runs do not need it.
-    import dask
-    from distributed import Client, LocalCluster
-
-    settings = {
-        "distributed.scheduler.allowed-failures": _RETRIES,
-        "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
-    }
-    with dask.config.set(settings):
-        if not scheduler:
-            with _without_interrupts():
-                local = LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
-                )
-            with local, Client(local) as client:
-                yield client
-            return
-        try:
-            client = Client(scheduler)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--scheduler {scheduler}: cannot be reached ({error}); start one with `dask scheduler`"
-            ) from error
-        with client:
-            yield client
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Hide Ctrl-C from processes started in this context: the parent ends them, without a message from each."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
