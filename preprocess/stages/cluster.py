@@ -129,7 +129,7 @@ def _connected(workers: int, scheduler: str) -> Iterator[Any]:
     if not scheduler:
         with _without_interrupts():
             local = LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+                n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
             )
         with local, Client(local) as client:
             yield client

@@ -7,16 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
 
 from preprocess import clean_cache
 from preprocess.__main__ import main, preprocess
@@ -286,66 +284,6 @@ def test_two_runs_at_once_leave_one_cache(settings: dict[str, Any], quiet: dict[
         output, _ = process.communicate()
         assert process.returncode == 0, output
     assert stages(tmp_path) == quiet
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    """A Dask cluster that is already there: two worker processes."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as local:
-        yield local
-
-
-@pytest.mark.filterwarnings("default")
-def test_cluster_leaves_the_same_bytes(
-    settings: dict[str, Any], quiet: dict[str, bytes], tmp_path: Path, cluster: LocalCluster
-) -> None:
-    """Each chunk a task of a scheduler that is already there."""
-    run_with(settings, tmp_path, scheduler=cluster.scheduler_address)
-    assert stages(tmp_path) == quiet
-
-
-@pytest.mark.filterwarnings("default")
-def test_worker_that_dies_is_replaced(
-    settings: dict[str, Any], quiet: dict[str, bytes], tmp_path: Path, cluster: LocalCluster
-) -> None:
-    """A worker is killed once the first pieces stand; the run ends with the same bytes."""
-    with Client(cluster) as client:
-        victim = next(iter(client.run(os.getpid).values()))
-    killed = threading.Event()
-
-    def kill() -> None:
-        while not finished(tmp_path):
-            time.sleep(0.001)
-        os.kill(victim, signal.SIGKILL)
-        killed.set()
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    run_with(settings, tmp_path, scheduler=cluster.scheduler_address)
-    assert killed.wait(1)
-    assert stages(tmp_path) == quiet
-
-
-@pytest.mark.filterwarnings("default")
-def test_mistake_found_by_a_worker_is_one_line(settings: dict[str, Any], tmp_path: Path, cluster: LocalCluster) -> None:
-    """The error of the data reaches the user as in one process, and nothing half made is left."""
-    efd, esp = support.read_sample("co2", "train", np.arange(30))
-    esp["esp"][17, 3] = np.nan
-    pair = support.write_pair(tmp_path / "in", "bad", efd, esp)
-    names = {"train_efd": (str(pair[0]),), "train_esp": (str(pair[1]),), "test_efd": (), "test_esp": ()}
-    bad = {**settings, **names, "valid_efd": settings["valid_efd"][:1], "valid_esp": settings["valid_esp"][:1]}
-    with pytest.raises(UserError, match=r"bad-esp\.npz: 'esp' is nan in row 17"):
-        run_with(bad, tmp_path / "cache", scheduler=cluster.scheduler_address)
-    assert stages(tmp_path / "cache") == {}
-
-
-def test_scheduler_that_is_not_there_is_told(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An address where nobody listens."""
-    monkeypatch.setattr("preprocess.stages.task_runner._CONNECT_SECONDS", 1)
-    with pytest.raises(UserError, match=r"--scheduler tcp://127\.0\.0\.1:9: cannot be reached"):
-        run_with(settings, tmp_path, scheduler="tcp://127.0.0.1:9")
 
 
 def test_clean_cache_removes_what_nothing_current_needs(
