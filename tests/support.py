@@ -39,7 +39,7 @@ SMALL_MODEL: dict[str, Any] = {
 
 def small_config(**changes: Any) -> TrainConfig:
     """Settings of a model that compiles in seconds."""
-    return dataclasses.replace(TrainConfig(), **{**SMALL_MODEL, "batch_size": 4, **changes})
+    return dataclasses.replace(TrainConfig(), **{**SMALL_MODEL, "batch_size": 4, "limits": "off", **changes})
 
 
 def read_sample(kind: str, split: str, rows: slice | np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

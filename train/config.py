@@ -172,6 +172,9 @@ class TrainConfig(ModelConfig):
     plot_results: bool = setting(True, Scope.HOST)
     """Draw scatter plots and ESP pictures at the end."""
 
+    limits: Literal["on", "off"] = setting("on", Scope.HOST)
+    """Fit charges to single molecules after training, as the limit that errors are compared with (off: do not)."""
+
     tensorboard: bool = setting(True, Scope.HOST)
     """Write runs/NAME/tensorboard, where tensorboardX is installed."""
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from shared.errors import run_program
 from shared.schema import Split
@@ -28,6 +29,9 @@ class EvaluateConfig:
     plot_results: bool = True
     """Draw scatter plots and ESP pictures."""
 
+    limits: Literal["on", "off"] = "on"
+    """Fit charges to single molecules, as the limit that errors are compared with (off: do not)."""
+
     predictions: bool = True
     """Write every prediction beside its reference to predictions-SPLIT.h5."""
 
@@ -43,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.run.evaluate_run import evaluate_run
 
     cache_dir = Path(asked.cache_dir) if asked.cache_dir else None
-    evaluate_run(Path(asked.run), asked.split, cache_dir, asked.plot_results, asked.predictions)
+    evaluate_run(Path(asked.run), asked.split, cache_dir, asked.plot_results, asked.predictions, asked.limits == "on")
 
 
 if __name__ == "__main__":

@@ -165,8 +165,8 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _rows_to_fit(sizes: np.ndarray, has_esp: np.ndarray) -> np.ndarray:
-    """Return the rows to fit: all, but only some of the large molecules, whose fits cost the square of their size."""
-    every = np.clip((sizes / USUAL) ** 2, 1, max(1, has_esp.sum() // 16)).astype(np.int64)
+    """Return the rows to fit: all, but only some of the large molecules, whose fits cost the cube of their size."""
+    every = np.clip((sizes / USUAL) ** 3, 1, max(1, has_esp.sum() // 16)).astype(np.int64)
     return np.flatnonzero(has_esp & (np.cumsum(has_esp) % every == 0))
 
 

@@ -150,12 +150,7 @@ def _solve(columns: np.ndarray, target: np.ndarray, sums: np.ndarray) -> tuple[n
     """Solve by least squares (n, size), with the variances (n, 4) of the ``sums`` (n, size, 4) for unit variance."""
     size = columns.shape[2]
     diagonal = np.arange(size)
-    normal = np.zeros((len(columns), size, size))
-    # OpenBLAS gives larger products to several threads, which wait ten times the product's time where cores are shared.
-    step = max(32, 250_000 // (size * (size + 1)))
-    for start in range(0, columns.shape[1], step):
-        some = columns[:, start : start + step]
-        normal += some.transpose(0, 2, 1) @ some
+    normal = columns.transpose(0, 2, 1) @ columns
     normal[:, diagonal, diagonal] += _RIDGE * np.einsum("nii->n", normal)[:, None] / size + 1e-12
     moment = np.einsum("nps,np->ns", columns, target)
     solution = np.linalg.solve(normal, np.concatenate([moment[:, :, None], sums], axis=2))

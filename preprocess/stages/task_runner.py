@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from preprocess.input.pairs import PairFiles
@@ -122,6 +123,7 @@ def open_task_runner(
         with open_cluster(workers, scheduler, inputs, cache_dir) as client:
             yield TaskRunner(client.get_executor(retries=RETRIES, pure=False), remote=True)
         return
+    # Tasks take the cores; threads of the BLAS would wait for each other ten times as long as small solutions take.
     threads = max(1, min(usable_cores(), int(_MEMORY_BYTES / (_CHUNKS_PER_TASK * chunk_bytes))))
-    with ThreadPoolExecutor(threads, thread_name_prefix="preprocess") as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads, thread_name_prefix="preprocess") as pool:
         yield TaskRunner(pool, remote=False)

@@ -21,7 +21,7 @@ PROGRAM = ("-m", "train")
 
 def _flags(**changes: Any) -> list[str]:
     """Of the small model; the schedule is constant, for a run of two epochs to be the beginning of a run of three."""
-    settings = {**MODEL, "batch_size": 6, "learning_rate": 3e-3}
+    settings = {**MODEL, "batch_size": 6, "learning_rate": 3e-3, "limits": "off"}
     settings |= {"schedule": "constant", "warmup_epochs": 0, "ema_decay": 0.9, **changes}
     return [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from preprocess.checks import measure_esp
 from preprocess.checks.evidence import CheckedFile, CheckInput, Evidence, Finding, merge
 from preprocess.checks.measure import measure
 from preprocess.checks.physical_constants import ATOMIC_ENERGIES
@@ -684,3 +685,11 @@ def test_rows_of_many() -> None:
     found = find_rows(numbers, positions, numbers, positions[order].astype(np.float32))
     np.testing.assert_array_equal(order[found[1:50_000]], np.arange(1, 50_000))
     assert set(order[found[50_000:]]) <= {0, *range(50_000, 100_000)}
+
+
+@pytest.mark.parametrize("size", [10, 90, 150, 260])
+def test_work_of_checks_is_bounded(size: int) -> None:
+    """The fits of large molecules take no longer than those of as many usual ones, or of 16."""
+    rows = measure_esp._rows_to_fit(np.full(800, size), np.ones(800, bool))
+    assert len(rows) * size**3 <= max(800 * 90**3 * 1.25, 16 * size**3)
+    assert len(rows) >= 16

@@ -16,6 +16,8 @@ from train.data.batch import Batch
 from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
+from train.evaluation import baselines as baselines_module
+from train.evaluation import charge_fit
 from train.evaluation.baselines import Baselines, compute_baselines
 from train.evaluation.charge_fit import LONGEST_DISPLACEMENT_ANGSTROM, fit_charges
 from train.evaluation.errors_by_region import RegionErrors, describe_regions
@@ -80,6 +82,33 @@ def test_potential_of_displaced_charges_is_found_again() -> None:
     spread = np.nanmean(esp**2, axis=1)
     assert (mean_squares(fit_charges(batch, 1, displaced=False), batch) > 1e-4 * spread).all()
     assert (mean_squares(fit_charges(batch, 2), batch) < 1e-6 * spread).all()
+
+
+def test_molecules_are_fitted_alike_in_any_company(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for one or two molecules at a time: their errors are those of a fit of all, and each is counted once."""
+    _, batch = next(iter(loader.stream(loader.plan(), loader.read)))
+    batch = Batch(*(array[:3] for array in batch))
+    together = fit_charges(batch, 1, displaced=False)
+    counted: list[int] = []
+    monkeypatch.setattr(charge_fit, "_BYTES_AT_ONCE", 2 * 8 * 6 * batch.esp.shape[1] * batch.atomic_numbers.shape[1])
+    apart = fit_charges(batch, 1, displaced=False, done=counted.append)
+    np.testing.assert_allclose(apart, together, atol=1e-12)
+    assert counted == [2, 1]
+
+
+def test_work_of_fits_is_bounded(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer molecules of the same order are fitted; none if a single one is too much; the spread stays."""
+    sizes = [bucket.shape.frame for bucket in loader.buckets for _ in range(len(bucket))]
+    work = [charge_fit.fit_work(size.grid, 2 * size.atoms) for size in sizes]
+    order = np.random.default_rng(1).permutation(len(sizes))
+    for count in (0, 3):
+        monkeypatch.setattr(baselines_module, "_LARGEST_WORK", 1.01 * sum(work[i] for i in order[:count]))
+        sample = list(baselines_module._sample(loader, 6, 1, 2))
+        assert sum(len(batch.energy) for batch in sample) == count
+    monkeypatch.setattr(baselines_module, "_LARGEST_WORK", 0.0)
+    none = compute_baselines(loader, 2, seed=1)
+    assert (none.molecules_fitted, none.distributed_esp_rmse_kcal_per_mol_e) == (0, None)
+    assert none.normalised_error("energy_mae_ev", none.spread["energy_mae_ev"]) == pytest.approx(1.0)
 
 
 def test_sites_are_as_good_as_scipy_s(loader: Loader) -> None:

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from tqdm import tqdm
 
 from shared.files import write_atomically
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
 from train.data.loader import Loader
 from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES
-from train.evaluation.charge_fit import fit_charges
+from train.evaluation.charge_fit import fit_charges, fit_work
 from train.evaluation.grid_regions import PointSquares, locate_points
 from train.run_folder import RunFolder
 
 _SAMPLE = 32
+_LARGEST_WORK = 2e11
+"""Multiplications of all fits of a split: about a minute on two cores, whatever the molecules' size."""
 
 
 @dataclass(frozen=True)
@@ -63,37 +66,60 @@ def normalise(error: float | None, fitted: float | None, spread: float | None) -
     return (error - fitted) / (spread - fitted)
 
 
-def load_baselines(folder: RunFolder, loader: Loader, split: str, n_dcm: int, seed: int) -> Baselines:
-    """Return the baselines of a run's split, computed once and kept in ``baselines-SPLIT.json``."""
-    path = folder.baselines_file(split)
+def kept_baselines(folder: RunFolder, split: str) -> Baselines | None:
+    """Return the baselines of a run's split from ``baselines-SPLIT.json``; None if they were not computed yet."""
     try:
-        return Baselines(**json.loads(path.read_text(encoding="utf-8")))
+        return Baselines(**json.loads(folder.baselines_file(split).read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
-        baselines = compute_baselines(loader, n_dcm, seed)
-        write_atomically(path, json.dumps(asdict(baselines), indent=1).encode())
-        return baselines
+        return None
+
+
+def keep_baselines(folder: RunFolder, split: str, baselines: Baselines) -> None:
+    """Write ``baselines-SPLIT.json``: later evaluations need not fit again."""
+    write_atomically(folder.baselines_file(split), json.dumps(asdict(baselines), indent=1).encode())
+
+
+def spread_alone(loader: Loader, n_dcm: int) -> Baselines:
+    """Compute the spread over the whole split, and fit no charges."""
+    return Baselines(_spread(loader), None, None, n_dcm, 0, {}, {})
+
+
+def with_fitted_charges(
+    baselines: Baselines, loader: Loader, seed: int, sample: int = _SAMPLE, quiet: bool = True
+) -> Baselines:
+    """Fit charges to a seeded sample of the split's molecules, of which fewer are taken where they are large.
+
+    Args:
+        baselines: of the split, without fitted charges.
+        loader: of the split.
+        seed: of the sample and of the first displacements.
+        sample: largest number of molecules with ESP.
+        quiet: no progress bar.
+    """
+    n_dcm = baselines.n_dcm
+    batches = list(_sample(loader, sample, seed, n_dcm))
+    centred, distributed, squares = [], [], PointSquares()
+    total = sum(len(batch.energy) for batch in batches)
+    with tqdm(total=total, desc="fit charges", unit="mol", leave=False, disable=quiet or None) as bar:
+        for batch in batches:
+            centred.append(_mean_squares(fit_charges(batch, 1, displaced=False), batch))
+            errors = fit_charges(batch, n_dcm, seed=seed, done=bar.update)
+            distributed.append(_mean_squares(errors, batch))
+            for points in locate_points(batch):
+                squares.add(points, errors[points.molecule])
+    return replace(
+        baselines,
+        atom_centred_esp_rmse_kcal_per_mol_e=_rmse(centred),
+        distributed_esp_rmse_kcal_per_mol_e=_rmse(distributed),
+        molecules_fitted=sum(map(len, centred)),
+        esp_by_element=squares.element_rmse(),
+        esp_by_shell=squares.shell_rmse(),
+    )
 
 
 def compute_baselines(loader: Loader, n_dcm: int, seed: int, sample: int = _SAMPLE) -> Baselines:
-    """Compute the spread over the whole split, and fit charges to a seeded sample of it.
-
-    Args:
-        loader: of the split.
-        n_dcm: charges per atom.
-        seed: of the sample and of the first displacements.
-        sample: number of molecules with ESP (fewer if the split has fewer).
-    """
-    batches = list(_sample(loader, sample, seed))
-    centred, distributed, squares = [], [], PointSquares()
-    for batch in batches:
-        centred.append(_mean_squares(fit_charges(batch, 1, displaced=False), batch))
-        errors = fit_charges(batch, n_dcm, seed=seed)
-        distributed.append(_mean_squares(errors, batch))
-        for points in locate_points(batch):
-            squares.add(points, errors[points.molecule])
-    molecules_fitted = sum(map(len, centred))
-    by_element, by_shell = squares.element_rmse(), squares.shell_rmse()
-    return Baselines(_spread(loader), _rmse(centred), _rmse(distributed), n_dcm, molecules_fitted, by_element, by_shell)
+    """Compute all baselines of a split."""
+    return with_fitted_charges(spread_alone(loader, n_dcm), loader, seed, sample)
 
 
 def _mean_squares(errors: np.ndarray, batch: Batch) -> np.ndarray:
@@ -106,10 +132,13 @@ def _rmse(mean_squares: Sequence[np.ndarray]) -> float | None:
     return float(np.sqrt(every.mean()) * HARTREE_IN_KCAL_PER_MOL) if len(every) else None
 
 
-def _sample(loader: Loader, sample: int, seed: int) -> Iterator[Batch]:
+def _sample(loader: Loader, sample: int, seed: int, n_dcm: int) -> Iterator[Batch]:
     """Yield at most one batch of each bucket: the sample's molecules with grid points that count."""
     with_esp = np.concatenate([bucket.column("n_grid") > 0 for bucket in loader.buckets])
     chosen = np.random.default_rng(seed).permutation(np.flatnonzero(with_esp))[:sample]
+    frames = [(len(bucket), bucket.shape.frame) for bucket in loader.buckets]
+    work = np.concatenate([np.full(number, fit_work(frame.grid, n_dcm * frame.atoms)) for number, frame in frames])
+    chosen = chosen[np.cumsum(work[chosen]) <= _LARGEST_WORK]
     first = 0
     for index, bucket in enumerate(loader.buckets):
         rows = np.sort(chosen[(chosen >= first) & (chosen < first + len(bucket))]) - first
@@ -124,19 +153,19 @@ def _sample(loader: Loader, sample: int, seed: int) -> Iterator[Batch]:
 
 def _spread(loader: Loader) -> dict[str, float]:
     """Return the metrics of a model that predicts the mean energy, and zero for vectors and potentials."""
-    energies, forces, dipoles, squares = [], [], [], []
+    energies, forces, dipoles, squares = [], _Mean(), _Mean(), []
     for batch in (batch for _, batch in loader.stream(loader.plan(), loader.read)):
         known, points = known_targets(batch), batch.esp_mask
         energies.append(batch.energy[known.energy])
-        forces.append(np.abs(batch.forces[known.forces]).ravel())
-        dipoles.append(np.abs(batch.dipole[known.dipole]).ravel())
+        forces.add(np.abs(batch.forces[known.forces]))
+        dipoles.add(np.abs(batch.dipole[known.dipole]))
         counts = points.sum(axis=1)
         squares.append((np.where(points, batch.esp, 0.0) ** 2).sum(axis=1)[counts > 0] / counts[counts > 0])
     energy, esp = np.concatenate(energies), _rmse(squares)
-    dipole = _mean(dipoles, 1.0 / DEBYE_IN_E_ANGSTROM)
+    dipole = dipoles.value(1.0 / DEBYE_IN_E_ANGSTROM)
     spread = {
-        ENERGY.metric: _mean([np.abs(energy - energy.mean())]) if len(energy) else None,
-        FORCES.metric: _mean(forces),
+        ENERGY.metric: float(np.abs(energy - energy.mean()).mean()) if len(energy) else None,
+        FORCES.metric: forces.value(),
         DIPOLE.metric: dipole,
         DIPOLE_DCM.metric: dipole,
         ESP.metric: esp,
@@ -145,6 +174,16 @@ def _spread(loader: Loader) -> dict[str, float]:
     return {name: value for name, value in spread.items() if value is not None}
 
 
-def _mean(parts: Sequence[np.ndarray], factor: float = 1.0) -> float | None:
-    every = np.concatenate(parts)
-    return float(every.mean()) * factor if len(every) else None
+class _Mean:
+    """A mean of values that come in parts, none of which is kept."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, values: np.ndarray) -> None:
+        self._sum += float(values.sum(dtype=np.float64))
+        self._count += values.size
+
+    def value(self, factor: float = 1.0) -> float | None:
+        """Return the mean times a factor; None without values."""
+        return self._sum / self._count * factor if self._count else None

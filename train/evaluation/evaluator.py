@@ -19,7 +19,7 @@ from train.data.batch import Batch, known_targets
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import count_missing, shown
 from train.data.quantities import QUANTITIES
-from train.evaluation.baselines import Baselines, load_baselines
+from train.evaluation.baselines import Baselines, keep_baselines, kept_baselines, spread_alone, with_fitted_charges
 from train.evaluation.errors_by_molecule import describe_molecules
 from train.evaluation.errors_by_region import describe_regions
 from train.evaluation.prediction_file import write_predictions
@@ -78,6 +78,7 @@ def finish_run(
     quiet: bool = False,
     trained: TrainedModel | None = None,
     predictions: bool = False,
+    fitted_charges: bool = True,
 ) -> dict[str, float]:
     """Evaluate a run's best weights, write evaluation-SPLIT.json and the pictures, and print the errors.
 
@@ -92,6 +93,7 @@ def finish_run(
         quiet: print nothing.
         trained: other weights than those in best/.
         predictions: write predictions-SPLIT.h5 too.
+        fitted_charges: fit charges to single molecules, to compare with, unless they are kept from before.
 
     Raises:
         UserError: the weights are missing or damaged, or the file of predictions cannot be written.
@@ -104,7 +106,31 @@ def finish_run(
     writing = write_predictions(path, trained.reference_energies_ev, **names) if predictions else nullcontext()
     with writing as targets.file:
         metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
-    baselines = load_baselines(folder, loader, split, trained.config.n_dcm, seed=0)
+    kept = kept_baselines(folder, split)
+    baselines = kept or spread_alone(loader, trained.config.n_dcm)
+    record = _write_record(folder, split, loader, metrics, targets, baselines)
+    if fitted_charges and kept is None:
+        if not quiet:
+            log.info("fitting charges to single molecules, to compare the errors with (--limits off leaves it out)")
+        baselines = with_fitted_charges(baselines, loader, seed=0, quiet=quiet)
+        keep_baselines(folder, split, baselines)
+        record = _write_record(folder, split, loader, metrics, targets, baselines)
+    if plots:
+        # Imported here: matplotlib is slow to import and not needed while training.
+        from train.evaluation.plots import draw_all
+
+        draw_all(folder, targets, split)
+    if not quiet:
+        log.info(describe_evaluation(record, baselines))
+        if predictions:
+            log.info(f"predictions in {folder.predictions_file(split)}")
+        log.info(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
+    return metrics
+
+
+def _write_record(
+    folder: RunFolder, split: str, loader: Loader, metrics: dict[str, float], targets: Targets, baselines: Baselines
+) -> dict[str, Any]:
     record: dict[str, Any] = {
         "format_version": EVALUATION_FORMAT,
         "split": split,
@@ -119,17 +145,7 @@ def finish_run(
         **targets.molecule_errors.as_record(),
     }
     write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())
-    if plots:
-        # Imported here: matplotlib is slow to import and not needed while training.
-        from train.evaluation.plots import draw_all
-
-        draw_all(folder, targets, split)
-    if not quiet:
-        log.info(describe_evaluation(record, baselines))
-        if predictions:
-            log.info(f"predictions in {folder.predictions_file(split)}")
-        log.info(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
-    return metrics
+    return record
 
 
 def describe_evaluation(record: dict[str, Any], baselines: Baselines) -> str:

@@ -20,7 +20,12 @@ from train.step.program_cache import keep_compilations
 
 
 def evaluate_run(
-    path: Path, split: Split, cache_dir: Path | None = None, plots: bool = True, predictions: bool = True
+    path: Path,
+    split: Split,
+    cache_dir: Path | None = None,
+    plots: bool = True,
+    predictions: bool = True,
+    fitted_charges: bool = True,
 ) -> None:
     """Evaluate the best weights of a run on one split, print the errors and write them into its folder.
 
@@ -30,6 +35,7 @@ def evaluate_run(
         cache_dir: preprocessed data, of which the latest are evaluated; None for those of the training.
         plots: draw scatter plots and ESP pictures.
         predictions: write every prediction beside its reference.
+        fitted_charges: fit charges to single molecules, to compare with.
 
     Raises:
         UserError: no such run, its data are no longer in the cache, or other data that its model does not fit.
@@ -55,4 +61,6 @@ def evaluate_run(
     devices = own_devices()
     loader = split_loader(cache, split, config, devices)
     steps = Steps(config, loader.batches_per_epoch, devices)
-    finish_run(folder, steps, loader, split, plots, trained=trained, predictions=predictions)
+    finish_run(
+        folder, steps, loader, split, plots, trained=trained, predictions=predictions, fitted_charges=fitted_charges
+    )

@@ -324,7 +324,8 @@ def _finish(session: Session, plots: bool, quiet: bool = False) -> None:
         own = own_devices()
         steps = Steps(session.config, valid.batches_per_epoch, own)
         valid = split_loader(session.cache, "valid", session.config, own)
-    finish_run(session.folder, steps, valid, "valid", plots, quiet)
+    fitted_charges = session.config.limits == "on" and not quiet
+    finish_run(session.folder, steps, valid, "valid", plots, quiet, fitted_charges=fitted_charges)
 
 
 _SHOWN = (("E", 2, (ENERGY,)), ("F", 1, (FORCES,)), ("D", 4, (DIPOLE, DIPOLE_DCM)), ("ESP", 3, (ESP,)))
