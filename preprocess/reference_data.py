@@ -19,9 +19,9 @@ from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import UNITS, Output, Row, draw_split
 from preprocess.reference.tasks import ModesTask, ReferenceTask, Task
 from preprocess.reference.workers import run_tasks, stop_on_signals
-from shared.cores import usable_cores
 from shared.errors import UserError, run_program
 from shared.files import lock_folder
+from shared.job_limits import usable_cores
 from shared.log import log
 from shared.schema import SPLITS
 

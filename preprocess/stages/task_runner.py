@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from preprocess.input.pairs import PairFiles
 from preprocess.stages.cluster import RETRIES, STARTING, open_cluster, other_code, own_code
-from shared.cores import usable_cores
 from shared.errors import UserError
+from shared.job_limits import usable_cores
 
 Result = TypeVar("Result")
 

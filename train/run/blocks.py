@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil
 
 from shared.errors import UserError
+from shared.job_limits import available_memory
 from train.config import TrainConfig
 from train.data.batch import Batch
 from train.data.loader import BatchPlan, Block, Loader
@@ -141,7 +141,7 @@ def _free_memory(devices: Devices) -> float:
     """Return the bytes that are free on each device: the least of this process's devices."""
     if devices.platform == "cpu":
         # Every host device holds a copy.
-        return float(psutil.virtual_memory().available) / devices.local_count
+        return available_memory() / devices.local_count
     statistics: list[Any] = [device.memory_stats() or {} for device in devices.mesh.local_devices]
     free = [entry.get("bytes_limit", 0) - entry.get("bytes_in_use", 0) for entry in statistics]
     return float(min(free))

@@ -13,8 +13,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from shared.cores import usable_cores
 from shared.errors import UserError
+from shared.job_limits import usable_cores
 from train.config import TrainConfig
 from train.data.batch import Batch
 
