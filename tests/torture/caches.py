@@ -1,4 +1,4 @@
-"""Damaged, unwritable, foreign caches of programs, and JAX's switches: the same weights bit for bit, or one true line."""
+"""Damaged, unwritable, foreign caches of programs, and JAX's switches: the same weights bit for bit, or one line."""
 
 from __future__ import annotations
 

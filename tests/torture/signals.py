@@ -25,7 +25,9 @@ def cases(world: World, rng: np.random.Generator, count: int) -> Iterator[Case]:
     usual = {name: _quiet(world, name).seconds for name in PROGRAMS}
     for number, (name, sent) in enumerate(drawn(rng, [(p, s) for p in PROGRAMS for s in SIGNALS], count)):
         seed = int(rng.integers(2**32))
-        yield Case(f"{sent.name} to {name} (seed {seed})", partial(_signalled, world, name, sent, usual[name], seed, number))
+        yield Case(
+            f"{sent.name} to {name} (seed {seed})", partial(_signalled, world, name, sent, usual[name], seed, number)
+        )
 
 
 def _quiet(world: World, program: str) -> Outcome:

@@ -1,4 +1,4 @@
-"""What a torture acts on: small data, an undisturbed run to compare with, and the programs in processes of their own."""
+"""What a torture acts on: small data, an undisturbed run to compare with, and the programs in processes."""
 
 from __future__ import annotations
 
