@@ -18,6 +18,7 @@ from preprocess.stages.up_to_date import BuildPlan, find_what_to_build
 from shared.errors import UserError, run_program
 from shared.log import log
 from shared.manifest import digest_cache, read_manifest, write_current
+from shared.scripts import environment_of_programs
 from shared.settings import SharedConfig, parse_settings
 
 
@@ -42,7 +43,8 @@ def _train_on(frames: Path, flags: list[str]) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "train", "--frames", frames.name, *flags])
+    words = [sys.executable, "-m", "train", "--frames", frames.name, *flags]
+    os.execve(sys.executable, words, environment_of_programs())
 
 
 def _shared_flags(words: list[str]) -> list[str]:

@@ -190,7 +190,7 @@ def test_data_of_a_running_training_stay(two: Two, capsys: pytest.CaptureFixture
 
 def test_training_is_told_its_frames_and_the_shared_flags(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     became: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda _, words: became.append(words[1:]))
+    monkeypatch.setattr(os, "execve", lambda _, words, environment: became.append(words[1:]))
     files = [word for key, names in two.files["a"].items() for word in (f"--{key.replace('_', '-')}", *names)]
     own = [*files, "--cache-dir", str(two.cache), "--physnet-cutoff=5.5", "--checks", "off"]
     preprocess.main([*own, "--then-train", "--name", "x", "--seed", "3"])
