@@ -10,6 +10,7 @@ from pathlib import Path
 from shared.errors import run_program
 from shared.schema import Split
 from shared.settings import parse_flags
+from train.step.start import start_jax
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: no such run, its data are no longer in the cache, or other data that its model does not fit.
     """
     asked = parse_flags(EvaluateConfig, "python -m train.evaluate", argv)
-    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    # JAX takes seconds, and --help or a wrong flag should not.
+    start_jax(find_devices=False)
     from train.run.evaluate_run import evaluate_run
 
     cache_dir = Path(asked.cache_dir) if asked.cache_dir else None

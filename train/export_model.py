@@ -13,6 +13,7 @@ from shared.errors import run_program
 from shared.files import write_atomically
 from shared.log import log
 from shared.settings import parse_flags
+from train.step.start import start_jax
 
 MODEL, DESCRIPTION, README = "model.jax-export", "model.json", "README.md"
 
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         OSError: the folder cannot be written.
     """
     asked = parse_flags(ExportModelConfig, "python -m train.export_model", argv)
-    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    # JAX takes seconds, and --help or a wrong flag should not.
+    start_jax()
     from train.inference.jax_export import describe, export_model
     from train.inference.predictor import best_folder
     from train.model.saved_model import load_weights

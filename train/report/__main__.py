@@ -13,6 +13,7 @@ from shared.errors import run_program
 from shared.log import log
 from shared.schema import Split
 from shared.settings import parse_flags
+from train.step.start import start_jax
 
 if TYPE_CHECKING:
     from train.run_folder import RunFolder
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: no such run, or its data are no longer in the cache and it was not evaluated by this version before.
     """
     asked = parse_flags(ReportConfig, "python -m train.report", argv)
-    # Imported here: JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
+    # JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
+    start_jax(find_devices=False)
     from shared.files import write_atomically
     from train.report.page import render
     from train.report.png_pictures import draw_pictures
