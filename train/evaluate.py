@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared.errors import run_program
 from shared.schema import Split
-from shared.settings import parse_flags
+from shared.settings import PathName, parse_flags
 from train.step.start import start_jax
 
 
@@ -17,7 +17,7 @@ from train.step.start import start_jax
 class EvaluateConfig:
     """Evaluate the best weights of a run on one split of the data that it was trained with, or of other data."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME."""
 
     split: Split = "test"

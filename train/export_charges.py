@@ -11,7 +11,7 @@ from pathlib import Path
 from shared.errors import UserError, run_program
 from shared.files import write_atomically
 from shared.log import log
-from shared.settings import Finite, NonNegative, Positive, parse_flags
+from shared.settings import Finite, NonNegative, PathName, Positive, parse_flags
 from train.step.start import start_jax
 
 
@@ -19,10 +19,10 @@ from train.step.start import start_jax
 class ExportChargesConfig:
     """Write distributed charges of molecules as XYZ and CSV, their ESP as a cube, and local frames for CHARMM."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME (or a copy of its best/)."""
 
-    output: str
+    output: PathName
     """Folder to write to."""
 
     molecule: str = ""

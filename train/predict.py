@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from shared.errors import UserError, run_program
 from shared.files import atomic_path, write_atomically
 from shared.log import log
-from shared.settings import Finite, PositiveInt, parse_flags
+from shared.settings import Finite, PathName, PositiveInt, parse_flags
 from train.step.start import start_jax
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _BATCHES_AT_ONCE = 32
 class PredictConfig:
     """Predict for every molecule of some files, in any format that ASE reads or NPZ, and compare with their labels."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME (or a copy of its best/)."""
 
     data: tuple[str, ...]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared.errors import UserError, run_program
 from shared.log import log
-from shared.settings import Finite, NonNegative, Positive, parse_flags
+from shared.settings import Finite, NonNegative, PathName, Positive, parse_flags
 from train.step.start import start_jax
 
 _FEWEST_STEPS = 16
@@ -20,7 +20,7 @@ _FEWEST_STEPS = 16
 class SpectraConfig:
     """Compute IR spectra of a molecule: harmonic, and by request from molecular dynamics."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME (or a copy of its best/)."""
 
     molecule: str = ""

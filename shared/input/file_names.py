@@ -13,10 +13,12 @@ def expand(names: Sequence[str], flag: str) -> list[str]:
     """Expand names and globs to files, in order; an existing file of the same name takes precedence over a pattern.
 
     Raises:
-        UserError: a glob that matches nothing.
+        UserError: a glob that matches nothing, or an empty name.
     """
     found: list[str] = []
     for name in names:
+        if not name.strip():
+            raise UserError(f"{flag}: the name of a file is empty")
         matches = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
         if not matches:
             raise UserError(f"{flag}: {name!r} matches no file")

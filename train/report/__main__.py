@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shared.errors import run_program
 from shared.log import log
 from shared.schema import Split
-from shared.settings import parse_flags
+from shared.settings import PathName, parse_flags
 from train.step.start import start_jax
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ReportConfig:
     """Write runs/NAME/report-SPLIT.html, which needs no network; evaluate first where that was not done yet."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME."""
 
     split: Split = "test"
