@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 
@@ -27,12 +28,19 @@ def prepare_output() -> None:
     """Make output that no character can stop, and that appears line by line, in a queue's log file too."""
     if sys.stdout is None:  # closed by the caller
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the program ends)
+    # Three lines of a user without a home; pictures are drawn all the same.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
 
 
+def escaped(name: str) -> str:
+    """Return a name on one line: control characters as their escapes."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
+
+
 def shown(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a name for tables and messages: control characters escaped, the end left out beyond ``longest``."""
-    escaped = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
-    return escaped if len(escaped) <= longest else f"{escaped[: longest - 1]}…"
+    """Return a name for tables and pictures: escaped, and of a longer one than ``longest`` the begin and the end."""
+    whole, half = escaped(name), longest // 2
+    return whole if len(whole) <= longest else f"{whole[:half]}…{whole[half + 1 - longest :]}"
