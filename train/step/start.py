@@ -62,14 +62,16 @@ def require_devices() -> None:
     """
     import jax
 
+    named = os.environ.get("JAX_PLATFORMS", "")
     try:
-        jax.devices()
+        found = jax.default_backend()
     except (RuntimeError, AssertionError, ValueError) as error:
-        named = os.environ.get("JAX_PLATFORMS")
         if not named:
             raise
-        reason = str(error).splitlines()[0] if str(error) else "it is not installed"
+        reason = str(error).splitlines()[0] if str(error) else "not installed"
         raise UserError(f"JAX_PLATFORMS={named}: JAX finds no such device ({reason})") from error
+    if named and found == "cpu" and "cpu" not in named.split(","):
+        raise UserError(f"JAX_PLATFORMS={named}: JAX finds no such device, only the processor (JAX_PLATFORMS=cpu)")
 
 
 def _about_variables(reason: str) -> str:
