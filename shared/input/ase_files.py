@@ -18,6 +18,7 @@ from ase.db.row import AtomsRow
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat, open_with_compression, string2index
 
 from shared.errors import UserError
+from shared.files import require_readable
 from shared.input.file_names import on_disk
 
 _UNREADABLE = (
@@ -72,6 +73,7 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
         try:
             atoms = next(frames, None)
         except _UNREADABLE as error:
+            require_readable(on_disk(path))
             raise UserError(f"{where}: {_reason(error)}") from error
         if atoms is None:
             break
@@ -91,7 +93,8 @@ def database_metadata(name: str) -> dict[str, Any]:
     try:
         return dict(_connect(path).metadata)
     except _UNREADABLE as error:
-        raise UserError(f"{path}: ASE cannot read it ({error or type(error).__name__})") from error
+        require_readable(path)
+        raise UserError(f"{path}: {_reason(error)}") from error
 
 
 def format_of(path: Path) -> str:
@@ -108,6 +111,7 @@ def format_of(path: Path) -> str:
         found: str = "extxyz" if file != path and _begins_with_a_count(file) else filetype(str(file))
         get_ioformat(found)
     except _UNREADABLE as error:
+        require_readable(file)
         raise UserError(f"{path}: not a format that ASE knows; extended XYZ (.xyz) is the common one") from error
     if found == "traj":
         with file.open("rb") as stream:

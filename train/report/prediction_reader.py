@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from shared.errors import UserError
+from shared.files import require_readable
 from shared.text import shown
 from train.evaluation.errors_by_molecule import formula, molecule_types
 from train.evaluation.prediction_file import DATASETS
@@ -51,6 +52,7 @@ class Predictions:
         try:
             self._file = h5py.File(path)
         except OSError as error:
+            require_readable(path)
             raise UserError(f"{path}: cannot be read ({error}); delete it, and the report evaluates again") from error
         missing = sorted(set(DATASETS) - set(self._file))
         if missing:
