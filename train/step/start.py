@@ -20,7 +20,22 @@ _NUMBERS = {
     "jax_softmax_custom_jvp": False,
     "jax_threefry_partitionable": True,
 }
-"""JAX's settings that change numbers, or whether there are any; precision is a setting of this project."""
+"""JAX's settings that change numbers; precision is a setting of this project."""
+
+_STOPS = {
+    "jax_enable_checks": False,
+    "jax_error_checking_behavior_divide": "ignore",
+    "jax_error_checking_behavior_nan": "ignore",
+    "jax_error_checking_behavior_oob": "ignore",
+    "jax_no_execution": False,
+    "jax_no_tracing": False,
+    "jax_transfer_guard": None,
+    "jax_transfer_guard_device_to_device": None,
+    "jax_transfer_guard_device_to_host": None,
+    "jax_transfer_guard_host_to_device": None,
+    "jax_use_shardy_partitioner": True,
+}
+"""Those with which e3x, exported programs or the copies of data between host and device would stop."""
 
 
 def start_jax(find_devices: bool = True) -> None:
@@ -39,12 +54,12 @@ def start_jax(find_devices: bool = True) -> None:
     from train.step.program_cache import keep_compilations
 
     aside = []
-    for name, value in _NUMBERS.items():
+    for name, value in (_NUMBERS | _STOPS).items():
         if jax.config.values[name] != value:
             aside.append(name.upper())
             jax.config.update(name, value)
     if aside:
-        log.info(f"note: without effect here, since the numbers would be others: {', '.join(aside)}")
+        log.info(f"note: without effect here, since numbers would change or programs stop: {', '.join(aside)}")
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and "cpu" not in platforms.split(","):
         # After those that were asked for: new weights are drawn on it.
