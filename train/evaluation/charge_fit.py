@@ -12,6 +12,7 @@ import optax
 
 from shared.units import BOHR_IN_ANGSTROM
 from train.data.batch import Batch
+from train.model.arithmetic import arithmetic
 
 Array = jax.Array
 
@@ -44,7 +45,7 @@ def fit_charges(batch: Batch, n_dcm: int, displaced: bool = True, seed: int = 0)
     start = np.random.default_rng(seed).normal(size=shape) * (0.5 if displaced else 0.0)
     arrays = (batch.positions, atoms, batch.grid, batch.esp, batch.esp_mask, batch.total_charge)
     # Beyond float32: neighbouring charges differ by some thousandths of their potential.
-    with jax.enable_x64(True):
+    with arithmetic(double=True):
         fitted = _fit(start, *map(jnp.asarray, arrays), steps=_STEPS if displaced else 0)
         return np.asarray(fitted, np.float64)
 

@@ -1,0 +1,24 @@
+"""JAX's settings that a model's numbers depend on, for code that runs in other people's programs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+
+@contextlib.contextmanager
+def arithmetic(double: bool) -> Iterator[None]:
+    """Compute in this precision within a context, whatever the program around it has set for itself.
+
+    Args:
+        double: float64 instead of float32; in either, matrix products are of the full precision.
+    """
+    with (
+        jax.enable_x64(double),
+        jax.default_matmul_precision("highest"),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
