@@ -7,7 +7,6 @@ calls.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import platform
@@ -26,8 +25,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from shared.files import write_atomically
-from shared.log import log
-from shared.user_cache import user_cache
+from shared.user_cache import note_not_kept, user_cache
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -58,8 +56,6 @@ class _KeptFunction(caching._Cache):
     A file holds numba's own form, which is a pickle with machine code in it, behind a checksum of that and of all that
     it depends on. Nothing is unpickled whose checksum differs. The folders are those where Python and numba keep code.
     """
-
-    _noted = False
 
     def __init__(self, function: Any) -> None:
         self._function = function
@@ -104,8 +100,8 @@ class _KeptFunction(caching._Cache):
                 write_atomically(folder / name, content, durable=False)
                 return
             except OSError as error:
-                failed = failed or f"{folder} ({error.strerror})"
-        _note(failed or "a home, which this user lacks")
+                failed = failed or f"{folder} ({error.strerror or error})"
+        note_not_kept(failed or "the cache of a user without a home")
 
     def enable(self) -> None:
         """Do nothing: the cache is always used."""
@@ -176,13 +172,3 @@ def _names(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):  # of a comprehension
             yield from _names(constant)
-
-
-def _note(what: str) -> None:
-    """Say once, and not in every worker, that nothing is kept."""
-    if not _KeptFunction._noted and multiprocessing.parent_process() is None:
-        log.info(
-            f"note: what numba compiles cannot be kept in {what}; each start compiles it again, for up to a minute "
-            "(NUMBA_CACHE_DIR names another folder)"
-        )
-    _KeptFunction._noted = True

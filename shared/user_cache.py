@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
+
+from shared.log import log
 
 _NAME = "joint-physnet-dcmnet"
 
@@ -21,3 +24,20 @@ def user_cache() -> Path | None:
     except RuntimeError:  # neither HOME nor an entry in the list of users: containers run under numbers of their own
         return None
     return home / ".cache" / _NAME if home and home.is_absolute() else None
+
+
+_noted: list[str] = []
+
+
+def note_not_kept(where: str) -> None:
+    """Say, once for all caches and not in every worker, that compiled code cannot be kept.
+
+    Args:
+        where: the folder, and why.
+    """
+    if not _noted and multiprocessing.parent_process() is None:
+        log.info(
+            f"note: compiled code cannot be kept in {where}; each start compiles it again, for up to some minutes "
+            "(NUMBA_CACHE_DIR and JAX_COMPILATION_CACHE_DIR name other folders)"
+        )
+    _noted.append(where)

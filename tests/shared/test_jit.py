@@ -10,8 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from shared import jit
-from shared.user_cache import user_cache
+from shared import user_cache
 
 CALLED = """
 from shared.jit import jit
@@ -45,7 +44,7 @@ def load(folder: Path, name: str, source: str) -> ModuleType:
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[float, bool]]]:
     """Call the function as a new process would; returns its result and whether it was compiled anew."""
-    monkeypatch.setattr(jit._KeptFunction, "_noted", False)
+    monkeypatch.setattr(user_cache, "_noted", [])
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -159,11 +158,11 @@ def test_the_users_cache_folder(
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", cache_home)
-    assert user_cache() == (Path(expected) if expected else None)
+    assert user_cache.user_cache() == (Path(expected) if expected else None)
 
 
 def test_a_user_who_is_not_listed_has_no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("os.getuid", lambda: 54321)
-    assert user_cache() is None
+    assert user_cache.user_cache() is None

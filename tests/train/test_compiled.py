@@ -193,11 +193,9 @@ def test_no_kept_program_is_a_pickle(tmp_path: Path) -> None:
     assert kept.load("name") is None
 
 
-def test_kept_programs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = KeptPrograms(tmp_path, "digest")
-    kept.save("0", b"x")
-    size = next(tmp_path.iterdir()).stat().st_size
-    monkeypatch.setattr("train.step.program_cache._LARGEST_TRACED_BYTES", 3 * size)
+def test_kept_programs_are_bounded(tmp_path: Path) -> None:
+    KeptPrograms(tmp_path, "digest").save("0", b"x")
+    kept = KeptPrograms(tmp_path, "digest", largest=3 * next(tmp_path.iterdir()).stat().st_size)
     for i in range(1, 6):
         kept.save(str(i), b"x")
     assert len(list(tmp_path.iterdir())) == 3

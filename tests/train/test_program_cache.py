@@ -13,10 +13,12 @@ from jax._src import compilation_cache
 from jax._src.compilation_cache_interface import CacheInterface
 from jax._src.lru_cache import LRUCache
 
+from shared import user_cache
 from train.step import program_cache
 
 PROGRAM = """
 import jax
+from shared import user_cache
 from train.step import program_cache as compilation
 compilation.keep_compilations()
 compiled = []
@@ -79,7 +81,8 @@ def test_a_program_killed_while_it_wrote_does_not_keep_others_from_being_kept(tm
 @pytest.fixture
 def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(program_cache.log, "info", said.append)
+    monkeypatch.setattr(user_cache, "_noted", [])
+    monkeypatch.setattr(user_cache.log, "info", said.append)
     return said
 
 

@@ -16,8 +16,7 @@ from jax._src.compilation_cache_interface import CacheInterface
 from jax._src.lru_cache import LRUCache
 
 from shared.files import write_atomically
-from shared.log import log
-from shared.user_cache import user_cache
+from shared.user_cache import note_not_kept, user_cache
 
 _LARGEST_BYTES = 1 << 30
 _LARGEST_TRACED_BYTES = 128 << 20
@@ -225,4 +224,4 @@ def _is_writable(folder: Path) -> bool:
 
 def _note(folder: Path, error: Exception) -> None:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    log.info(f"note: compiled programs cannot be kept in {folder} ({reason}); the next start compiles them again")
+    note_not_kept(f"{folder} ({reason})")
