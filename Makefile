@@ -14,16 +14,29 @@ TEST_EFD := $(wildcard shared/sample/*-efd-test.npz)
 TEST_ESP := $(wildcard shared/sample/*-esp-test.npz)
 endif
 
+# For the shell: a value with blanks, quotes or brackets is quoted, unless it came quoted. Of several files each is, by
+# the user; a single one with blanks, which exists, is here.
+bracket := (
+escaped = '$(subst ','\'',$(1))'
+came_quoted = $(and $(filter '% "%,$(firstword $(1))),$(filter %' %",$(lastword $(1))))
+special = $(word 2,$(1))$(findstring ',$(1))$(findstring ",$(1))$(findstring $(bracket),$(1))$(findstring &,$(1))
+quoted = $(if $(call came_quoted,$(1)),$(1),$(if $(call special,$(1)),$(call escaped,$(1)),$(1)))
+exists = $(shell test -e $(call escaped,$(1)) && echo yes)
+files = $(if $(word 2,$(1)),$(if $(call exists,$(1)),$(call escaped,$(1)),$(1)),$(call quoted,$(1)))
+flag = $(if $(2),$(1) $(call quoted,$(2)))
+
 # DATA: files that are divided among the splits here, instead of files for each split.
-FILES = $(if $(DATA),--data $(DATA) $(if $(GRIDS),--grids $(GRIDS)),--train-efd $(TRAIN_EFD) --train-esp $(TRAIN_ESP) \
-	--valid-efd $(VALID_EFD) --valid-esp $(VALID_ESP) --test-efd $(TEST_EFD) --test-esp $(TEST_ESP))
-# A value with blanks is quoted, unless it came quoted.
-quoted = $(if $(findstring ',$(1))$(findstring ",$(1)),$(1),$(if $(word 2,$(1)),'$(1)',$(1)))
-CACHE_FLAG = $(if $(CACHE_DIR),--cache-dir $(call quoted,$(CACHE_DIR)))
-SHARED_FLAGS = $(CACHE_FLAG) $(if $(PHYSNET_CUTOFF),--physnet-cutoff $(PHYSNET_CUTOFF)) \
-	$(if $(DCMNET_CUTOFF),--dcmnet-cutoff $(DCMNET_CUTOFF)) $(if $(CONFIG),--config $(call quoted,$(CONFIG)))
-TRAIN_FLAGS = $(if $(NAME),--name $(NAME)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
-	$(if $(BATCH_SIZE),--batch-size $(BATCH_SIZE)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
+FILES = $(if $(DATA),--data $(call files,$(DATA)) $(if $(GRIDS),--grids $(call files,$(GRIDS))), \
+	--train-efd $(call files,$(TRAIN_EFD)) --train-esp $(call files,$(TRAIN_ESP)) \
+	--valid-efd $(call files,$(VALID_EFD)) --valid-esp $(call files,$(VALID_ESP)) \
+	--test-efd $(call files,$(TEST_EFD)) --test-esp $(call files,$(TEST_ESP)))
+CACHE_FLAG = $(call flag,--cache-dir,$(CACHE_DIR))
+SHARED_FLAGS = $(CACHE_FLAG) $(call flag,--physnet-cutoff,$(PHYSNET_CUTOFF)) \
+	$(call flag,--dcmnet-cutoff,$(DCMNET_CUTOFF)) $(call flag,--config,$(CONFIG))
+TRAIN_FLAGS = $(call flag,--name,$(NAME)) $(call flag,--epochs,$(EPOCHS)) \
+	$(call flag,--batch-size,$(BATCH_SIZE)) $(call flag,--learning-rate,$(LEARNING_RATE))
+RUN_FLAG = --run $(call quoted,$(or $(RUN),runs/$(or $(NAME),joint)))
+SPLIT_FLAG = --split $(call quoted,$(or $(SPLIT),test))
 
 .DEFAULT_GOAL := help
 .PHONY: help install reference-data preprocess check-data train evaluate predict report test test-slow lint bench clean clean-cache
@@ -61,7 +74,7 @@ install: $(VENV)/.installed  ## Create .venv and install what training needs
 
 reference-data: $(VENV)/.installed-reference  ## NPZ pairs of MOLECULES or GEOMETRIES, computed by PySCF
 	@$(BIN)/python -m preprocess.reference_data $(if $(MOLECULES),--molecules $(MOLECULES)) \
-		$(if $(GEOMETRIES),--geometries $(GEOMETRIES)) $(if $(OUTPUT),--output $(OUTPUT)) $(ARGS)
+		$(if $(GEOMETRIES),--geometries $(call files,$(GEOMETRIES))) $(call flag,--output,$(OUTPUT)) $(ARGS)
 
 preprocess: $(VENV)/.installed  ## Your files to padded HDF5 shards; a no-op when nothing changed
 	@$(BIN)/python -m preprocess $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS)
@@ -73,13 +86,13 @@ train: $(VENV)/.installed  ## Preprocess, then train (or continue) runs/NAME on 
 	@$(BIN)/python -m preprocess $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS) --then-train $(TRAIN_FLAGS) $(ARGS)
 
 evaluate: $(VENV)/.installed  ## Errors and pictures of a trained run on one split
-	@$(BIN)/python -m train.evaluate --run $(or $(RUN),runs/$(or $(NAME),joint)) --split $(or $(SPLIT),test) $(ARGS)
+	@$(BIN)/python -m train.evaluate $(RUN_FLAG) $(SPLIT_FLAG) $(ARGS)
 
 predict: $(VENV)/.installed  ## Energies, forces, dipoles, charges of the molecules in DATA, as extended XYZ
-	@$(BIN)/python -m train.predict --run $(or $(RUN),runs/$(or $(NAME),joint)) --data $(DATA) $(ARGS)
+	@$(BIN)/python -m train.predict $(RUN_FLAG) --data $(call files,$(DATA)) $(ARGS)
 
 report: $(VENV)/.installed  ## One HTML page on a trained run: data, curves, errors, ESP in 3D; and pictures
-	@$(BIN)/python -m train.report --run $(or $(RUN),runs/$(or $(NAME),joint)) --split $(or $(SPLIT),test) $(ARGS)
+	@$(BIN)/python -m train.report $(RUN_FLAG) $(SPLIT_FLAG) $(ARGS)
 
 test: $(VENV)/.installed-dev  ## The tests (11 minutes on two cores, less once programs are kept)
 	$(BIN)/python -m pytest -q -n logical --dist loadfile --no-loadscope-reorder

@@ -17,7 +17,7 @@ from shared.errors import UserError, run_program
 from shared.files import lock_folder
 from shared.log import log
 from shared.manifest import CONVERTED, CURRENT, current_stages, read_manifest, stage_folder
-from shared.settings import SharedConfig, parse_flags
+from shared.settings import PathName, SharedConfig, parse_flags
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class CleanConfig:
     Data that a run is being trained on stay. Data of other runs are removed and named.
     """
 
-    cache_dir: str = SharedConfig.cache_dir
+    cache_dir: PathName = SharedConfig.cache_dir
     """Folder of the preprocessed shards."""
 
-    runs_dir: str = "runs"
+    runs_dir: PathName = "runs"
     """Folder that holds the runs."""
 
     dry_run: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,28 @@ def settings_digest(settings: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def write_checked(path: Path, content: Any, durable: bool = True) -> None:
+    """Write what only saves time as JSON, beside a digest of it."""
+    checked = {"check": settings_digest({"": content}), "content": content}
+    write_atomically(path, json.dumps(checked, indent=1).encode(), durable)
+
+
+def read_checked(path: Path) -> Any:
+    """Read what :func:`write_checked` wrote.
+
+    Raises:
+        OSError: it is absent or cannot be read.
+        ValueError: it is damaged, by a single letter even.
+    """
+    try:
+        read = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(read, dict) or read.get("check") != settings_digest({"": read.get("content")}):
+        raise ValueError("not what was written")
+    return read["content"]
+
+
 class DigestCache:
     """A cache of file digests by (size, modification time, change time), so that unchanged files are not read again.
 
@@ -50,18 +73,14 @@ class DigestCache:
         self._path = path
         self._known: dict[str, dict[str, Any]] = {}
         self._dirty = False
-        try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-            return
-        if isinstance(loaded, dict):
-            self._known = loaded
+        with contextlib.suppress(OSError, ValueError):  # absent, of another user, damaged: files are read again
+            self._known = read_checked(path)
 
     def digest(self, path: Path) -> str:
         """Return the digest of a file's bytes."""
         entry = self._known.get(str(path.resolve()))
-        if isinstance(entry, dict) and entry.get("stamp") == _stamp(path) and isinstance(entry.get("digest"), str):
-            return entry["digest"]
+        if entry and entry["stamp"] == _stamp(path):
+            return str(entry["digest"])
         digest = file_digest(path)
         self.remember(path, digest)
         return digest
@@ -79,9 +98,9 @@ class DigestCache:
         """Write the cache if it changed and can be written (a shared folder may be read-only, a disk full)."""
         if not self._dirty:
             return
-        known = {key: entry for key, entry in self._known.items() if Path(key).exists()}
         with contextlib.suppress(OSError):
-            write_atomically(self._path, json.dumps(known, indent=1).encode())
+            known = {key: entry for key, entry in self._known.items() if os.path.exists(key)}
+            write_checked(self._path, known)
             self._dirty = False
 
 

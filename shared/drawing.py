@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from shared.files import write_atomically
+from shared.text import shown
 
 _DPI = 120
 
 
 def literal(text: str) -> str:
-    """Escape a name for matplotlib, which takes text between dollar signs for mathematics."""
-    return text.replace("$", r"\$")
+    """Return a name as matplotlib can draw it: cut, and escaped where its font has no letter.
+
+    Text between dollar signs would be mathematics.
+    """
+    known = _letters()
+    letters = (one if ord(one) in known else one.encode("unicode_escape").decode() for one in shown(text))
+    return "".join(letters).replace("$", r"\$")
+
+
+@cache
+def _letters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def principal_axes(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
+import re
 import sys
 from collections.abc import Callable
+
+from shared.text import prepare_output, use_utf8
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -33,9 +35,8 @@ def run_program(main: Callable[[], None]) -> int:
     Errors of the operating system (no space left, permission denied) are the user's to solve too,
     so they get one line rather than a traceback. All others are bugs of the project and are raised.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Line by line into a queue's log file too, so that it shows the progress of a run.
-        sys.stdout.reconfigure(line_buffering=True)
+    use_utf8()
+    prepare_output()
     try:
         main()
     except UserError as error:
@@ -44,6 +45,14 @@ def run_program(main: Callable[[], None]) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        # Bytes of a path or an argument that are not UTF-8 come as such, and the libraries cannot take them.
+        begin = max(error.object.rfind(mark, 0, error.start) for mark in '"\n') + 1
+        name = re.split('["\n]', error.object[begin:], maxsplit=1)[0]
+        print(f"error: {name}: this name is not in UTF-8; rename the file or folder", file=sys.stderr)
+        return EXIT_USER_ERROR
     except BrokenPipeError:
         # The reader of the output has gone (`… | head`). Nothing more can be written, and the
         # interpreter must not flush the closed pipe at its exit.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from shared.errors import UserError
 from shared.log import log
 
 _POLL_SECONDS = 0.2
@@ -43,6 +44,19 @@ def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
     """Write a small file so that a reader sees the old content or the new one, never a part."""
     with atomic_path(path, durable) as temporary:
         temporary.write_bytes(content)
+
+
+def require_readable(path: Path) -> None:
+    """Look whether a file that a library refused can be read at all, before it is said to be damaged.
+
+    Raises:
+        UserError: it cannot; says why.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def sync_folder(path: Path) -> None:

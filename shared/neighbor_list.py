@@ -9,8 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from shared.jit import jit
 
 
 class EdgeList(NamedTuple):
@@ -98,7 +99,7 @@ def _check(positions: np.ndarray, n_atoms: np.ndarray, cutoff: float) -> None:
         raise ValueError(f"cutoff must be positive, received {cutoff}")
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@jit(inline="always")
 def _squared_distances(positions: np.ndarray, molecule: int, n: int, i: int, axes: np.ndarray, out: np.ndarray) -> None:
     """Write squared distances of atom i to all, infinite to itself, to ``out``; ``axes`` is filled at atom 0."""
     # In float64 whatever the input: the comparison with the cutoff must not depend on the storage type.
@@ -113,7 +114,7 @@ def _squared_distances(positions: np.ndarray, molecule: int, n: int, i: int, axe
     out[i] = np.inf
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _count(
     positions: np.ndarray, n_atoms: np.ndarray, squared_cutoff: float, counts: np.ndarray, start: int, stop: int
 ) -> None:
@@ -128,7 +129,7 @@ def _count(
         counts[molecule] = count
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _fill(
     positions: np.ndarray,
     n_atoms: np.ndarray,

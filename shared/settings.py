@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
 import sys
 import tomllib
@@ -14,13 +15,16 @@ from typing import Annotated, Any, TypeVar
 
 import tomli_w
 import tyro
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from shared.errors import UserError
 from shared.files import write_atomically
 
 DEFAULT_CONFIG_FILE = Path("config.toml")
 TABLES = ("shared", "preprocess", "train")
+_FOUND = " (it lies in the working directory; --config FILE names another one, --config /dev/null none)"
+_CLOSE = 0.6
+"""Similarity from which on a word may have been meant."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,6 +32,16 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _not_empty(path: str) -> str:
+    if not path.strip():
+        raise ValueError("a path is needed, and this one is empty")
+    return path
+
+
+PathName = Annotated[str, AfterValidator(_not_empty)]
+"""Path that is needed; an empty one would be the working directory."""
 
 
 class Scope(Enum):
@@ -61,10 +75,10 @@ def names_in(config_class: type, *scopes: Scope) -> list[str]:
 class SharedConfig:
     """Settings that preprocessing and training must agree on (table [shared] of config.toml)."""
 
-    config: str = setting(str(DEFAULT_CONFIG_FILE), Scope.HOST)
+    config: PathName = setting(str(DEFAULT_CONFIG_FILE), Scope.HOST)
     """TOML file with settings; a flag beats the file."""
 
-    cache_dir: str = setting("data_cache", Scope.HOST)
+    cache_dir: PathName = setting("data_cache", Scope.HOST)
     """Folder of the preprocessed shards."""
 
     physnet_cutoff: Positive = setting(6.0, Scope.MODEL)
@@ -92,10 +106,13 @@ def parse_settings(
     finder.add_argument("--config")
     asked = finder.parse_known_args(argv)[0].config
     path = Path(asked or DEFAULT_CONFIG_FILE)
-    from_file: dict[str, Any] = {}
-    if asked or path.exists():
-        from_file = _read_tables(config_class, table, path)
-    default = checked(config_class, from_file, f"{path}: ")
+    try:
+        default = checked(config_class, _settings_of_file(config_class, table, path, bool(asked)), f"{path}: ")
+    except UserError as error:
+        if not {"-h", "--help"}.intersection(argv):
+            raise error if asked else UserError(f"{error}{_FOUND}") from error
+        print(f"note: {error}{'' if asked else _FOUND}", file=sys.stderr)
+        default = config_class()
     parsed = tyro.cli(config_class, prog=prog, args=argv, default=default, description=config_class.__doc__)
     return checked(config_class, asdict(parsed), "", as_flag=True)
 
@@ -148,15 +165,35 @@ def as_tables(config: SharedConfig, table: str) -> dict[str, dict[str, Any]]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file; a UserError names the file and the line."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
+        return tomllib.loads(_decoded(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; --config names a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not in UTF-8, which TOML is ({error.reason}); save it in UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
 
 
-def _read_tables(config_class: type[ConfigT], table: str, path: Path) -> dict[str, Any]:
+def _decoded(path: Path) -> str:
+    """Return the text of a file in UTF-8, with the mark that some editors begin with or without, or in UTF-16."""
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if marked else "utf-8-sig").replace("\r\n", "\n")
+
+
+def _settings_of_file(config_class: type[ConfigT], table: str, path: Path, asked: bool) -> dict[str, Any]:
+    """Return the settings in a file; none if nobody asked for it and it is absent or another program's."""
+    if not asked and not path.exists():
+        return {}
     content = read_toml(path)
+    own = {*TABLES, *(one.name for one in fields(config_class))}
+    if not asked and content and not any(difflib.get_close_matches(name, own, 1, _CLOSE) for name in content):
+        print(f"note: {path}: none of its tables is {', '.join(TABLES)}, so it is not read{_FOUND}", file=sys.stderr)
+        return {}
+    return _read_tables(config_class, table, path, content)
+
+
+def _read_tables(config_class: type[ConfigT], table: str, path: Path, content: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, entries in content.items():
         if name not in TABLES or not isinstance(entries, dict):
@@ -174,7 +211,7 @@ def _read_tables(config_class: type[ConfigT], table: str, path: Path) -> dict[st
 
 
 def _nearest(word: str, candidates: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(word, candidates, n=1, cutoff=0.0)
+    matches = difflib.get_close_matches(word, candidates, 1, _CLOSE)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 

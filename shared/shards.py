@@ -13,6 +13,7 @@ import numpy as np
 
 from shared.digests import DigestCache, file_digest
 from shared.errors import UserError
+from shared.files import require_readable
 
 REBUILD_COMMAND = "make preprocess"
 _ALIGNMENT = 64  # bytes: a cache line, so that mapped arrays are aligned for every dtype
@@ -144,6 +145,7 @@ def map_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nd
         finally:
             shard.close()
     except (OSError, KeyError) as error:
+        require_readable(path)
         raise UserError(f"{path}: not a readable HDF5 file ({error}); `{REBUILD_COMMAND}` rebuilds it") from error
     # As a plain array: every slice of a memmap object takes a microsecond of Python.
     content = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))

@@ -150,33 +150,29 @@ class Workshop:
         copy = self._free.get()
         start = time.monotonic()
         try:
-            # Under the path and with the times of the last copy, for numba to know it again.
+            # Under the path of the last copy, for what numba compiled to be found again.
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(self._whole, copy)
-            compiles = False
             if mutation is not None:
                 path = find_text(copy, mutation)
                 path.write_text(mutated_text(path, mutation), encoding="utf-8")
-                compiles = "numba" in path.read_text(encoding="utf-8")
-            code, report = self._pytest(copy, selection, compiles)
+            code, report = self._pytest(copy, selection)
             return _judge(code, report, mutation is not None, time.monotonic() - start)
         except UserError as error:
             return Result("BROKEN", str(error), time.monotonic() - start)
         finally:
             self._free.put(copy)
 
-    def _pytest(self, copy: Path, selection: tuple[tuple[str, ...], str], compiles: bool) -> tuple[int | None, str]:
+    def _pytest(self, copy: Path, selection: tuple[tuple[str, ...], str]) -> tuple[int | None, str]:
         """Exit code (None: it took too long) and report of pytest, which stops at the first failure."""
         stems, tests = selection
         paths = [str(_test_file(copy, stem)) for stem in stems]
-        # Numba does not see that a function changed which another file's function calls.
-        numba = Path(tempfile.mkdtemp(dir=self._scratch)) if compiles else self._scratch / "numba"
         environment = {
             **os.environ,
             "PYTHONPATH": str(copy),
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(self._scratch / "jax"),
-            "NUMBA_CACHE_DIR": str(numba),
+            "NUMBA_CACHE_DIR": str(self._scratch / "numba"),
             "TMPDIR": str(self._scratch),
         }
         process = subprocess.Popen(

@@ -12,6 +12,7 @@ from typing import NoReturn
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError, run_program
 from shared.settings import parse_settings
 from train.config import TrainConfig
+from train.step.start import start_jax
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,12 +25,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = _settings_of_run(list(sys.argv[1:] if argv is None else argv))
     config = parse_settings(TrainConfig, "train", argv, prog="python -m train")
-    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    # JAX takes seconds, and --help or a wrong flag should not.
+    start_jax(find_devices=False)
     from train.run.loop import train
     from train.step.devices import start_devices
-    from train.step.program_cache import keep_compilations
 
-    keep_compilations()
     start_devices(config)
     train(config)
 

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.settings import NonNegative, NonNegativeInt, Positive, PositiveInt, Scope, Seed, SharedConfig, setting
+from shared.settings import (
+    NonNegative,
+    NonNegativeInt,
+    PathName,
+    Positive,
+    PositiveInt,
+    Scope,
+    Seed,
+    SharedConfig,
+    setting,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class TrainConfig(ModelConfig):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = setting("joint", Scope.RUN)
     """Name of the run: its folder below --runs-dir."""
 
-    runs_dir: str = setting("runs", Scope.HOST)
+    runs_dir: PathName = setting("runs", Scope.HOST)
     """Folder that holds the runs."""
 
     frames: Annotated[str, Field(pattern=r"^(frames-[0-9a-f]{16})?$")] = setting("", Scope.HOST)

@@ -10,14 +10,15 @@ from typing import Literal
 
 from shared.errors import run_program
 from shared.schema import Split
-from shared.settings import parse_flags
+from shared.settings import PathName, parse_flags
+from train.step.start import start_jax
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Evaluate the best weights of a run on one split of the data that it was trained with, or of other data."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME."""
 
     split: Split = "test"
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: no such run, its data are no longer in the cache, or other data that its model does not fit.
     """
     asked = parse_flags(EvaluateConfig, "python -m train.evaluate", argv)
-    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    # JAX takes seconds, and --help or a wrong flag should not.
+    start_jax(find_devices=False)
     from train.run.evaluate_run import evaluate_run
 
     cache_dir = Path(asked.cache_dir) if asked.cache_dir else None

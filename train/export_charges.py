@@ -11,17 +11,18 @@ from pathlib import Path
 from shared.errors import UserError, run_program
 from shared.files import write_atomically
 from shared.log import log
-from shared.settings import Finite, NonNegative, Positive, parse_flags
+from shared.settings import Finite, NonNegative, PathName, Positive, parse_flags
+from train.step.start import start_jax
 
 
 @dataclass(frozen=True)
 class ExportChargesConfig:
     """Write distributed charges of molecules as XYZ and CSV, their ESP as a cube, and local frames for CHARMM."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME (or a copy of its best/)."""
 
-    output: str
+    output: PathName
     """Folder to write to."""
 
     molecule: str = ""
@@ -61,14 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--molecule NAME or --geometry FILE: give one of the two")
     if not re.fullmatch(r"[A-Za-z0-9]{1,8}", asked.residue):
         raise UserError(f"--residue {asked.residue}: a name of at most eight letters and digits is needed")
-    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    # JAX takes seconds, and --help or a wrong flag should not.
+    start_jax()
     from train.inference.charge_files import charges_csv, cube_grid, extended_xyz, potential_cube
     from train.inference.charmm_frames import local_frames_text
     from train.inference.molecule_input import read_molecules
     from train.inference.predictor import Predictor
-    from train.step.program_cache import keep_compilations
 
-    keep_compilations()
     molecules = read_molecules(asked.molecule, asked.geometry)
     if asked.local_frames and len(molecules) > 1:
         raise UserError(

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from shared.errors import run_program
 from shared.files import write_atomically
 from shared.log import log
-from shared.settings import parse_flags
+from shared.settings import PathName, parse_flags
+from train.step.start import start_jax
 
 MODEL, DESCRIPTION, README = "model.jax-export", "model.json", "README.md"
 
@@ -21,10 +22,10 @@ MODEL, DESCRIPTION, README = "model.jax-export", "model.json", "README.md"
 class ExportModelConfig:
     """Write a trained model as a serialised JAX program with its weights: energy, forces, charges, any molecules."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME (or a copy of its best/)."""
 
-    output: str
+    output: PathName
     """Folder to write to."""
 
     precision: Literal["float32", "float64"] = "float32"
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         OSError: the folder cannot be written.
     """
     asked = parse_flags(ExportModelConfig, "python -m train.export_model", argv)
-    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    # JAX takes seconds, and --help or a wrong flag should not.
+    start_jax()
     from train.inference.jax_export import describe, export_model
     from train.inference.predictor import best_folder
     from train.model.saved_model import load_weights

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from shared.errors import UserError, run_program
 from shared.files import atomic_path, write_atomically
 from shared.log import log
-from shared.settings import Finite, PositiveInt, parse_flags
+from shared.settings import Finite, PathName, PositiveInt, parse_flags
+from train.step.start import start_jax
 
 if TYPE_CHECKING:
     from shared.input.labelled import Source
@@ -30,7 +31,7 @@ _BATCHES_AT_ONCE = 32
 class PredictConfig:
     """Predict for every molecule of some files, in any format that ASE reads or NPZ, and compare with their labels."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME (or a copy of its best/)."""
 
     data: tuple[str, ...]
@@ -91,13 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         OSError: the output cannot be written.
     """
     asked = parse_flags(PredictConfig, "python -m train.predict", argv)
-    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    # JAX takes seconds, and --help or a wrong flag should not.
+    start_jax()
     from shared.input.labelled import expand_files, open_source
     from shared.input.labels import FrameKeys
     from train.inference.predictor import Predictor
-    from train.step.program_cache import keep_compilations
 
-    keep_compilations()
     files = expand_files(asked.data, "--data")
     keys = FrameKeys(asked.energy_key, asked.forces_key, asked.dipole_key, asked.charge_key)
     sources = [open_source(name, keys) for name in files]

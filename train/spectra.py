@@ -9,7 +9,8 @@ from pathlib import Path
 
 from shared.errors import UserError, run_program
 from shared.log import log
-from shared.settings import Finite, NonNegative, Positive, parse_flags
+from shared.settings import Finite, NonNegative, PathName, Positive, parse_flags
+from train.step.start import start_jax
 
 _FEWEST_STEPS = 16
 """Shortest trajectory that has a spectrum."""
@@ -19,7 +20,7 @@ _FEWEST_STEPS = 16
 class SpectraConfig:
     """Compute IR spectra of a molecule: harmonic, and by request from molecular dynamics."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME (or a copy of its best/)."""
 
     molecule: str = ""
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--molecule NAME or --geometry FILE: give one of the two")
     if asked.md_ps and 1000.0 * asked.md_ps / asked.timestep < _FEWEST_STEPS:
         raise UserError(f"--md-ps {asked.md_ps:g}: at least {_FEWEST_STEPS} steps of --timestep {asked.timestep:g} fs")
-    # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    # JAX takes seconds, and --help or a wrong flag should not.
+    start_jax()
     from shared.drawing import save_picture
     from train.inference.calculator import JointCalculator
     from train.inference.infrared import (
@@ -78,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_spectra,
     )
     from train.inference.molecule_input import read_molecule
-    from train.step.program_cache import keep_compilations
 
-    keep_compilations()
     atoms = read_molecule(asked.molecule, asked.geometry)
     if asked.charge is not None:
         atoms.info["charge"] = asked.charge

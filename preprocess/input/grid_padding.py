@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from preprocess.input.grid_points import plain
+from shared.jit import jit
 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _pad_grids(
     points: np.ndarray,
     esp: np.ndarray,

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from shared.jit import jit
 
 SENTINEL = 1e5
 """Coordinate, in the file's unit, from which on a point is padding."""
@@ -75,7 +76,7 @@ def find_real_points(
     return RealPoints(mask, dropped, before.sum(axis=1))
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _classify(
     points: np.ndarray, esp: np.ndarray, positions: np.ndarray, n_atoms: np.ndarray, scale: float, kinds: np.ndarray
 ) -> None:
@@ -115,7 +116,7 @@ def _classify(
                     kinds[row, g] = 4
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _same(points: np.ndarray, esp: np.ndarray, row: int, a: int, b: int) -> bool:
     for axis in range(3):
         if points[row, a, axis] != points[row, b, axis]:
@@ -123,7 +124,7 @@ def _same(points: np.ndarray, esp: np.ndarray, row: int, a: int, b: int) -> bool
     return esp[row, a] == esp[row, b] or (esp[row, a] != esp[row, a] and esp[row, b] != esp[row, b])
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _is_far(points: np.ndarray, row: int, g: int, positions: np.ndarray, n_atoms: int, scale: float) -> bool:
     for atom in range(min(n_atoms, positions.shape[1])):
         squares = 0.0

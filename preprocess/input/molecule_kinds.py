@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from shared.elements import COVALENT_RADII
+from shared.jit import jit
 
 BOND_FACTORS = (1.15, 1.25, 1.35, 1.45)
 """Multiples of the sum of covalent radii up to which two atoms are bonded.
@@ -56,7 +56,7 @@ def describe_kinds(numbers: np.ndarray, n_atoms: np.ndarray, positions: np.ndarr
     return Kinds(graphs, formula, in_parts, names)
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _mix(value: np.uint64) -> np.uint64:
     """Scramble 64 bits (the finaliser of SplitMix64, Steele, Lea, Flood 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -64,7 +64,7 @@ def _mix(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _bonded(numbers: np.ndarray, positions: np.ndarray, radii: np.ndarray, factor: float, i: int, j: int) -> bool:
     if i == j or numbers[i] >= radii.size or numbers[j] >= radii.size:
         return False
@@ -76,7 +76,7 @@ def _bonded(numbers: np.ndarray, positions: np.ndarray, radii: np.ndarray, facto
     return squares < reach * reach
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _hash(
     numbers: np.ndarray,
     n_atoms: np.ndarray,

@@ -11,7 +11,7 @@ from pydantic import Field
 from preprocess.reference.grid import Shells
 from preprocess.reference.method import Level
 from shared.errors import UserError
-from shared.settings import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed, parse_flags
+from shared.settings import NonNegative, NonNegativeInt, PathName, Positive, PositiveInt, Seed, parse_flags
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -26,7 +26,7 @@ class ReferenceConfig:
     geometries: tuple[str, ...] = ()
     """Extended XYZ files, every frame a molecule; charge=, multiplicity= (default 1) and name= in its comment line."""
 
-    output: str = "reference-data"
+    output: PathName = "reference-data"
     """Folder of the NPZ pairs; what is finished there is not computed again."""
 
     method: str = "hf"

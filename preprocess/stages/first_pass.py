@@ -6,7 +6,6 @@ Its results for a pair are kept in the cache folder, so that after files are app
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
 from preprocess.stages.divide import divide_rows
 from preprocess.stages.task_runner import TaskRunner
-from shared.digests import settings_digest
+from shared.digests import read_checked, settings_digest, write_checked
 from shared.files import write_atomically
 from shared.input.npz import Checksum
 from shared.manifest import CONVERTED
@@ -191,13 +190,13 @@ def _remember(path: Path, survey: PairSurvey) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_atomically(path.with_suffix(".npz"), buffer.getvalue())
-    write_atomically(path.with_suffix(".json"), json.dumps(content).encode())
+    write_checked(path.with_suffix(".json"), content)
 
 
 def _remembered(path: Path) -> PairSurvey | None:
     """Read a survey; None if it is absent or damaged."""
     try:
-        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        content = read_checked(path.with_suffix(".json"))
         arrays: dict[str, np.ndarray] = {}
         if content["arrays"]:
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:

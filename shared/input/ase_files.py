@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ase.db.row import AtomsRow
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat, open_with_compression, string2index
 
 from shared.errors import UserError
+from shared.files import require_readable
+from shared.input.file_names import on_disk
 
 _UNREADABLE = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, EOFError, RuntimeError),
@@ -61,7 +64,7 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
         UserError: no such file, a format that ASE cannot read, a damaged one, or no frames.
     """
     path, index = split_index(name)
-    frames = _open(path, format_of(path), index)
+    frames = _open(on_disk(path), format_of(path), index)
     start, step = index.start or 0, index.step or 1
     count = 0
     while True:
@@ -70,13 +73,16 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
         try:
             atoms = next(frames, None)
         except _UNREADABLE as error:
-            raise UserError(f"{where}: ASE cannot read it ({error or type(error).__name__})") from error
+            require_readable(on_disk(path))
+            raise UserError(f"{where}: {_reason(error)}") from error
         if atoms is None:
             break
         yield where, atoms
         count += 1
+    if count == 0 and index == slice(None):
+        raise UserError(f"{path}: no molecules in it")
     if count == 0:
-        raise UserError(f"{name}: no molecules in it")
+        raise UserError(f"{name}: none of the frames of {path} has such a number; they are counted from 0")
 
 
 def database_metadata(name: str) -> dict[str, Any]:
@@ -87,7 +93,8 @@ def database_metadata(name: str) -> dict[str, Any]:
     try:
         return dict(_connect(path).metadata)
     except _UNREADABLE as error:
-        raise UserError(f"{path}: ASE cannot read it ({error or type(error).__name__})") from error
+        require_readable(path)
+        raise UserError(f"{path}: {_reason(error)}") from error
 
 
 def format_of(path: Path) -> str:
@@ -96,18 +103,33 @@ def format_of(path: Path) -> str:
     Raises:
         UserError: it is not known, or would have to be unpickled.
     """
-    if path.stat().st_size == 0:
+    file = on_disk(path)
+    if file.stat().st_size == 0:
         raise UserError(f"{path}: no molecules in it (an empty file)")
     try:
-        found: str = filetype(str(path))
+        # A pipe's name says nothing.
+        found: str = "extxyz" if file != path and _begins_with_a_count(file) else filetype(str(file))
         get_ioformat(found)
     except _UNREADABLE as error:
+        require_readable(file)
         raise UserError(f"{path}: not a format that ASE knows; extended XYZ (.xyz) is the common one") from error
     if found == "traj":
-        with path.open("rb") as stream:
+        with file.open("rb") as stream:
             if stream.read(8) != b"- of Ulm":
                 raise UserError(f"{path}: a trajectory of an old ASE, which is a pickle; these are never loaded")
     return found
+
+
+def _begins_with_a_count(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.readline(100).removeprefix(codecs.BOM_UTF8).strip().isdigit()
+
+
+def _reason(error: Exception) -> str:
+    """Return why ASE could not read a file: what it said, or that the text is not in UTF-8."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"its text is not in UTF-8 ({error.reason}); save it in UTF-8"
+    return f"ASE cannot read it ({error or type(error).__name__})"
 
 
 def _open(path: Path, found: str, index: slice) -> Iterator[ase.Atoms]:
@@ -130,7 +152,7 @@ def _chosen(frames: Iterator[ase.Atoms], index: slice) -> Iterator[ase.Atoms]:
 
 
 def _extended_xyz(path: Path, index: slice) -> Iterator[ase.Atoms]:
-    with open_with_compression(str(path), "r") as stream:
+    with open_with_compression(str(path), "rb") as content, TextIOWrapper(content, encoding="utf-8-sig") as stream:
         yield from ase.io.iread(stream, index, format="extxyz")
         # ASE ends at the first blank line, and leaves the stream after the last frame that it read.
         if index == slice(None) and stream.read(1 << 16).strip():

@@ -14,6 +14,7 @@ from ase.io.formats import open_with_compression
 
 from shared.elements import MAX_ATOMIC_NUMBER, VAN_DER_WAALS_RADII
 from shared.errors import UserError
+from shared.files import require_readable
 from shared.input.foreign_config import GridShell
 from shared.input.labelled import expand_files
 from shared.units import BOHR_IN_ANGSTROM
@@ -77,6 +78,7 @@ def read_grid(path: Path, shell: GridShell, digest: str) -> CubeGrid:
             stream.seek(0)
             cube = read_cube(stream)
     except _UNREADABLE as error:
+        require_readable(path)
         raise UserError(f"{path}: not a complete Gaussian cube file ({error}); write or copy it again") from error
     atoms, values = cube["atoms"], np.asarray(cube["data"], np.float64)
     if not np.isfinite(values).all():

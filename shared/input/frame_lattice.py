@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from shared.input.frame_multipoles import thinned
+from shared.jit import jit
 
 _SAMPLES = np.random.default_rng(0).standard_normal((768, 3))
 """Normal samples, drawn once: the result for a molecule depends on the molecule alone."""
@@ -116,7 +116,7 @@ def _normalised(logarithms: np.ndarray) -> tuple[np.ndarray, bool]:
     return weights / weights.sum(), power == 1.0
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _near_atoms(
     positions: np.ndarray, points: np.ndarray, groups: np.ndarray, shift: np.ndarray, layer: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +160,7 @@ def _edges(offsets: np.ndarray, owner: np.ndarray, n_groups: int) -> tuple[np.nd
     return rates, radii
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _radii(offsets: np.ndarray, owner: np.ndarray, steps: np.ndarray, n_groups: int) -> np.ndarray:
     """Return the radii (K, groups) in Å of the holes after each of the (K, 3) further shifts."""
     out = np.full((len(steps), n_groups), np.inf)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from shared.input.small_matrices import cholesky, solve, times
+from shared.jit import jit
 from shared.units import BOHR_IN_ANGSTROM
 
 MOST_POINTS = 300
@@ -149,7 +149,7 @@ def thinned(n: int, most: int) -> np.ndarray:
     return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _iterate(
     positions: np.ndarray,
     kinds: np.ndarray,
@@ -195,7 +195,7 @@ def _iterate(
     return np.sum(covariance * gradient, axis=1), covariance, residual
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _radial(radial: int, order: int, steepness: float, d: float, decay: float, shell: int) -> tuple[float, float]:
     """Return a channel's radial factor of the solid harmonic, and its derivative; d in Bohr."""
     if radial == _POWER:
@@ -214,7 +214,7 @@ def _radial(radial: int, order: int, steepness: float, d: float, decay: float, s
     return (total + term) / d - decay / (2 * shell) * total, -(total + term) / (d * d)
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _design(
     positions: np.ndarray,
     kinds: np.ndarray,
@@ -264,7 +264,7 @@ def _design(
     return columns, target, noise
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _slopes(
     positions: np.ndarray,
     kinds: np.ndarray,

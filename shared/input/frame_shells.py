@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from shared.input.frame_multipoles import thinned
 from shared.input.frame_votes import vote
+from shared.jit import jit
 
 MOST_POINTS = 600
 """Most points of the search; the last refinement takes all of them."""
@@ -85,7 +85,7 @@ def refine(numbers: np.ndarray, positions: np.ndarray, points: np.ndarray, start
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _distances(points: np.ndarray, positions: np.ndarray, shift: np.ndarray, distance: np.ndarray) -> None:
     """Compute the distances (G, N) of the points to atoms on whose spheres they may be; infinite to the others."""
     for i in range(len(points)):
@@ -102,7 +102,7 @@ def _distances(points: np.ndarray, positions: np.ndarray, shift: np.ndarray, dis
                 distance[i, a] = np.inf
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _pile_up(
     distance: np.ndarray, elements: np.ndarray, width: float, radii: np.ndarray, owner: np.ndarray
 ) -> tuple[int, float]:
@@ -159,7 +159,7 @@ def _pile_up(
     return spheres, total
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _step(
     points: np.ndarray,
     positions: np.ndarray,
@@ -213,7 +213,7 @@ def _step(
     return np.linalg.solve(normal, moment), normal, spread, n
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _refine(
     points: np.ndarray, positions: np.ndarray, elements: np.ndarray, candidates: np.ndarray, widths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -236,7 +236,7 @@ def _refine(
     return shifts, scores
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _polish(
     points: np.ndarray, positions: np.ndarray, elements: np.ndarray, shift: np.ndarray, width: float
 ) -> tuple[np.ndarray, float, float, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from shared.jit import jit
 
 _REACH = 1.5
 """Range, Å, of the search along each axis about the guess: the points' mean is up to 1 Å off the atoms'."""
@@ -23,7 +24,7 @@ _LARGEST_RADIUS = 8.0
 """Largest radius of a sphere, Å."""
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def vote(points: np.ndarray, positions: np.ndarray, guess: np.ndarray) -> np.ndarray:
     """Find the (candidates, 3) shifts in Å for which most quadruples of points vote.
 
@@ -60,14 +61,14 @@ def vote(points: np.ndarray, positions: np.ndarray, guess: np.ndarray) -> np.nda
     return _fullest(bins, voted[:used], low)
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _random(state: int, n: int) -> tuple[int, int]:
     """Return the next state of a 31-bit linear congruential generator, and a number below n from its upper bits."""
     state = (state * 1103515245 + 12345) & 0x7FFFFFFF
     return state, (state >> 8) % n
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _center(points: np.ndarray, i: int, j: int, k: int, m: int, out: np.ndarray) -> bool:
     """Write the centre of the sphere through four points to ``out``; return False where they are too flat."""
     a = points[j] - points[i]
@@ -87,7 +88,7 @@ def _center(points: np.ndarray, i: int, j: int, k: int, m: int, out: np.ndarray)
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _cast(
     bins: np.ndarray, voted: np.ndarray, used: int, positions: np.ndarray, center: np.ndarray, low: np.ndarray
 ) -> int:
@@ -104,7 +105,7 @@ def _cast(
     return used
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _nearest(points: np.ndarray, i: int, close: np.ndarray, squared: np.ndarray) -> int:
     """Write the nearest points of point i, unsorted, to ``close``; return their number."""
     found = 0
@@ -125,7 +126,7 @@ def _nearest(points: np.ndarray, i: int, close: np.ndarray, squared: np.ndarray)
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _fullest(bins: np.ndarray, voted: np.ndarray, low: np.ndarray) -> np.ndarray:
     """Return the means of the blocks of 3 x 3 x 3 bins with most votes."""
     votes, means = np.zeros(len(voted), dtype=np.int64), np.zeros((len(voted), 3))

@@ -12,7 +12,7 @@ import numpy as np
 from shared.elements import MAX_ATOMIC_NUMBER
 from shared.errors import UserError
 from shared.input.ase_frames import AseSource
-from shared.input.file_names import expand, is_npz
+from shared.input.file_names import expand, is_npz, on_disk
 from shared.input.labels import FrameKeys, LabelledMolecule, Quantity, Summary
 from shared.input.layout import Quantity as Column
 from shared.input.layout import understand_efd
@@ -58,7 +58,7 @@ def expand_files(names: Sequence[str], flag: str) -> list[str]:
     Raises:
         UserError: none, or a glob that matches nothing.
     """
-    found = expand(names, flag)
+    found = expand(names, flag, pipes=True)
     if not found:
         raise UserError(f"{flag}: no file is named")
     return found
@@ -122,7 +122,7 @@ class NpzSource:
             UserError: no such file, or one without geometries, or with members of another shape or kind.
         """
         self.name = name
-        self._layout = layout = understand_efd(NpzFile(Path(name)), needs_energy=False)
+        self._layout = layout = understand_efd(NpzFile(on_disk(Path(name)), name), needs_energy=False)
         self.summary = summary = Summary(frames=layout.rows)
         for quantity, column in _QUANTITIES.items():
             if column in layout:

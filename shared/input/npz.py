@@ -17,6 +17,7 @@ from isal import igzip_lib, isal_zlib
 
 from shared.digests import settings_digest
 from shared.errors import UserError
+from shared.files import require_readable
 
 # RuntimeError: a member marked as encrypted, or (NotImplementedError) as compressed in an unknown way.
 DAMAGED: tuple[type[Exception], ...] = (  # type: ignore[assignment]  # isal's stub takes its error for an instance
@@ -86,6 +87,7 @@ class NpzFile:
             with zipfile.ZipFile(path) as archive:
                 infos = [info for info in archive.infolist() if _is_array(info.filename)]
         except DAMAGED as error:
+            require_readable(path)
             raise UserError(
                 f"{self.shown}: not a readable NPZ file ({error}); if it is truncated, copy or write it again"
             ) from error
@@ -111,6 +113,7 @@ class NpzFile:
             try:
                 self._headers[key] = self._read_header(self._infos[key])
             except DAMAGED as error:
+                require_readable(self.path)
                 raise UserError(
                     f"{self.shown}: not a readable NPZ file ({key!r}: {error}); if it is truncated, copy or write it "
                     "again"

@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 from isal import isal_zlib
 
-from shared.files import atomic_path
+from shared.files import atomic_path, require_readable
 from shared.input.npz import DAMAGED, Checksum, Member, NpzFile
 
 _LOCAL_HEADER_BYTES = 30  # of a zip archive: the fixed part, which ends with the lengths of the two that follow
@@ -45,6 +45,7 @@ class NpzRows:
                 self._streams[key] = self._open(key)
             rows = self._streams[key].read(start, stop)
         except DAMAGED as error:
+            require_readable(self.file.path)
             raise self.file.damaged(key, error) from error
         member = self.file.member(key)
         if member.fortran_order:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from shared.jit import jit
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+
+@jit(fastmath=True)
 def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """Return the product of a matrix (n, m) and a vector (m,)."""
     out = np.empty(len(matrix))
@@ -18,7 +19,7 @@ def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@jit(fastmath=True)
 def cholesky(rows: np.ndarray) -> np.ndarray:
     """Return the lower Cholesky factor (n, n) of 1 + rows rows^T, rows (n, m)."""
     n, length = rows.shape
@@ -37,7 +38,7 @@ def cholesky(rows: np.ndarray) -> np.ndarray:
     return factor
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@jit(fastmath=True)
 def solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Solve factor factor^T x = right (n,), with the factor of :func:`cholesky`."""
     n, x = len(right), right.copy()

@@ -86,3 +86,40 @@ def test_an_edited_file_has_another_digest(tmp_path: Path, kept: str) -> None:
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert not DigestCache(memory).is_known(path, first)
     assert DigestCache(memory).digest(path) == file_digest(path) != first
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-5],
+        lambda content: b"[" * 100_000,
+        lambda content: b"9" * 5000,
+        lambda content: b"\xff\xfe",
+        lambda content: b'{"a": 3, "content": {"b": null}}',
+        lambda content: content.replace(b'"digest": "', b'"digest": "0'),
+    ],
+)
+def test_a_damaged_memory_costs_only_time(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """And is written anew."""
+    path, memory = tmp_path / "a", tmp_path / "digests.json"
+    path.write_bytes(b"content")
+    cache = DigestCache(memory)
+    cache.digest(path)
+    cache.save()
+    whole = memory.read_bytes()
+    memory.write_bytes(damage(whole))
+    cache = DigestCache(memory)
+    assert not cache.is_known(path, file_digest(path))
+    assert cache.digest(path) == file_digest(path)
+    cache.save()
+    assert memory.read_bytes() == whole
+
+
+def test_a_memory_that_cannot_be_read_or_written_costs_only_time(tmp_path: Path) -> None:
+    path, memory = tmp_path / "a", tmp_path / "digests.json"
+    path.write_bytes(b"content")
+    memory.mkdir()
+    cache = DigestCache(memory)
+    assert cache.digest(path) == file_digest(path)
+    cache.save()

@@ -87,6 +87,49 @@ def test_mistake_in_the_file_names_file_key_and_remedy(content: str, words: list
         assert word in message
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_file_with_a_mark_of_its_encoding_is_read(encoding: str) -> None:
+    text = "[preprocess]\r\nmax_buckets = 7\r\n"
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    Path("config.toml").write_bytes((mark + text).encode(encoding))
+    assert parse_preprocess().max_buckets == 7
+
+
+def test_another_programs_file_in_the_working_directory_is_not_read(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("config.toml").write_text("title = 'a page'\n[params]\nmax_buckets = 2\n", encoding="utf-8")
+    assert parse_preprocess() == PreprocessConfig()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: config.toml")
+    assert "--config" in line
+    with pytest.raises(UserError, match="title"):
+        parse_preprocess("--config", "config.toml")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[train]\nlr = 1\n", b"[train]\nepochs = 1\n[model]\nx = 1\n", b"[[[\n", b"[train]\nname = '\xfc'\n"]
+)
+def test_a_file_that_nobody_named_says_where_it_is_and_how_to_name_another(
+    content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And does not keep --help from helping."""
+    Path("config.toml").write_bytes(content)
+    with pytest.raises(UserError, match=r"^config\.toml: .*working directory.*--config FILE") as caught:
+        parse_settings(TrainConfig, "train", [])
+    assert "did you mean" not in str(caught.value)
+    with pytest.raises(SystemExit) as ended:
+        parse_settings(TrainConfig, "train", ["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr()
+    assert "--epochs" in shown.out
+    assert "--config FILE" in shown.err
+
+
+@pytest.mark.parametrize("argv", [["--cache-dir", ""], ["--cache-dir= "], ["--config", ""]])
+def test_an_empty_path_is_refused(argv: list[str]) -> None:
+    with pytest.raises(UserError, match=f"^{argv[0].split('=')[0]} = .*empty"):
+        parse_preprocess(*argv)
+
+
 def test_absent_named_file_is_an_error() -> None:
     """Only the default file may be absent."""
     with pytest.raises(UserError, match=r"nowhere\.toml: no such file"):

@@ -75,6 +75,25 @@ def test_kept_programs_are_not_traced_again(tmp_path: Path, monkeypatch: pytest.
     assert traced == ["traced"]
 
 
+def test_what_changes_a_trace_is_in_the_key() -> None:
+    """Settings of JAX, whoever made them, and types: another program under the name of this one would be loaded."""
+    digest = new_steps()._digest()
+    for setting in (jax.numpy_rank_promotion("raise"), jax.enable_x64(True), jax.default_matmul_precision("bfloat16")):
+        with setting:
+            assert new_steps()._digest() != digest
+    assert new_steps()._digest() == digest
+    single, double = (compiled._key("train", (np.zeros(2, dtype),)) for dtype in (np.float32, np.float64))
+    assert single != double
+
+
+def test_no_step_makes_nan_on_purpose() -> None:
+    """For users who let JAX stop at NaN."""
+    with jax.debug_nans(True):
+        _, metrics = two_steps(new_steps(), make())
+    assert "esp_physnet_rmse_kcal_per_mol_e" not in metrics
+    assert np.isfinite(list(metrics.values())).all()
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> tuple[Steps, list[str]]:
     """Steps that compile at once, and what they did: each traced or called shape, once that has ended."""
@@ -174,11 +193,9 @@ def test_no_kept_program_is_a_pickle(tmp_path: Path) -> None:
     assert kept.load("name") is None
 
 
-def test_kept_programs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = KeptPrograms(tmp_path, "digest")
-    kept.save("0", b"x")
-    size = next(tmp_path.iterdir()).stat().st_size
-    monkeypatch.setattr("train.step.program_cache._LARGEST_TRACED_BYTES", 3 * size)
+def test_kept_programs_are_bounded(tmp_path: Path) -> None:
+    KeptPrograms(tmp_path, "digest").save("0", b"x")
+    kept = KeptPrograms(tmp_path, "digest", largest=3 * next(tmp_path.iterdir()).stat().st_size)
     for i in range(1, 6):
         kept.save(str(i), b"x")
     assert len(list(tmp_path.iterdir())) == 3

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.errors import UserError
+from shared.jit import jit
 from shared.manifest import current_stages, digest_cache, edges_digest, read_manifest, shard_entries, stage_folder
 from shared.schema import Split
 from shared.shards import REBUILD_COMMAND, map_shard, verify_shard
@@ -92,7 +92,7 @@ def _as_bytes(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), -1).view(np.uint8)
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _copy_rows(source: np.ndarray, rows: np.ndarray, target: np.ndarray, to: np.ndarray) -> None:
     """Set target[to[k]] = source[rows[k]] without the intermediate array that indexing would make."""
     for k in range(len(rows)):

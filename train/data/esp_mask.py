@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from shared.elements import VAN_DER_WAALS_RADII
+from shared.jit import jit
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def esp_mask(
     return mask
 
 
-@numba.njit(cache=True, nogil=True)
+@jit()
 def _drop_near(mask: np.ndarray, positions: np.ndarray, squared_reach: np.ndarray, grid: np.ndarray) -> None:
     for molecule in range(mask.shape[0]):
         for point in range(mask.shape[1]):

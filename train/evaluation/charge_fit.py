@@ -12,6 +12,7 @@ import optax
 
 from shared.units import BOHR_IN_ANGSTROM
 from train.data.batch import Batch
+from train.model.arithmetic import arithmetic
 
 Array = jax.Array
 
@@ -75,7 +76,7 @@ def fit_charges(
 
 def _fit(start: np.ndarray, arrays: tuple[np.ndarray, ...], steps: int) -> np.ndarray:
     # Beyond float32: neighbouring charges differ by some thousandths of their potential.
-    with jax.enable_x64(True):
+    with arithmetic(double=True):
         molecules = _Molecules.of(*map(jnp.asarray, arrays))
         free = jnp.asarray(start)
         moving = (free, _OPTIMIZER.init(free))

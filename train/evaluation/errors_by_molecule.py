@@ -9,6 +9,7 @@ import numpy as np
 from ase.formula import Formula
 
 from shared.elements import symbol
+from shared.text import shown
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
 from train.model.prediction import Prediction
@@ -24,6 +25,7 @@ ERRORS = {
 difference, the root mean square over its grid points; NaN if there is no reference."""
 
 WORST = 10
+_WIDTH = 20
 _SHOWN = 5
 
 
@@ -113,10 +115,11 @@ def describe_molecules(record: dict[str, Any]) -> str:
             f"  molecules of type   number   F, meV/Å   ESP, kcal/mol/e  (the {min(_SHOWN, len(types))} worst)"
         )
         for kind, entry in types[:_SHOWN]:
-            lines.append(f"  {kind:<20}{entry['molecules']:>6,}{_cells(entry)}")
+            lines.append(f"  {shown(kind, _WIDTH):<20}{entry['molecules']:>6,}{_cells(entry)}")
     lines.append("  worst molecule      row in input   F, meV/Å   ESP, kcal/mol/e")
     lines.extend(
-        f"  {entry['name'] or entry['formula']:<20}{entry['row']:>12,}{_cells(entry)}" for entry in worst[:_SHOWN]
+        f"  {shown(entry['name'] or entry['formula'], _WIDTH):<20}{entry['row']:>12,}{_cells(entry)}"
+        for entry in worst[:_SHOWN]
     )
     return "\n".join(lines)
 
@@ -129,8 +132,8 @@ def worst_first(by_type: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _cells(entry: dict[str, Any]) -> str:
     forces, esp = entry["forces_mae_ev_per_angstrom"], entry["esp_rmse_kcal_per_mol_e"]
-    shown = "-" if forces is None else f"{forces * 1000:.4g}"
-    return f"{shown:>11}{'-' if esp is None else f'{esp:.3g}':>18}"
+    force = "-" if forces is None else f"{forces * 1000:.4g}"
+    return f"{force:>11}{'-' if esp is None else f'{esp:.3g}':>18}"
 
 
 def _means(errors: np.ndarray) -> dict[str, float | None]:

@@ -18,6 +18,7 @@ from jax import export
 from shared.elements import MAX_ATOMIC_NUMBER, element_table, symbol
 from train.data.batch import Batch
 from train.inference.predictor import Precision
+from train.model.arithmetic import arithmetic
 from train.model.joint import build_model
 from train.model.saved_model import TrainedModel
 
@@ -50,7 +51,7 @@ def export_model(trained: TrainedModel, precision: Precision) -> bytes:
         precision: of all floating-point arrays; calling a float64 artefact needs jax_enable_x64.
     """
     # As in training: full float32 on GPUs too, which would otherwise round the factors of matrix products.
-    with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
+    with arithmetic(precision == "float64"):
         # One more than a number that is at least 1, so that JAX knows that there is at least one pair.
         batch, atoms = export.symbolic_shape("batch, more_atoms + 1")
         arguments = (

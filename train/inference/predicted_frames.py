@@ -6,6 +6,7 @@ import ase
 import numpy as np
 
 from shared.input.labels import LabelledMolecule
+from shared.text import escaped
 from train.inference.predictor import MoleculePrediction
 
 UNITS = (
@@ -37,6 +38,8 @@ def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) 
     known = {*OF_MOLECULE, *OF_ATOMS}
     atoms.info = {key: value for key, value in molecule.info.items() if key not in known}
     atoms.info |= {"name": molecule.name} if molecule.name else {}
+    # A line feed would end the frame's line.
+    atoms.info = {key: escaped(value) if isinstance(value, str) else value for key, value in atoms.info.items()}
     atoms.info |= {"charge": molecule.charge, "energy": prediction.energy, "units": UNITS}
     atoms.info |= {"dipole": prediction.dipole, "dipole_dcm": prediction.dipole_dcm}
     arrays = {

@@ -21,6 +21,7 @@ from shared.elements import element_table, symbol
 from shared.errors import UserError
 from shared.neighbor_list import build_edges, count_edges
 from train.data.batch import Batch, empty_batch
+from train.model.arithmetic import arithmetic
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import build_model
 from train.model.prediction import Prediction
@@ -205,7 +206,7 @@ class Predictor:
         return array.astype(self.precision) if np.issubdtype(array.dtype, np.floating) else array
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
-        return jax.enable_x64(self.precision == "float64")
+        return arithmetic(self.precision == "float64")
 
     def _by_size(self, molecules: Sequence[ase.Atoms]) -> dict[SizeClass, list[int]]:
         config = self.trained.config

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from shared.errors import run_program
 from shared.log import log
 from shared.schema import Split
-from shared.settings import parse_flags
+from shared.settings import PathName, parse_flags
+from train.step.start import start_jax
 
 if TYPE_CHECKING:
     from train.run_folder import RunFolder
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class ReportConfig:
     """Write runs/NAME/report-SPLIT.html, which needs no network; evaluate first where that was not done yet."""
 
-    run: str
+    run: PathName
     """Folder of the run, runs/NAME."""
 
     split: Split = "test"
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: no such run, or its data are no longer in the cache and it was not evaluated by this version before.
     """
     asked = parse_flags(ReportConfig, "python -m train.report", argv)
-    # Imported here: JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
+    # JAX, matplotlib and plotly take seconds, and --help or a wrong flag should not.
+    start_jax(find_devices=False)
     from shared.files import write_atomically
     from train.report.page import render
     from train.report.png_pictures import draw_pictures

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from shared.text import shown
 from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, FORCES, QUANTITIES
 from train.evaluation.baselines import Baselines
 from train.evaluation.errors_by_molecule import worst_first
@@ -45,7 +46,7 @@ def render(
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update({"digits": _digits, "count": _count})
+    environment.filters.update({"digits": _digits, "count": _count, "shown": shown})
     rows = _error_rows(evaluation)
     return environment.get_template("page.html").render(
         facts=facts,
@@ -53,7 +54,7 @@ def render(
         evaluation=evaluation,
         rows=rows,
         tiles=[row for name in _TILES for row in rows if row["name"] == name and row["error"] is not None],
-        types=worst_first(evaluation["by_type"]),
+        types=[(shown(name), entry) for name, entry in worst_first(evaluation["by_type"])],
         types_in_table=_TYPES_IN_TABLE,
         ids={name: [f"{name}-{i}" for i in range(len(group))] for name, group in groups.items()},
         molecules=molecules,

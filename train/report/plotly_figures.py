@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from shared.text import shown
 from train.data.quantities import ESP, FORCES, TARGETS
 from train.report.target_samples import Sample
 
@@ -121,7 +122,7 @@ def type_bars(by_type: dict[str, Any]) -> list[go.Figure]:
         figure = _figure(title, quantity.error_axis, "", 110 + 19 * len(rows))
         figure.add_bar(
             x=rounded(np.array([row[1] * factor for row in rows])),
-            y=[html.escape(row[0]) for row in rows],
+            y=[html.escape(shown(row[0])) for row in rows],
             orientation="h",
             marker={"color": colour},
             text=[f"{row[2]:,}" for row in rows],

@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 
 from shared.errors import UserError
+from shared.files import require_readable
+from shared.text import shown
 from train.evaluation.errors_by_molecule import formula, molecule_types
 from train.evaluation.prediction_file import DATASETS
 
@@ -50,6 +52,7 @@ class Predictions:
         try:
             self._file = h5py.File(path)
         except OSError as error:
+            require_readable(path)
             raise UserError(f"{path}: cannot be read ({error}); delete it, and the report evaluates again") from error
         missing = sorted(set(DATASETS) - set(self._file))
         if missing:
@@ -70,7 +73,7 @@ class Predictions:
     @cached_property
     def molecules(self) -> MoleculeNames:
         """Names of all molecules."""
-        names = [name.decode("utf-8", "replace") for name in self._file["name"][:]]
+        names = [shown(name.decode("utf-8", "replace")) for name in self._file["name"][:]]
         numbers = self._file["atomic_numbers"][:]
         formulas = [formula(own) for own in np.split(numbers, self._ends("atom")[:-1])]
         return MoleculeNames(names, formulas, molecule_types(names, formulas), self._file["row"][:])

@@ -16,7 +16,6 @@ from train.run.session import fit_to_data, split_loader
 from train.run_folder import RunFolder, load_config, load_data_record
 from train.step.compiled_steps import Steps
 from train.step.devices import own_devices, start_devices
-from train.step.program_cache import keep_compilations
 
 
 def evaluate_run(
@@ -40,7 +39,6 @@ def evaluate_run(
     Raises:
         UserError: no such run, its data are no longer in the cache, or other data that its model does not fit.
     """
-    keep_compilations()
     folder = RunFolder(path)
     # This process evaluates alone, however many trained.
     config = replace(load_config(folder), distributed=False, coordinator="", processes=1, process_id=0)

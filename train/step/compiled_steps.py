@@ -32,7 +32,7 @@ from train.step.dispatches import Dispatches
 from train.step.metrics import MetricSums, zero_sums
 from train.step.optimizer import TrainState, build_optimizer, new_state, schedule
 from train.step.parameter_vector import ParameterVector
-from train.step.program_cache import kept_programs
+from train.step.program_cache import kept_programs, trace_settings
 
 Array = jax.Array
 
@@ -268,7 +268,13 @@ class Steps:
         versions = {name: metadata.version(name) for name in _PACKAGES}
         devices = [self.devices.platform, self.devices.count]
         return settings_digest(
-            {"settings": settings, "sources": digest.hexdigest(), "versions": versions, "devices": devices}
+            {
+                "settings": settings,
+                "sources": digest.hexdigest(),
+                "versions": versions,
+                "devices": devices,
+                "jax": trace_settings(),
+            }
         )
 
 
@@ -285,7 +291,8 @@ def compiler_options(devices: Devices) -> dict[str, Any]:
 
 
 def _key(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (name, *(leaf.shape for leaf in jax.tree.leaves(arguments)))
+    leaves = jax.tree.leaves(arguments)
+    return (name, *(leaf.shape for leaf in leaves), *(str(leaf.dtype) for leaf in leaves))
 
 
 def _key_data(seed: int) -> tuple[Any]:

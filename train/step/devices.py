@@ -17,6 +17,7 @@ from shared.errors import UserError
 from shared.job_limits import usable_cores
 from train.config import TrainConfig
 from train.data.batch import Batch
+from train.step.start import require_devices
 
 Tree = TypeVar("Tree")
 
@@ -28,6 +29,9 @@ _PATIENCE = {
     "xla_cpu_collective_call_terminate_timeout_seconds": 3600,
 }
 """Flags of XLA, read when its first program is compiled."""
+
+_DEVICE_COUNT = "xla_force_host_platform_device_count"
+"""Flag of XLA, which holds where --host-devices is not given."""
 
 _MOLECULES_PER_CORE = 8
 """Fewest molecules per core: with fewer, the overhead of operations exceeds their work."""
@@ -163,7 +167,12 @@ def start_devices(config: TrainConfig) -> None:
     _be_patient()
     precision = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}[config.matmul_precision]
     jax.config.update("jax_default_matmul_precision", precision)
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    if config.host_devices:
+        # It wins over the environment.
+        words = os.environ["XLA_FLAGS"].split()
+        os.environ["XLA_FLAGS"] = " ".join(word for word in words if _DEVICE_COUNT not in word)
+    named = _DEVICE_COUNT in os.environ["XLA_FLAGS"] or "JAX_NUM_CPU_DEVICES" in os.environ
+    if config.host_devices or not named:
         # Where JAX is in use already (a notebook), its devices stay as they are.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", host_devices(config))
@@ -174,6 +183,7 @@ def start_devices(config: TrainConfig) -> None:
     # queued all the same.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     _join(config)
+    require_devices()
     if jax.process_count() > 1 and len({d.process_index for d in jax.devices()}) != jax.process_count():
         raise UserError("a process has no device; give every process at least one")
 

@@ -37,6 +37,8 @@ class MetricSums(NamedTuple):
     monopole: Array
 
 
+_NOT_SUMMED = -1.0
+
 METRIC_NAMES = ("loss", *(quantity.metric for quantity in QUANTITIES))
 
 
@@ -74,7 +76,8 @@ def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Cou
         esp = electrostatic_potential(prediction.charges, batch.positions, batch.grid)
         point_square = esp_mean_square(esp - batch.esp, batch).sum()
     else:
-        point_square = jnp.full((), jnp.nan)
+        # No sum of squares; NaN would stop whoever looks for NaN (JAX_DEBUG_NANS).
+        point_square = jnp.full((), _NOT_SUMMED)
     monopole = jnp.abs(prediction.dcm_charges.sum(axis=-1) - prediction.charges)
     return MetricSums(
         **count(batch)._asdict(),
@@ -120,7 +123,7 @@ def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
 def named_metrics(sums: MetricSums) -> dict[str, float]:
     """Return mean errors under the names of METRIC_NAMES, waiting for the device.
 
-    Left out are errors that were not summed (NaN), and those of targets that no molecule has.
+    Left out are errors that were not summed, and those of targets that no molecule has.
     """
     s = {name: float(value) for name, value in jax.device_get(sums)._asdict().items()}
     debye = 1.0 / DEBYE_IN_E_ANGSTROM
@@ -134,7 +137,7 @@ def named_metrics(sums: MetricSums) -> dict[str, float]:
         ESP_PHYSNET.metric: (s["esp_point_charges"], s["esp_molecules"]),
         MONOPOLE.metric: (s["monopole"], s["atoms"]),
     }
-    if math.isnan(s["esp_point_charges"]) and not math.isnan(s["loss"]):
+    if s["esp_point_charges"] < 0:
         del means[ESP_PHYSNET.metric]
     named = {name: total / number for name, (total, number) in means.items() if number > 0}
     for name in named:
