@@ -24,6 +24,7 @@ class LossWeights:
     dipole: float
     esp: float
     mono: float
+    charge_sum: float | None  # None: not a part of the program, as in runs that are older than this term
     dipole_source: Literal["physnet", "dcmnet"]
 
 
@@ -36,6 +37,7 @@ class Losses(NamedTuple):
     dipole: Array  # (e·Å)²
     esp: Array  # (Hartree/e)²
     mono: Array  # e²
+    charge_sum: Array  # e²
 
 
 def loss_weights(config: TrainConfig) -> LossWeights:
@@ -46,6 +48,7 @@ def loss_weights(config: TrainConfig) -> LossWeights:
         config.dipole_weight,
         config.esp_weight,
         config.mono_weight,
+        config.charge_sum_weight or None,
         config.dipole_source,
     )
 
@@ -78,8 +81,9 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
     """Return the loss of a cleaned batch, which padding does not change.
 
     Energies and dipoles are averaged over molecules, forces over the atoms' components, the ESP over each
-    molecule's grid points and then over molecules, monopoles over atoms. A target that is not known (NaN, or no grid
-    point that counts) has no part in its average; a target that no molecule has, no loss.
+    molecule's grid points and then over molecules, monopoles over atoms, the sums of PhysNet's uncorrected charges over
+    molecules (Unke & Meuwly 2019, eq 16). A target that is not known (NaN, or no grid point that counts) has no part in
+    its average; a target that no molecule has, no loss.
 
     Args:
         prediction: of these molecules.
@@ -101,6 +105,7 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
     dipole = half_mean_square(fitted_dipole - batch.dipole, known.dipole[:, None], 3.0 * counts.dipole_molecules)
     esp = 0.5 * esp_mean_square(prediction.esp - batch.esp, batch).sum() / counts.esp_molecules
     mono = half_mean_square(monopoles - prediction.charges, batch.atomic_numbers > 0, counts.atoms)
+    charge_sum = half_mean_square(prediction.charge_excess, batch.molecule_mask, counts.molecules)
     total = (
         weights.energy * energy
         + weights.forces * forces
@@ -108,4 +113,6 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
         + weights.esp * esp
         + weights.mono * mono
     )
-    return Losses(total, energy, forces, dipole, esp, mono)
+    if weights.charge_sum is not None:
+        total = total + weights.charge_sum * charge_sum
+    return Losses(total, energy, forces, dipole, esp, mono, charge_sum)
