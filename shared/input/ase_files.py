@@ -17,6 +17,7 @@ from ase.db.row import AtomsRow
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat, open_with_compression, string2index
 
 from shared.errors import UserError
+from shared.input.isotopes import ISOTOPES, masses_of_mol, with_masses
 
 _UNREADABLE = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, EOFError, RuntimeError),
@@ -70,13 +71,19 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
         try:
             atoms = next(frames, None)
         except _UNREADABLE as error:
-            raise UserError(f"{where}: ASE cannot read it ({error or type(error).__name__})") from error
+            raise UserError(f"{where}: ASE cannot read it ({_reason(error)})") from error
         if atoms is None:
             break
         yield where, atoms
         count += 1
     if count == 0:
         raise UserError(f"{name}: no molecules in it")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError) and error.args and str(error.args[0]) in ISOTOPES:
+        return f"{error.args[0]} is an isotope of hydrogen; write H, and the masses as in extended XYZ: masses:R:1"
+    return str(error) or type(error).__name__
 
 
 def database_metadata(name: str) -> dict[str, Any]:
@@ -131,6 +138,7 @@ def _chosen(frames: Iterator[ase.Atoms], index: slice) -> Iterator[ase.Atoms]:
 
 def _extended_xyz(path: Path, index: slice) -> Iterator[ase.Atoms]:
     with open_with_compression(str(path), "r") as stream:
+        stream = with_masses(stream)
         yield from ase.io.iread(stream, index, format="extxyz")
         # ASE ends at the first blank line, and leaves the stream after the last frame that it read.
         if index == slice(None) and stream.read(1 << 16).strip():
@@ -182,7 +190,10 @@ def _sdf(path: Path) -> Iterator[ase.Atoms]:
 
 
 def _of_mol(lines: list[str]) -> ase.Atoms:
+    lines, masses = masses_of_mol(lines)
     atoms = next(ase.io.iread(StringIO("".join(lines)), format="sdf"))
+    if masses:
+        atoms.set_masses([masses.get(atom, mass) for atom, mass in enumerate(atoms.get_masses())])
     charges = [line.split()[4::2] for line in lines if line.startswith("M  CHG")]
     atoms.info["charge"] = sum(int(charge) for group in charges for charge in group)
     if lines[0].strip():

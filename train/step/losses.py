@@ -15,6 +15,10 @@ from train.model.prediction import Prediction
 Array = jax.Array
 
 
+_SMALL_EXCESS = 0.01
+"""Excess of charge in e below which its loss becomes a square, so that it has a derivative at 0."""
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """Weights of the terms, and the charges whose dipole is fitted."""
@@ -37,7 +41,7 @@ class Losses(NamedTuple):
     dipole: Array  # (e·Å)²
     esp: Array  # (Hartree/e)²
     mono: Array  # e²
-    charge_sum: Array  # e²
+    charge_sum: Array  # e
 
 
 def loss_weights(config: TrainConfig) -> LossWeights:
@@ -105,7 +109,8 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
     dipole = half_mean_square(fitted_dipole - batch.dipole, known.dipole[:, None], 3.0 * counts.dipole_molecules)
     esp = 0.5 * esp_mean_square(prediction.esp - batch.esp, batch).sum() / counts.esp_molecules
     mono = half_mean_square(monopoles - prediction.charges, batch.atomic_numbers > 0, counts.atoms)
-    charge_sum = half_mean_square(prediction.charge_excess, batch.molecule_mask, counts.molecules)
+    excess = jnp.where(batch.molecule_mask, prediction.charge_excess, 0.0)
+    charge_sum = (jnp.sqrt(excess**2 + _SMALL_EXCESS**2) - _SMALL_EXCESS).sum() / counts.molecules
     total = (
         weights.energy * energy
         + weights.forces * forces
