@@ -13,6 +13,7 @@ from typing import Any
 import ase
 import ase.db
 import ase.io
+import numpy as np
 from ase.db.row import AtomsRow
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat, open_with_compression, string2index
 
@@ -78,6 +79,13 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
         count += 1
     if count == 0:
         raise UserError(f"{name}: no molecules in it")
+
+
+def describe_no_element(atoms: ase.Atoms) -> str:
+    """Return what is wrong with a frame that has atoms of no element."""
+    own = "dcm_charge" in atoms.arrays or "atom" in atoms.arrays
+    ours = ": the distributed charges that export_charges wrote; give the file without these lines" if own else ""
+    return f"atom {int(np.argmin(atoms.numbers))} has no element (symbol X){ours}"
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ import ase
 import numpy as np
 
 from shared.errors import UserError
-from shared.input.ase_files import database_metadata, read_frames
+from shared.input.ase_files import database_metadata, describe_no_element, read_frames
 from shared.input.labels import RECOGNISED, FrameKeys, LabelledMolecule, Quantity, Summary
 from shared.input.total_charge import INITIAL_CHARGE_DECIMALS, describe_spin
 
@@ -110,7 +110,7 @@ class AseSource:
         if len(atoms) == 0:
             raise UserError(f"{where}: no atoms")
         if (atoms.numbers < 1).any():
-            raise UserError(f"{where}: atom {int(np.argmin(atoms.numbers))} has no element (symbol X)")
+            raise UserError(f"{where}: {describe_no_element(atoms)}")
         _require_finite(where, "the position", atoms.positions)
         self._periodic += bool(atoms.pbc.any())
         spin = describe_spin(atoms)
