@@ -111,7 +111,7 @@ def _of_target(group: MoleculeGroup, target: _Coarse) -> list[Finding]:
         steps = m[target.column][known & np.isfinite(m[target.column])]
         # Of every molecule: values of few may be multiples of a step by chance.
         step, why = float(steps.min()) if len(steps) >= FEWEST else 0.0, f"{target.key} was rounded"
-    if not step >= target.step:
+    if dtype.itemsize >= 4 and not step >= target.step:
         return []
     what = f"{why}: values are {step * target.shown:.2g} {target.unit} apart, and no model can know more"
     remedy = f"write {target.key} as float32 or float64, as the program that computed it printed it"

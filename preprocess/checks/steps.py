@@ -17,15 +17,17 @@ def common_step(values: np.ndarray, noise: float) -> float:
 
     Numbers that were not rounded have a step of the size of the noise.
     """
-    step = 0.0
+    step = largest = 0.0
     for value in np.abs(values[np.abs(values) > noise]).tolist():
         large, small = max(step, value), min(step, value)
         while small > noise:
             rest = large - small * round(large / small)
             large, small = small, abs(rest)
-        step = large
-        if step < 20 * noise:
+        if large < 20 * noise:
             return 0.0
+        # A division multiplies the error of its divisor: the largest value is the most exact multiple.
+        largest = max(largest, value)
+        step = largest / round(largest / large)
     return step
 
 

@@ -70,6 +70,7 @@ class JointCalculator(Calculator):
             raise UserError(f'dipole = {dipole!r}: "physnet" or "dcmnet"')
         self.predictor = Predictor(run, precision, pad)
         self.dipole_source: DipoleSource = dipole or better_dipole(self.predictor)
+        self.parameters["dipole"] = self.dipole_source  # as ASE writes it with its results
 
     @property
     def atoms(self) -> ase.Atoms | None:
@@ -135,6 +136,10 @@ class JointCalculator(Calculator):
         """Return DCMNet's charges (N, n_dcm) in e and their positions (N, n_dcm, 3) in Å."""
         prediction = self._predicted(atoms)
         return PointCharges(prediction.dcm_charges, prediction.dcm_sites)
+
+    def get_physnet_dipole(self, atoms: ase.Atoms | None = None) -> np.ndarray:
+        """Return the dipole (3,) of PhysNet's charges in e·Å, about the centre of mass."""
+        return self._predicted(atoms).dipole
 
     def get_distributed_dipole(self, atoms: ase.Atoms | None = None) -> np.ndarray:
         """Return the dipole (3,) of the distributed charges in e·Å, about the centre of mass."""

@@ -14,7 +14,6 @@ from train.model.prediction import Prediction
 
 Array = jax.Array
 
-
 _SMALL_EXCESS = 0.01
 """Excess of charge in e below which its loss becomes a square, so that it has a derivative at 0."""
 
