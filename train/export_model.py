@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     asked = parse_flags(ExportModelConfig, "python -m train.export_model", argv)
     # Imported here: JAX takes seconds, and --help or a wrong flag should not.
+    from train.inference.folder import best_folder
     from train.inference.jax_export import describe, export_model
-    from train.inference.predictor import best_folder
     from train.model.saved_model import load_weights
 
     trained = load_weights(best_folder(asked.run))

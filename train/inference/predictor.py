@@ -6,11 +6,10 @@ Molecules are padded to size classes, so that a trajectory, or a mixture of mole
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from shared.elements import MASSES, centers_of_mass, element_table
 from shared.input.total_charge import total_charge_of
 from shared.neighbor_list import build_edges, count_edges
 from train.data.batch import Batch, empty_batch
-from train.data.training_facts import TrainingFacts, dipole_errors
+from train.inference.folder import best_folder, load_with_errors
 from train.inference.guards import (
     begin_in_this_process,
     check_molecule,
@@ -37,7 +36,7 @@ from train.inference.unlike_training import UnlikeTrainingWarning, notes_on
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import build_model
 from train.model.prediction import Prediction
-from train.model.saved_model import TrainedModel, load_weights
+from train.model.saved_model import TrainedModel
 
 Precision = Literal["float32", "float64"]
 
@@ -103,7 +102,7 @@ class Predictor:
             UserError: there is no model, or it is damaged.
         """
         folder = best_folder(run)
-        self._prepare(folder, _with_dipole_errors(folder, load_weights(folder)), precision, pad)
+        self._prepare(folder, load_with_errors(folder), precision, pad)
 
     def _prepare(self, folder: Path, trained: TrainedModel, precision: Precision, pad: bool) -> None:
         self.folder = folder
@@ -340,27 +339,8 @@ class Predictor:
                 warnings.warn(f"{where}{note.text}", UnlikeTrainingWarning, stacklevel=4)
 
 
-def _with_dipole_errors(folder: Path, trained: TrainedModel) -> TrainedModel:
-    """Return the model with the errors of its dipoles, from the evaluation beside it where its own file lacks them."""
-    facts = trained.training or TrainingFacts()
-    if facts.dipole_errors or folder.name != "best":
-        return trained
-    try:
-        record = json.loads((folder.parent / "evaluation-valid.json").read_text(encoding="utf-8"))
-        errors = dipole_errors(record["metrics"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return trained  # not evaluated, or not to be read: nothing but a default depends on it
-    return replace(trained, training=replace(facts, dipole_errors=errors))
-
-
 def _center(molecule: ase.Atoms) -> np.ndarray:
     return np.asarray(molecule.positions.mean(axis=0))
-
-
-def best_folder(run: str | Path) -> Path:
-    """Return the folder of the weights: ``run``/best, or ``run`` if that is one itself."""
-    run = Path(run)
-    return run if (run / "model.json").exists() else run / "best"
 
 
 _ALL_PAIRS_UP_TO = 24
