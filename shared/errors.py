@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 from shared.text import prepare_output, use_utf8
 
@@ -21,12 +24,23 @@ class UserError(Exception):
     """Bad input or settings. The message says what is wrong, where, and what to do about it."""
 
 
+class Note(UserWarning):
+    """Something that a user should know; the programs print it as a line, in a library it is a warning."""
+
+
 class Interrupted(Exception):
     """The program was asked to stop and did so in good order, with everything saved."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def _show_note(show: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
+    if issubclass(category, Note):
+        print(f"note: {message}", file=sys.stderr)
+    else:
+        show(message, category, *where)
 
 
 def run_program(main: Callable[[], None]) -> int:
@@ -37,6 +51,7 @@ def run_program(main: Callable[[], None]) -> int:
     """
     use_utf8()
     prepare_output()
+    warnings.showwarning = functools.partial(_show_note, warnings.showwarning)
     try:
         main()
     except UserError as error:

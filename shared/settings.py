@@ -7,7 +7,7 @@ import codecs
 import difflib
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -61,14 +61,23 @@ FIXED = (Scope.MODEL, Scope.STEP, Scope.RUN)
 """Scopes of the settings that a run keeps: another value would give other weights, beyond rounding."""
 
 
-def setting(default: Any, scope: Scope) -> Any:
-    """Return a dataclass field with this default and scope."""
-    return field(default=default, metadata={"scope": scope})
+def setting(default: Any, scope: Scope, before: Any = None) -> Any:
+    """Return a dataclass field with this default and scope.
+
+    ``before`` is the value with which runs were trained that are older than the setting, where that is not its default.
+    """
+    return field(default=default, metadata={"scope": scope, "before": before})
 
 
 def names_in(config_class: type, *scopes: Scope) -> list[str]:
     """Return the names of the settings of these scopes, in order."""
     return [one.name for one in fields(config_class) if one.metadata["scope"] in scopes]
+
+
+def values_before(config_class: type, written: Container[str]) -> dict[str, Any]:
+    """Return the values of the settings that are newer than a run, whose file has the settings ``written``."""
+    found = {one.name: one.metadata["before"] for one in fields(config_class)}
+    return {name: value for name, value in found.items() if value is not None and name not in written}
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,12 @@ class TrainConfig(ModelConfig):
     mono_weight: NonNegative = setting(1.0, Scope.STEP)
     """Weight of the difference between PhysNet's charge and the sum of the distributed charges, 1/e²."""
 
+    charge_sum_weight: NonNegative = setting(10.0, Scope.STEP, before=0.0)
+    """Weight of the difference between the total charge and the sum of PhysNet's charges before it is corrected, 1/e.
+
+    Without it, molecules far apart exchange charge.
+    """
+
     dipole_source: Literal["physnet", "dcmnet"] = setting("physnet", Scope.STEP)
     """Charges whose dipole enters the loss."""
 

@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parse_flags(ExportModelConfig, "python -m train.export_model", argv)
     # JAX takes seconds, and --help or a wrong flag should not.
     start_jax()
+    from train.inference.folder import best_folder
     from train.inference.jax_export import describe, export_model
-    from train.inference.predictor import best_folder
     from train.model.saved_model import load_weights
 
     trained = load_weights(best_folder(asked.run))
@@ -61,6 +61,7 @@ def _readme(description: dict[str, Any]) -> str:
     double = description["precision"] == "float64"
     element = description["elements"][0]
     versions = description["written_by"]
+    far = "" if double else " or farther than 256 Å from the origin"
     tables = {
         name: "\n".join(f"- `{key}`: {meaning}" for key, meaning in description[name].items())
         for name in ("inputs", "outputs")
@@ -69,8 +70,8 @@ def _readme(description: dict[str, Any]) -> str:
 
 `{MODEL}` holds program and weights, and is no pickle. It needs JAX alone: `pip install jax flatbuffers` (on a
 GPU `"jax[cuda13]"`), for {" and ".join(description["platforms"])}. It was written by jax {versions["jax"]}; JAX
-promises that versions up to six months newer run it. Elements: {", ".join(description["elements"])}; a molecule
-with another one gets NaN.
+promises that versions up to six months newer run it. Elements: {", ".join(description["elements"])}. A molecule
+with another one gets NaN, and so does one with atoms closer than 0.4 Å{far}.
 
 ```python
 import json
@@ -87,11 +88,19 @@ elements = json.loads(Path("{DESCRIPTION}").read_text(encoding="utf-8"))["refere
 # One molecule of two atoms, as an example: of the element {element}, 1.2 Å apart; a third place is padding.
 number = int(next(iter(elements)))
 atomic_numbers = np.array([[number, number, 0]], np.int32)
-positions = np.array([[[0.0, 0.0, 0.0], [0.0, 0.0, 1.2], [0.0, 0.0, 0.0]]], np.{description["precision"]})
+positions = np.array([[[0.0, 0.0, 0.0], [0.0, 0.0, 1.2], [0.0, 0.0, 0.0]]])
 total_charge = np.zeros(1, np.{description["precision"]})
 
-result = jax.device_get(model.call(atomic_numbers, positions, total_charge))
+# About each molecule's centre, before they are cast: single precision resolves little far from the origin.
+real = (atomic_numbers > 0)[..., None]
+center = (positions * real).sum(axis=1, keepdims=True) / real.sum(axis=1, keepdims=True)
+near = ((positions - center) * real).astype(np.{description["precision"]})
+
+result = jax.device_get(model.call(atomic_numbers, near, total_charge))
 energy = result["energy"].astype(np.float64) + result["reference_energy"].astype(np.float64).sum(axis=1)
+if not np.isfinite(energy).all():
+    raise ValueError("an element that the model was not trained on, atoms at one place, or a geometry out of its range")
+result["dcm_sites"] = result["dcm_sites"] + center[:, None]
 print("energy, eV:", energy)
 print("forces, eV/Å:", result["forces"])
 print("distributed charges, e:", result["dcm_charges"], "at, Å:", result["dcm_sites"])

@@ -20,7 +20,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from shared.data_record import describe_difference
 from shared.errors import UserError
 from shared.files import write_atomically
-from shared.settings import FIXED, as_tables, checked, names_in, read_toml, save_settings
+from shared.settings import FIXED, as_tables, checked, names_in, read_toml, save_settings, values_before
 from train.config import TrainConfig
 from train.data.dataset import Cache
 
@@ -160,7 +160,10 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
     record["data"] = data
     write_atomically(folder.record_file, json.dumps(record, indent=1).encode())
     # Last: a folder with config.toml is a run. Its data are in its record; the settings serve other data too.
-    save_settings(folder.config_file, as_tables(replace(config, frames=""), "train"))
+    tables = as_tables(replace(config, frames=""), "train")
+    for name in _newer_settings(folder):  # still to be seen by the next continuation
+        del tables["train"][name]
+    save_settings(folder.config_file, tables)
     return folder
 
 
@@ -174,9 +177,33 @@ def load_config(folder: RunFolder) -> TrainConfig:
         raise UserError(
             f"{folder.path}: not a run (it holds no config.toml); `python -m train --name NAME` makes runs/NAME"
         )
-    tables = read_toml(folder.config_file)
-    values = {**tables.get("shared", {}), **tables.get("train", {})}
+    values = {**_newer_settings(folder), **_written_settings(folder)}
     return checked(TrainConfig, values, f"{folder.config_file}: ")
+
+
+def as_begun(folder: RunFolder, config: TrainConfig) -> TrainConfig:
+    """Return the settings with which the run in this folder, if there is one, goes on.
+
+    A setting that is newer than the run and at its default becomes what the run was trained with, so that the command
+    that began it continues it.
+
+    Raises:
+        UserError: the run's file of settings is damaged.
+    """
+    newer = _newer_settings(folder)
+    default = TrainConfig()
+    at_default = {name: value for name, value in newer.items() if getattr(config, name) == getattr(default, name)}
+    return replace(config, **at_default)
+
+
+def _newer_settings(folder: RunFolder) -> dict[str, Any]:
+    """Return the settings that are newer than this run, at the values that it was trained with."""
+    return values_before(TrainConfig, _written_settings(folder)) if folder.config_file.exists() else {}
+
+
+def _written_settings(folder: RunFolder) -> dict[str, Any]:
+    tables = read_toml(folder.config_file)
+    return {**tables.get("shared", {}), **tables.get("train", {})}
 
 
 def load_data_record(folder: RunFolder) -> dict[str, Any]:

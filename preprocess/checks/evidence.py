@@ -49,6 +49,9 @@ MOLECULE = np.dtype(
         ("largest_esp", "f4"),  # Hartree/e, greatest |ESP| of all points
         ("inside", "f4"),  # share of the grid points inside an atom
         ("nowhere", "f4"),  # share of the grid points that are padding, although the file counts them
+        ("force_step", "f4"),  # eV/Å, of which all components of F are multiples; 0: of none, NaN: no F
+        ("dipole_step", "f4"),  # e·Å
+        ("esp_step", "f4"),  # Hartree/e
         ("integer_grid", "?"),  # all coordinates of the grid are whole numbers
         ("residual", "f2"),  # of the multipole fit, relative; NaN = not fitted
         (
@@ -64,7 +67,7 @@ MOLECULE = np.dtype(
         ("axes_better", "f2"),  # share of those exchanges and reversals that fit better than the grid as given
     ]
 )
-"""One molecule, 168 bytes. Numbers that could not be computed are NaN."""
+"""One molecule, 180 bytes. Numbers that could not be computed are NaN."""
 
 PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4")])
 """A pair of near frames of a molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
@@ -81,6 +84,9 @@ class CheckedFile(NamedTuple):
     has_origin: bool = False  # the file keeps the origins of its cubes
     paired_by_row: bool = False  # the ESP file has no geometries of its own
     energy_dtype: str = "float64"
+    force_dtype: str = "float64"
+    dipole_dtype: str = "float64"
+    esp_dtype: str = "float64"
     divided: bool = False  # its rows are in several splits
 
 
@@ -122,7 +128,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers kept of the molecules examined: about 190 bytes for each (168, and its pairs); picklable."""
+    """The numbers kept of the molecules examined: about 200 bytes for each (180, and its pairs); picklable."""
 
     files: tuple[CheckedFile, ...]
     compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom

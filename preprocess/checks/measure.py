@@ -7,7 +7,8 @@ import numpy as np
 from preprocess.checks.evidence import MOLECULE, CheckedFile, CheckInput, Evidence
 from preprocess.checks.measure_esp import examine_esp
 from preprocess.checks.measure_frame_pairs import near_frames
-from preprocess.checks.physical_constants import NOBLE_GASES
+from preprocess.checks.physical_constants import DIPOLE_UNITS, ESP_UNITS, FORCE_UNITS, NOBLE_GASES
+from preprocess.checks.steps import steps_of_rows
 from shared.elements import COVALENT_RADII, MASSES
 from shared.schema import SPLITS
 
@@ -49,6 +50,12 @@ def _measure(molecules: CheckInput) -> Evidence:
         files = tuple(molecules.file._replace(split=SPLITS[number]) for number in present)
     found["lengths"], found["bond"] = lengths_and_bonds(numbers, positions, real)
     found["force"], found["net_force"], found["torque"] = _force_sums(positions, forces, real)
+    found["force_step"] = steps_of_rows(forces, FORCE_UNITS.values())
+    # The dipole of an ion was moved to its centre of mass.
+    found["dipole_step"] = np.where(
+        molecules.total_charge == 0, steps_of_rows(molecules.dipole, DIPOLE_UNITS.values()), np.nan
+    )
+    found["esp_step"] = steps_of_rows(molecules.esp_values, ESP_UNITS.values())
     mass = MASSES[numbers]
     center = np.einsum("na,nak->nk", mass, positions) / np.maximum(mass.sum(axis=1), 1e-12)[:, None]
     examine_esp(molecules, numbers, positions, center, found)

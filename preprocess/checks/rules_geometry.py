@@ -6,8 +6,8 @@ import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding
 from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, MoleculeGroup, examples
+from shared.geometry import SHORTEST_DISTANCE
 
-_SHORTEST_BOND = 0.4
 _IN_BOHR = (1.32, 2.4)
 """Range of bond lengths in Bohr over the sum of covalent radii in Å: 1.89 times 0.7 (N2, CO2) to 1.2 (H2)."""
 _SHRUNK = (0.33, 0.65)
@@ -42,10 +42,10 @@ def positions_unit(group: MoleculeGroup) -> list[Finding]:
 def close_atoms(group: MoleculeGroup) -> list[Finding]:
     """Find atoms within 0.4 Å of each other: no molecule has these."""
     shortest = group.molecules["lengths"][:, 2]
-    bad = (group.molecules["n_atoms"] > 1) & (shortest < _SHORTEST_BOND)
+    bad = (group.molecules["n_atoms"] > 1) & (shortest < SHORTEST_DISTANCE)
     if not bad.any():
         return []
-    what = f"{bad.sum()} of {len(bad)} molecules have atoms within {_SHORTEST_BOND} Å ({shortest[bad].min():.3g} Å)"
+    what = f"{bad.sum()} of {len(bad)} molecules have atoms within {SHORTEST_DISTANCE} Å ({shortest[bad].min():.3g} Å)"
     remedy = "remove these molecules from both files or correct R (padding within N, R of another unit?)"
     return [group.find("close-atoms", "error", bad, what, remedy)]
 

@@ -1,16 +1,14 @@
-"""Rules about energies and forces: frames, resolution, outliers, values that are constant or zero."""
+"""Rules about energies and forces: frames, outliers, values that are constant or zero."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from preprocess.checks.evidence import Evidence, Finding, Severity
-from preprocess.checks.molecule_groups import FEWEST, FEWEST_ALL_AGREE, MoleculeGroup
-from preprocess.checks.physical_constants import ENERGY_UNITS
+from preprocess.checks.molecule_groups import FEWEST, MoleculeGroup
+from preprocess.checks.rules_resolution import stored_resolution
 from preprocess.checks.rules_target_units import energy_and_force_units, normalised_energies
 
-_COARSE_EV = 0.5e-3
-_USELESS_EV = 0.1
 _FEWEST_TURNED = 4
 _DEVIATIONS = 25.0
 _TIMES_TENTH = 10.0
@@ -26,47 +24,6 @@ def judge_energies_and_forces(group: MoleculeGroup) -> list[Finding]:
     frame = force_frame(group)
     normalised = normalised_energies(group, bool(frame))
     return trivial + frame + (normalised or energy_and_force_units(group, bool(frame))) + outliers(group)
-
-
-def stored_resolution(group: MoleculeGroup) -> list[Finding]:
-    """Find energies whose stored digits are too coarse to learn from: 0.5 meV and more between neighbours.
-
-    This follows from the dtype (float32 has 24 bits: 1 meV at -13,580 eV), and for float64 from the values: all of
-    them are float32 numbers, or have few decimals.
-    """
-    m = group.molecules
-    known = np.isfinite(m["energy"]) & (m["energy"] != 0)
-    if known.sum() < FEWEST_ALL_AGREE or np.ptp(m["energy"][known]) == 0:
-        return []
-    scale = ENERGY_UNITS[group.units.energy_unit]
-    values = m["energy"][known] / scale
-    step, why = _stored_step(values, np.dtype(group.file.energy_dtype))
-    if step * scale < _COARSE_EV:
-        return []
-    what = f"{why}: neighbouring values of E are {1000 * step * scale:.3g} meV apart, and no model can know more"
-    remedy = "write E as float64, as the program that computed it printed it (or subtract atomic energies before)"
-    severity: Severity = "error" if step * scale > _USELESS_EV else "warning"
-    return [group.find("energy-resolution", severity, known, what, remedy)]
-
-
-def _stored_step(values: np.ndarray, dtype: np.dtype) -> tuple[float, str]:
-    """Return the distance of neighbouring values as stored, and how that is known; 0 if it is not coarse."""
-    largest = float(np.abs(values).max())
-    if dtype.kind in "iu":
-        return 1.0, f"E is stored as whole numbers ({dtype})"
-    if dtype.itemsize < 8:
-        return float(
-            np.spacing(np.array(largest, dtype.newbyteorder("=")))
-        ), f"E is stored as {dtype.newbyteorder('=')}"
-    if len(values) < FEWEST:
-        return 0.0, ""
-    for decimals in range(4):
-        if np.allclose(values, np.rint(values * 10**decimals) / 10**decimals, rtol=0, atol=1e-12 * largest):
-            return 10.0**-decimals, f"E is rounded to {decimals} decimals"
-    # Not quite equal: the values were scaled to eV and back.
-    if (np.abs(values.astype(np.float32).astype(np.float64) - values) <= 4 * np.spacing(np.abs(values))).all():
-        return float(np.spacing(np.float32(largest))), "E was float32 before it was stored as float64"
-    return 0.0, ""
 
 
 def force_frame(group: MoleculeGroup) -> list[Finding]:

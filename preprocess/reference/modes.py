@@ -14,7 +14,6 @@ from preprocess.reference.method import Level
 from preprocess.reference.molecules import Molecule
 from preprocess.reference.single_point import LeftOut, converge, forces
 from shared import units
-from shared.elements import MASSES
 from shared.normal_modes import HBAR, normal_modes
 
 _LARGEST_FORCE = 1e-3
@@ -66,7 +65,7 @@ def harmonic_modes(molecule: Molecule, hessian: np.ndarray) -> Modes:
     Raises:
         LeftOut: the geometry is a saddle point.
     """
-    modes = normal_modes(molecule.positions, MASSES[molecule.atomic_numbers], hessian)
+    modes = normal_modes(molecule.positions, molecule.masses, hessian)
     if len(modes.quanta) and modes.quanta[0] <= 0.0:
         raise LeftOut(
             f"relaxes to a saddle point (a mode of {-modes.wavenumbers[0]:.0f}i/cm); begin with a less symmetric "

@@ -17,11 +17,11 @@ from ase.collections import g2
 from ase.io.extxyz import XYZError
 
 from shared.digests import settings_digest
-from shared.elements import MAX_ATOMIC_NUMBER
+from shared.elements import MASSES, MAX_ATOMIC_NUMBER
 from shared.errors import UserError
-
-_CLOSEST = 0.2
-"""Least distance of two atoms, Å: the shortest bond, of H2, has 0.74."""
+from shared.geometry import describe_close_atoms
+from shared.input.isotopes import with_masses
+from shared.input.total_charge import total_charge_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,12 @@ class Molecule:
     positions: np.ndarray  # (atoms, 3) float64, Å
     charge: int  # e
     multiplicity: int  # 2S + 1
+    own_masses: np.ndarray | None = None  # (atoms,) u, where the file states them
+
+    @property
+    def masses(self) -> np.ndarray:
+        """Return the masses (atoms,) in u."""
+        return MASSES[self.atomic_numbers] if self.own_masses is None else self.own_masses
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
@@ -51,6 +57,7 @@ class Molecule:
                 "charge": self.charge,
                 "multiplicity": self.multiplicity,
             }
+            | ({} if self.own_masses is None else {"masses": self.own_masses.tolist()})
         )
 
 
@@ -87,7 +94,8 @@ def _from_name(name: str) -> Molecule:
 
 def _from_file(path: Path) -> list[Molecule]:
     try:
-        frames = ase.io.read(path, index=":", format="extxyz")
+        with path.open(encoding="utf-8") as stream:
+            frames = ase.io.read(with_masses(stream), index=":", format="extxyz")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; --geometries names extended XYZ files") from error
     # What ASE's reader raises for lines that are no extended XYZ, here and below.
@@ -101,11 +109,29 @@ def _from_file(path: Path) -> list[Molecule]:
     for number, atoms in enumerate(frames):
         where = f"{path}, frame {number}"
         name = str(atoms.info.get("name", atoms.get_chemical_formula()))
-        charge, multiplicity = (
-            _integer(where, key, atoms.info.get(key, default)) for key, default in (("charge", 0), ("multiplicity", 1))
-        )
+        charge, multiplicity = _charge_and_multiplicity(where, atoms)
         molecules.append(_checked(where, name, atoms, charge, multiplicity))
     return molecules
+
+
+def _charge_and_multiplicity(where: str, atoms: Atoms) -> tuple[int, int]:
+    """Return both as the frame states them: ``charge`` (``total_charge`` ...) and ``multiplicity``, or ``spin`` = 2S.
+
+    Raises:
+        UserError: they are no whole numbers, or contradict each other.
+    """
+    try:
+        charge = _integer(where, "charge", total_charge_of(atoms))
+    except UserError as error:
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
+    info = {key.lower(): value for key, value in atoms.info.items()}
+    multiplicity = _integer(where, "multiplicity", info["multiplicity"]) if "multiplicity" in info else None
+    if "spin" in info:
+        from_spin = _integer(where, "spin", info["spin"]) + 1
+        if multiplicity not in (None, from_spin):
+            raise UserError(f"{where}: spin={info['spin']} (2S) and multiplicity={multiplicity} (2S + 1) contradict")
+        multiplicity = from_spin
+    return charge, 1 if multiplicity is None else multiplicity
 
 
 def _integer(where: str, key: str, value: Any) -> int:
@@ -129,9 +155,8 @@ def _checked(where: str, name: str, atoms: Atoms, charge: int, multiplicity: int
         raise UserError(f"{where}: an atom of no element (X)")
     if not np.isfinite(positions).all():
         raise UserError(f"{where}: a position is not finite")
-    distances = np.linalg.norm(positions[:, None] - positions, axis=-1) + np.diag(np.full(len(numbers), np.inf))
-    if distances.min() < _CLOSEST:
-        raise UserError(f"{where}: two atoms {distances.min():.2g} Å apart; is the file in Å?")
+    if wrong := describe_close_atoms(numbers, positions):
+        raise UserError(f"{where}: {wrong}; is the file in Å?")
     if atoms.pbc.any():
         raise UserError(f"{where}: is periodic (Lattice=...); only molecules can be computed: remove the lattice")
     electrons = int(numbers.sum()) - charge
@@ -140,4 +165,4 @@ def _checked(where: str, name: str, atoms: Atoms, charge: int, multiplicity: int
             f"{where}: {electrons} electron(s) cannot have multiplicity {multiplicity}; give charge= and "
             "multiplicity= in the frame's comment line of an extended XYZ file"
         )
-    return Molecule(name, numbers, positions, charge, multiplicity)
+    return Molecule(name, numbers, positions, charge, multiplicity, atoms.get_masses() if atoms.has("masses") else None)

@@ -180,6 +180,9 @@ def _checked_file(reader: PairReader, split: Split) -> CheckedFile:
         has_origin=esp is not None and "grid_origin" in esp,
         paired_by_row=esp is not None and "positions" not in esp,
         energy_dtype=str(efd.file.dtype(efd.key("energy"))),
+        force_dtype=str(efd.file.dtype(efd.key("forces"))) if "forces" in efd else "float64",
+        dipole_dtype=str(efd.file.dtype(efd.key("dipole"))) if "dipole" in efd else "float64",
+        esp_dtype=str(esp.file.dtype(esp.key("esp"))) if esp is not None and "esp" in esp else "float64",
         divided=reading.pair.split is None,
     )
 

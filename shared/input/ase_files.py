@@ -14,12 +14,14 @@ from typing import Any
 import ase
 import ase.db
 import ase.io
+import numpy as np
 from ase.db.row import AtomsRow
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat, open_with_compression, string2index
 
 from shared.errors import UserError
 from shared.files import require_readable
 from shared.input.file_names import on_disk
+from shared.input.isotopes import ISOTOPES, masses_of_mol, with_masses
 
 _UNREADABLE = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, EOFError, RuntimeError),
@@ -85,6 +87,13 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
         raise UserError(f"{name}: none of the frames of {path} has such a number; they are counted from 0")
 
 
+def describe_no_element(atoms: ase.Atoms) -> str:
+    """Return what is wrong with a frame that has atoms of no element."""
+    own = "dcm_charge" in atoms.arrays or "atom" in atoms.arrays
+    ours = ": the distributed charges that export_charges wrote; give the file without these lines" if own else ""
+    return f"atom {int(np.argmin(atoms.numbers))} has no element (symbol X){ours}"
+
+
 def database_metadata(name: str) -> dict[str, Any]:
     """Return the metadata of a database (schnetpack: units); empty for other files."""
     path, _ = split_index(name)
@@ -129,6 +138,8 @@ def _reason(error: Exception) -> str:
     """Return why ASE could not read a file: what it said, or that the text is not in UTF-8."""
     if isinstance(error, UnicodeDecodeError):
         return f"its text is not in UTF-8 ({error.reason}); save it in UTF-8"
+    if isinstance(error, KeyError) and error.args and str(error.args[0]) in ISOTOPES:
+        return f"{error.args[0]} is an isotope of hydrogen; write H, and the masses as in extended XYZ: masses:R:1"
     return f"ASE cannot read it ({error or type(error).__name__})"
 
 
@@ -152,7 +163,8 @@ def _chosen(frames: Iterator[ase.Atoms], index: slice) -> Iterator[ase.Atoms]:
 
 
 def _extended_xyz(path: Path, index: slice) -> Iterator[ase.Atoms]:
-    with open_with_compression(str(path), "rb") as content, TextIOWrapper(content, encoding="utf-8-sig") as stream:
+    with open_with_compression(str(path), "rb") as content, TextIOWrapper(content, encoding="utf-8-sig") as text:
+        stream = with_masses(text)
         yield from ase.io.iread(stream, index, format="extxyz")
         # ASE ends at the first blank line, and leaves the stream after the last frame that it read.
         if index == slice(None) and stream.read(1 << 16).strip():
@@ -204,7 +216,10 @@ def _sdf(path: Path) -> Iterator[ase.Atoms]:
 
 
 def _of_mol(lines: list[str]) -> ase.Atoms:
+    lines, masses = masses_of_mol(lines)
     atoms = next(ase.io.iread(StringIO("".join(lines)), format="sdf"))
+    if masses:
+        atoms.set_masses([masses.get(atom, mass) for atom, mass in enumerate(atoms.get_masses())])
     charges = [line.split()[4::2] for line in lines if line.startswith("M  CHG")]
     atoms.info["charge"] = sum(int(charge) for group in charges for charge in group)
     if lines[0].strip():

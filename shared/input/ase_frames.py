@@ -12,8 +12,9 @@ import ase
 import numpy as np
 
 from shared.errors import UserError
-from shared.input.ase_files import database_metadata, read_frames
+from shared.input.ase_files import database_metadata, describe_no_element, read_frames
 from shared.input.labels import RECOGNISED, FrameKeys, LabelledMolecule, Quantity, Summary
+from shared.input.total_charge import INITIAL_CHARGE_DECIMALS, describe_spin
 
 ASE_UNITS = {
     "R": "angstrom",
@@ -35,8 +36,6 @@ _PLAIN = (str, int, float, np.bool_, np.integer, np.floating)
 """Types of other information that is kept."""
 
 _INITIAL_CHARGES = "initial charges"
-_CHARGE_DECIMALS = 6
-"""Decimals of the sum of initial charges: a neutral molecule's add up to zero only to the digits that were written."""
 
 _LISTED = 30
 """Most names that a message lists."""
@@ -74,7 +73,8 @@ class AseSource:
             "charge": keys.charge,
         }
         self._seen: set[str] = set()
-        self._periodic = 0
+        self._periodic = self._open_shell = 0
+        self._spin = ""
         self._misshapen: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[LabelledMolecule]:
@@ -99,15 +99,23 @@ class AseSource:
             summary.notes.append(
                 f"{self._periodic} of {summary.frames} frames are periodic; each is taken for one molecule by itself"
             )
+        if self._open_shell:
+            summary.notes.append(
+                f"{self._open_shell} of {summary.frames} frames state unpaired electrons ({self._spin}); the model "
+                "does not know spins"
+            )
         summary.notes += [f"{name!r} left alone: {why}" for name, why in sorted(self._misshapen.items())]
 
     def _molecule(self, where: str, atoms: ase.Atoms) -> LabelledMolecule:
         if len(atoms) == 0:
             raise UserError(f"{where}: no atoms")
         if (atoms.numbers < 1).any():
-            raise UserError(f"{where}: atom {int(np.argmin(atoms.numbers))} has no element (symbol X)")
+            raise UserError(f"{where}: {describe_no_element(atoms)}")
         _require_finite(where, "the position", atoms.positions)
         self._periodic += bool(atoms.pbc.any())
+        spin = describe_spin(atoms)
+        self._open_shell += bool(spin)
+        self._spin = self._spin or spin
         # Not by get_forces, which would set those of constrained atoms to zero.
         results = atoms.calc.results if atoms.calc is not None else {}
         of_molecule = {**results, **atoms.info}
@@ -125,6 +133,7 @@ class AseSource:
             forces=forces,
             dipole=dipole,
             charge=self._charge(where, atoms, of_molecule),
+            masses=atoms.get_masses() if atoms.has("masses") else None,
             name=_one_line(atoms.info.get("name", "")),
             info=self._others(atoms.info),
         )
@@ -135,7 +144,7 @@ class AseSource:
             return float(found)
         if self._named["charge"]:
             return 0.0
-        initial = round(float(atoms.get_initial_charges().sum()), _CHARGE_DECIMALS)
+        initial = round(float(atoms.get_initial_charges().sum()), INITIAL_CHARGE_DECIMALS)
         if initial:
             self._settle("charge", where, _INITIAL_CHARGES)
             _require_finite(where, f"charge = {initial}", np.array(initial))

@@ -7,13 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from shared.input.total_charge import NAMES
+
 Quantity = Literal["energy", "forces", "dipole", "charge"]
 
 RECOGNISED: dict[Quantity, tuple[str, ...]] = {
     "energy": ("REF_energy", "energy", "dft_energy", "total_energy", "E"),
     "forces": ("REF_forces", "forces", "dft_forces", "force"),
     "dipole": ("REF_dipole", "dipole", "dft_dipole", "dipole_moment", "mu"),
-    "charge": ("REF_charge", "charge", "total_charge", "Q"),
+    "charge": NAMES,
 }
 """Names of the quantities in files of MACE, NequIP, schnetpack and ASE; the first one that a frame holds is taken."""
 
@@ -39,6 +41,7 @@ class LabelledMolecule:
     forces: np.ndarray | None = None  # (N, 3)
     dipole: np.ndarray | None = None  # (3,)
     charge: float = 0.0  # total, e
+    masses: np.ndarray | None = None  # (N,) u, where the file states them
     name: str = ""
     info: dict[str, Any] = field(default_factory=dict)  # other numbers and texts of this molecule in the file
 

@@ -14,9 +14,14 @@ import numpy as np
 import pytest
 
 from shared.digests import file_digest
+from shared.errors import UserError
+from train.__main__ import _settings_of_run
+from train.config import TrainConfig
+from train.data.quantities import CHARGE_SUM
+from train.model.saved_model import load_weights
 from train.run import loop
 from train.run.evaluate_run import evaluate_run
-from train.run_folder import RunFolder, load_config
+from train.run_folder import RunFolder, as_begun, check_settings, load_config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 
@@ -41,17 +46,36 @@ def test_it_goes_on(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[:2] == expected[:2]
     for split in ("train", "valid"):
         names = sorted(expected[2][split])
-        assert sorted(found[2][split]) == names
+        # The error of the charges' sums is newer; their weight in the loss is 0, as in that version.
+        assert sorted(found[2][split]) == sorted([*names, CHARGE_SUM.metric])
         # Another processor rounds in another way.
         values = [[record[2][split][name] for name in names] for record in (found, expected)]
         np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6)
     assert file_digest(folder.best / "weights.safetensors") != best
+    assert "charge_sum_weight" not in folder.config_file.read_text(encoding="utf-8")
+    facts = load_weights(folder.best).training
+    assert facts is not None
+    assert facts.total_charges == (0.0,)
+    assert facts.dipole_errors == pytest.approx((0.399, 1.562), rel=0.01)
+
+
+def test_a_setting_that_is_newer_than_the_run_is_what_the_run_was_trained_with(folder: RunFolder) -> None:
+    assert load_config(folder).charge_sum_weight == 0.0
+    # The command that began it continues it; one that asks for the term is refused.
+    usual = replace(load_config(folder), charge_sum_weight=TrainConfig().charge_sum_weight)
+    assert as_begun(folder, usual) == load_config(folder)
+    check_settings(folder, as_begun(folder, usual))
+    with pytest.raises(UserError, match=r"charge_sum_weight 0.0 → 3.0"):
+        check_settings(folder, as_begun(folder, replace(usual, charge_sum_weight=3.0)))
+    repeated = _settings_of_run(["--from-run", str(folder.path)])
+    assert repeated[repeated.index("--charge-sum-weight") + 1] == "0.0"
 
 
 def test_its_weights_have_the_errors_that_they_had(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     before = json.loads(folder.evaluation_file("valid").read_text(encoding="utf-8"))
     evaluate_run(folder.path, "valid", plots=False, predictions=False)
     after = json.loads(folder.evaluation_file("valid").read_text(encoding="utf-8"))
+    assert after["metrics"].pop(CHARGE_SUM.metric) > 0.1
     assert after["metrics"] == pytest.approx(before["metrics"], rel=1e-4, abs=1e-6)
     assert after["baselines"]["spread"] == pytest.approx(before["limits"]["spread"], rel=1e-5)
     assert "valid errors of the best weights (6 molecules)" in capsys.readouterr().out

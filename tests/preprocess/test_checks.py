@@ -693,3 +693,56 @@ def test_work_of_checks_is_bounded(size: int) -> None:
     rows = measure_esp._rows_to_fit(np.full(800, size), np.ones(800, bool))
     assert len(rows) * size**3 <= max(800 * 90**3 * 1.25, 16 * size**3)
     assert len(rows) >= 16
+
+
+def as_stored(name: str, how: Callable[[np.ndarray], np.ndarray]) -> Spoil:
+    """Round one target, or store it in another type."""
+    return lambda molecules: replace(molecules, **{name: how(getattr(molecules, name)).astype(np.float64)})
+
+
+def step_of(values: np.ndarray, step: float) -> np.ndarray:
+    return np.rint(values / step) * step
+
+
+@pytest.mark.parametrize("kind", ["co2", "mixed"])
+@pytest.mark.parametrize(
+    ("check", "name", "how"),
+    [
+        ("energy-resolution", "energy", lambda e: step_of(e, 1e-3)),
+        ("energy-resolution", "energy", lambda e: step_of(e / HARTREE, 1e-4) * HARTREE),
+        ("energy-resolution", "energy", lambda e: (4 * e / 27.2114).astype(np.float32).astype(np.float64) * 27.2114),
+        ("energy-resolution", "energy", lambda e: (4 * e).astype(np.float32)),
+        ("f-resolution", "forces", lambda f: step_of(f, 0.01)),
+        ("f-resolution", "forces", lambda f: step_of(f / (HARTREE / BOHR), 1e-3) * HARTREE / BOHR),
+        ("d-resolution", "dipole", lambda d: step_of(d / DEBYE, 0.01) * DEBYE),
+        ("esp-resolution", "esp_values", lambda v: step_of(v, 1e-4).astype(np.float32)),
+    ],
+)
+def test_rounded_targets_are_found_whatever_unit_they_were_rounded_in(
+    kind: str, check: str, name: str, how: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    found = [one for one in findings(as_stored(name, how)(sample(kind))) if one.check.endswith("-resolution")]
+    assert [one.check for one in found] == [check]
+    assert found[0].severity == "warning"
+    assert "apart, and no model can know more" in found[0].what
+
+
+@pytest.mark.parametrize("field", ["force_dtype", "dipole_dtype", "esp_dtype"])
+def test_targets_in_half_precision_are_found_by_their_type(field: str) -> None:
+    made = replace(sample("mixed"), file=sample("mixed").file._replace(**{field: "float16"}))
+    (found,) = [one for one in findings(made) if one.check.endswith("-resolution")]
+    assert "is stored as float16" in found.what
+
+
+def test_molecules_along_one_axis_are_not_rounded() -> None:
+    """Every component of the forces of one linear molecule is a multiple of one number, of many molecules none is."""
+    numbers = np.tile([8, 6, 8], (20, 1))
+    rng = np.random.default_rng(0)
+    co2 = take(sample("co2"), np.arange(20))
+    pull = rng.normal(size=20)
+    forces = np.zeros((20, 3, 3))
+    forces[:, 0, 2], forces[:, 2, 2] = pull, -pull
+    dipole = np.zeros((20, 3))
+    dipole[:, 2] = rng.normal(size=20)
+    made = replace(co2, atomic_numbers=numbers, forces=forces, dipole=dipole)
+    assert not [one for one in findings(made) if one.check.endswith("-resolution")]

@@ -442,7 +442,7 @@ HEADER = "2\nProperties=species:S:1:pos:R:3"
         (f"{HEADER}\nH 0 0 0\nQq 0 0 1\n", "'Qq' is no element"),
         (f"{HEADER}\nH 0 0 0\nX 0 0 1\n", "frame 0: an atom of no element"),
         (f"{HEADER}\nH 0 0 0\nH 0 0 nan\n", "not finite"),
-        (f"{HEADER}\nH 0 0 0\nH 0 0 0.1\n", "two atoms 0.1 Å apart"),
+        (f"{HEADER}\nH 0 0 0\nH 0 0 0.1\n", "are 0.1 Å apart"),
         (f"{HEADER} charge=1\nH 0 0 0\nH 0 0 1\n", r"1 electron\(s\) cannot have multiplicity 1"),
         (f"{HEADER} charge=0.5\nH 0 0 0\nH 0 0 1\n", "charge=0.5: not a whole number"),
         (f"{HEADER} charge=one\nH 0 0 0\nH 0 0 1\n", "charge=one: not a whole number"),

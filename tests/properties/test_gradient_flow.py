@@ -20,8 +20,10 @@ from train.model.joint import build_model, clean
 from train.step.losses import LossWeights
 from train.step.train_step import loss_and_prediction
 
-ESP_ONLY = LossWeights(energy=0.0, forces=0.0, dipole=0.0, esp=1.0, mono=0.0, dipole_source="physnet")
-DIPOLE_ONLY = LossWeights(energy=0.0, forces=0.0, dipole=1.0, esp=0.0, mono=0.0, dipole_source="physnet")
+ESP_ONLY = LossWeights(energy=0.0, forces=0.0, dipole=0.0, esp=1.0, mono=0.0, charge_sum=None, dipole_source="physnet")
+DIPOLE_ONLY = LossWeights(
+    energy=0.0, forces=0.0, dipole=1.0, esp=0.0, mono=0.0, charge_sum=None, dipole_source="physnet"
+)
 CHARGES = [0.0, 1.0, -2.0]
 
 

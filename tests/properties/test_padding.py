@@ -38,7 +38,7 @@ def make(molecules: list[list[int]] = MOLECULES, **padding: Any) -> Batch:
     return support.random_batch(rng, molecules, cutoffs=CUTOFFS, total_charge=CHARGES[: len(molecules)], **padding)
 
 
-TARGETS = ("energy", "forces", "dipole", "esp", "mono")
+TARGETS = ("energy", "forces", "dipole", "esp", "mono", "charge_sum")
 WEIGHTS = {name: getattr(support.small_config(), f"{name}_weight") for name in TARGETS}
 
 

@@ -224,6 +224,7 @@ def prediction_with(batch: Batch, rng: np.random.Generator) -> Prediction:
         energy=batch.energy,
         forces=batch.forces + rng.normal(size=batch.forces.shape),
         charges=rng.normal(size=shape),
+        charge_excess=rng.normal(size=shape[0]),
         dcm_charges=rng.normal(size=(*shape, 2)),
         dcm_sites=np.zeros((*shape, 2, 3)),
         dipole=batch.dipole,

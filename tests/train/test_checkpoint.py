@@ -101,6 +101,9 @@ def test_damage_is_answered_by_the_one_before(tiny: Steps, written: Path, tmp_pa
         else:
             path.write_bytes(content[: len(content) // 2] if how == "halved" else b"")
         saved, damaged = restore(folder, tiny)
+        if how == "altered" and path.name == "_METADATA" and not damaged:
+            assert_is(saved, make(tiny, 7))  # the byte is one of those that Orbax does not read
+            continue
         assert_is(saved, make(tiny, 3))
         assert len(damaged) == 1, name
         assert str(folder / "7") in damaged[0]
@@ -124,5 +127,5 @@ def test_other_format(tiny: Steps, written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(written, folder)
     (folder / "7" / "progress" / "metadata").write_text(json.dumps({"format": 99}))
-    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues format 5"):
+    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues format 6"):
         restore(folder, tiny)

@@ -27,7 +27,7 @@ def molecules(numbers: list[list[int]], seed: int = 0) -> BucketArrays:
     positions = rng.normal(size=(*padded.shape, 3)) * (padded > 0)[..., None]
     total_charge = rng.integers(-1, 2, len(numbers)).astype(float)
     own = np.vectorize(lambda z: TRUE.get(z, 0.0))(padded)
-    charges = np.asarray(conserve_charge(own, padded > 0, total_charge), np.float64)
+    charges = np.asarray(conserve_charge(own, padded > 0, total_charge)[0], np.float64)
     mass = MASSES[padded]
     center = (mass[..., None] * positions).sum(axis=1) / mass.sum(axis=1)[:, None]
     dipole = (charges[..., None] * (positions - center[:, None])).sum(axis=1)

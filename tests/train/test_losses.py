@@ -18,7 +18,7 @@ from train.model.prediction import Prediction
 from train.step.losses import LossWeights, count, joint_loss
 from train.step.metrics import METRIC_NAMES, add_sums, batch_sums, mean_error, named_metrics, zero_sums
 
-WEIGHTS = LossWeights(energy=2.0, forces=3.0, dipole=5.0, esp=7.0, mono=11.0, dipole_source="physnet")
+WEIGHTS = LossWeights(energy=2.0, forces=3.0, dipole=5.0, esp=7.0, mono=11.0, charge_sum=13.0, dipole_source="physnet")
 MOLECULES = [[6, 8, 8], [8, 1], [2]]
 DEBYE = 0.20819434  # e·Å
 KCAL_PER_MOL = 627.5095  # in one Hartree
@@ -55,6 +55,7 @@ def prediction(batch: Batch) -> Prediction:
         "energy": (size,),
         "forces": (size, atoms, 3),
         "charges": (size, atoms),
+        "charge_excess": (size,),
         "dcm_charges": (size, atoms, 2),
         "dcm_sites": (size, atoms, 2, 3),
         "dipole": (size, 3),
@@ -69,9 +70,10 @@ def prediction(batch: Batch) -> Prediction:
 
 def differences(prediction: Prediction, batch: Batch, source: str) -> dict[str, list[float]]:
     """Every difference from a reference that there is, and every molecule's mean square on its grid."""
-    energy, forces, dipole, esp, mono = [], [], [], [], []
+    energy, forces, dipole, esp, mono, charge_sum = [], [], [], [], [], []
     for b, numbers in enumerate(MOLECULES):
         energy.append(float(prediction.energy[b] - batch.energy[b]))
+        charge_sum.append(float(prediction.charge_excess[b]))
         fitted = prediction.dipole if source == "physnet" else prediction.dipole_dcm
         dipole += [float(fitted[b, x] - batch.dipole[b, x]) for x in range(3)]
         for i in range(len(numbers)):
@@ -80,14 +82,16 @@ def differences(prediction: Prediction, batch: Batch, source: str) -> dict[str, 
         points = [float(prediction.esp[b, g] - batch.esp[b, g]) ** 2 for g in range(9) if batch.esp_mask[b, g]]
         if points:
             esp.append(float(np.mean(points)))
-    lists = {"energy": energy, "forces": forces, "dipole": dipole, "esp": esp, "mono": mono}
+    lists = {"energy": energy, "forces": forces, "dipole": dipole, "esp": esp, "mono": mono, "charge_sum": charge_sum}
     return {name: [value for value in values if not np.isnan(value)] for name, values in lists.items()}
 
 
 def expected_terms(prediction: Prediction, batch: Batch, source: str) -> dict[str, float]:
     found = differences(prediction, batch, source)
     squares = {name: values if name == "esp" else np.square(values) for name, values in found.items()}
-    return {name: 0.5 * float(np.mean(values)) for name, values in squares.items()}
+    terms = {name: 0.5 * float(np.mean(values)) for name, values in squares.items()}
+    # The absolute value, smooth below 0.01 e.
+    return terms | {"charge_sum": float(np.mean([np.hypot(value, 0.01) - 0.01 for value in found["charge_sum"]]))}
 
 
 @pytest.mark.parametrize("source", ["physnet", "dcmnet"])
@@ -99,7 +103,10 @@ def test_joint_loss(batch: Batch, prediction: Prediction, source: Literal["physn
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(losses, name), value, rtol=1e-5, err_msg=name)
     total = 2 * expected["energy"] + 3 * expected["forces"] + 5 * expected["dipole"] + 7 * expected["esp"]
-    np.testing.assert_allclose(losses.total, total + 11 * expected["mono"], rtol=1e-5)
+    total += 11 * expected["mono"]
+    np.testing.assert_allclose(losses.total, total + 13 * expected["charge_sum"], rtol=1e-5)
+    without = joint_loss(prediction, clean(batch), dataclasses.replace(weights, charge_sum=None))
+    np.testing.assert_allclose(without.total, total, rtol=1e-5)
 
 
 def test_gradients_are_those_of_the_known_targets(batch: Batch, prediction: Prediction) -> None:
@@ -131,7 +138,9 @@ def test_a_target_that_nothing_has_is_not_reported(batch: Batch, prediction: Pre
     named = named_metrics(batch_sums(prediction, empty, losses, count(empty), point_charges=True))
     assert set(METRIC_NAMES) - set(named) == {name for name in METRIC_NAMES if name.startswith(target)}
     assert np.isfinite(list(named.values())).all()
-    trained = [v for k, v in named.items() if not k.startswith(("loss", "mono", "dipole_dcm", "esp_rmse_point"))]
+    trained = [
+        v for k, v in named.items() if not k.startswith(("loss", "mono", "charge_sum", "dipole_dcm", "esp_rmse_point"))
+    ]
     assert mean_error(named, WEIGHTS) == pytest.approx(gmean(trained))
 
 
@@ -145,6 +154,7 @@ def test_perfect_prediction_has_no_loss(batch: Batch, prediction: Prediction) ->
         dipole_dcm=cleaned.dipole,
         esp=cleaned.esp,
         charges=prediction.dcm_charges.sum(axis=-1),
+        charge_excess=np.zeros_like(prediction.charge_excess),
     )
     assert float(joint_loss(perfect, cleaned, WEIGHTS).total) == 0.0
 
@@ -181,6 +191,7 @@ def test_metrics_in_their_units(batch: Batch, prediction: Prediction) -> None:
         named = named_metrics(add_sums(zero_sums(), sums))
     lists: dict[str, list[Any]] = {name: [] for name in METRIC_NAMES}
     for b, numbers in enumerate(MOLECULES):
+        lists["charge_sum_mae_e"].append(abs(prediction.charge_excess[b]))
         lists["energy_mae_ev"].append(abs(prediction.energy[b] - batch.energy[b]))
         lists["dipole_mae_debye"] += list(np.abs(prediction.dipole[b] - batch.dipole[b]) / DEBYE)
         lists["dipole_dcm_mae_debye"] += list(np.abs(prediction.dipole_dcm[b] - batch.dipole[b]) / DEBYE)
@@ -223,7 +234,7 @@ def test_metrics_average_over_molecules_not_batches(batch: Batch, prediction: Pr
 
 
 def test_mean_error_is_the_geometric_mean_of_what_is_trained() -> None:
-    metrics = dict(zip(METRIC_NAMES, (1e3, 0.02, 0.3, 0.05, 0.007, 0.11, 1.3, 0.017), strict=True))
+    metrics = dict(zip(METRIC_NAMES, (1e3, 0.02, 0.3, 0.05, 0.007, 0.11, 1.3, 0.017, 0.2), strict=True))
     assert mean_error(metrics, WEIGHTS) == pytest.approx(gmean([0.02, 0.3, 0.05, 0.11]))
     assert mean_error(metrics, dataclasses.replace(WEIGHTS, forces=1e6)) == pytest.approx(mean_error(metrics, WEIGHTS))
     no_energy = dataclasses.replace(WEIGHTS, energy=0.0, dipole_source="dcmnet")
@@ -232,5 +243,5 @@ def test_mean_error_is_the_geometric_mean_of_what_is_trained() -> None:
     without = {**metrics, "esp_rmse_kcal_per_mol_e": 0.0}
     worse = {**without, "forces_mae_ev_per_angstrom": 0.31}
     assert 0 < mean_error(without, WEIGHTS) < mean_error(worse, WEIGHTS)
-    nothing = LossWeights(0.0, 0.0, 0.0, 0.0, 1.0, "physnet")
+    nothing = LossWeights(0.0, 0.0, 0.0, 0.0, 1.0, 1.0, "physnet")
     assert mean_error(metrics, nothing) == metrics["loss"]

@@ -61,8 +61,13 @@ def test_ase_reads_atoms_and_charges_back(folder: Path, predictions: list[Molecu
         assert set(particles.symbols[n:]) == {"X"}
         np.testing.assert_allclose(particles.positions[:n], atoms.positions, atol=1e-7)
         np.testing.assert_allclose(particles.get_forces()[:n], expected.forces, atol=1e-7)
-        charges, sites, parents = particles.get_charges()[n:], particles.positions[n:], particles.arrays["atom"][n:]
-        np.testing.assert_allclose(particles.get_charges()[:n], expected.charges, atol=1e-7)
+        charges, sites, parents = (
+            part[n:] for part in (particles.arrays["dcm_charge"], particles.positions, particles.arrays["atom"])
+        )
+        np.testing.assert_allclose(particles.arrays["physnet_charge"][:n], expected.charges, atol=1e-7)
+        # The sum of either column is the total charge.
+        assert not particles.arrays["physnet_charge"][n:].any()
+        assert not particles.arrays["dcm_charge"][:n].any()
         for atom in range(n):
             np.testing.assert_allclose(charges[parents == atom], expected.dcm_charges[atom], atol=1e-7)
             np.testing.assert_allclose(sites[parents == atom], expected.dcm_sites[atom], atol=1e-7)

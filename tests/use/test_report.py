@@ -130,7 +130,7 @@ def test_errors_and_figures_are_those_of_the_files(reported: Path, page: str) ->
         predicted, reference = file["forces"][:].ravel(), file["forces_reference"][:].ravel()
     np.testing.assert_allclose(np.sort(forces["data"][1]["y"]), np.sort(predicted), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(np.sort(forces["data"][1]["x"]), np.sort(reference), rtol=1e-4, atol=1e-6)
-    assert f"MAE {np.abs(predicted - reference).mean():.3g} eV/Å" in forces["layout"]["annotations"][0]["text"]
+    assert forces["layout"]["annotations"][0]["text"] == f"MAE {1000 * np.abs(predicted - reference).mean():.4g} meV/Å"
     histograms = [figure["data"][0]["y"] for name, figure in figures.items() if name.startswith("errors")]
     np.testing.assert_allclose([sum(shares) for shares in histograms], 100.0, rtol=1e-3)
     curves = [figure for name, figure in figures.items() if name.startswith("curves")]
@@ -230,12 +230,19 @@ def test_a_sample_is_drawn_and_errors_are_over_everything(reported: Path, monkey
         read = {sample.target.predicted: sample for sample in target_samples.read_samples(opened, {1: -15.0}, False)}
         errors = (opened.whole("esp") - opened.whole("esp_reference").astype(float)) * HARTREE_IN_KCAL_PER_MOL
         names = opened.molecules
-        energies = opened.whole("energy_reference")
+        energies, points = opened.whole("energy_reference"), opened.whole("n_points")
     assert len(read) == len(target_samples.TARGETS)
     esp = read["esp"]
     assert (esp.entries, len(esp.reference), len(esp.labels)) == (len(errors), 50, 50)
-    assert esp.mae == pytest.approx(np.abs(errors).mean(), rel=1e-6)
-    assert esp.rmse == pytest.approx(np.sqrt(np.square(errors).mean()), rel=1e-6)
+    # As in the table: the mean over a molecule's points, then over molecules; and as the evaluation has it.
+    parts = np.split(errors, np.cumsum(points)[:-1])
+    assert esp.error == pytest.approx(np.sqrt(np.mean([np.square(part).mean() for part in parts])), rel=1e-6)
+    table = json.loads((reported / "evaluation-test.json").read_text(encoding="utf-8"))["metrics"]
+    for sample in read.values():
+        quantity = sample.target.quantity
+        assert sample.error == pytest.approx(table[quantity.metric], rel=1e-4, abs=1e-6), quantity.key
+        shown = f"{quantity.error} {sample.error * quantity.error_factor:.4g} {quantity.error_unit}"
+        assert sample.described == shown
     assert np.isin(np.round(esp.errors, 6), np.round(errors, 6)).all()
     hydrogens = [int("".join(re.findall(r"H(\d*)", formula)) or "H" in formula) for formula in names.formulas]
     np.testing.assert_allclose(read["energy"].reference, energies + 15.0 * np.array(hydrogens), rtol=1e-9)
@@ -262,7 +269,7 @@ def test_references_that_are_missing_are_not_drawn(
         labels = [opened.molecules.label(i) for i in range(10)]
     assert not {"dipole", "dipole_dcm"} & set(read)
     assert read["forces"].entries == int((~np.isnan(forces)).sum())
-    assert read["forces"].mae == pytest.approx(np.nanmean(errors), rel=1e-6)
+    assert read["forces"].error == pytest.approx(np.nanmean(errors), rel=1e-6)
     assert len(read["forces"].reference) == 30
     for value, label in zip(read["forces"].reference, read["forces"].labels, strict=True):
         assert value in forces[owner == labels.index(label)]

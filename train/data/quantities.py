@@ -61,8 +61,9 @@ ESP_PHYSNET = Quantity(
     *("esp_rmse_point_charges_kcal_per_mol_e", "kcal/mol/e", 1.0),
 )
 MONOPOLE = Quantity("monopole", "monopole difference", "e", 1.0, "MAE", "monopole_mae_e", "e", 1.0)
+CHARGE_SUM = Quantity("charge_sum", "sum of the uncorrected charges", "e", 1.0, "MAE", "charge_sum_mae_e", "e", 1.0)
 
-QUANTITIES = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, ESP, ESP_PHYSNET, MONOPOLE)
+QUANTITIES = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, ESP, ESP_PHYSNET, MONOPOLE, CHARGE_SUM)
 """All quantities, in the order in which they are shown."""
 
 TARGETS = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, ESP)

@@ -119,7 +119,7 @@ def finish_run(
         # Imported here: matplotlib is slow to import and not needed while training.
         from train.evaluation.plots import draw_all
 
-        draw_all(folder, targets, split)
+        draw_all(folder, targets, split, metrics)
     if not quiet:
         log.info(describe_evaluation(record, baselines))
         if predictions:

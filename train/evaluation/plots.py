@@ -10,17 +10,17 @@ from matplotlib.figure import Figure
 
 from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
-from train.data.quantities import ENERGY, TARGETS
+from train.data.quantities import ENERGY, MONOPOLE, TARGETS, Quantity
 from train.evaluation.results import MoleculeEsp, Targets
 from train.run_folder import RunFolder, read_metrics
 
 _HEXAGON_THRESHOLD = 5000
 
 
-def draw_all(folder: RunFolder, targets: Targets, split: str) -> list[Path]:
-    """Draw every picture of a run into ``plots/`` and return the paths."""
+def draw_all(folder: RunFolder, targets: Targets, split: str, metrics: dict[str, float]) -> list[Path]:
+    """Draw every picture of a run into ``plots/``, with the errors ``metrics`` of the table, and return the paths."""
     folder.plots.mkdir(parents=True, exist_ok=True)
-    drawn = [save_picture(folder.picture_file(f"scatter-{split}"), lambda: draw_scatter(targets, split))]
+    drawn = [save_picture(folder.picture_file(f"scatter-{split}"), lambda: draw_scatter(targets, split, metrics))]
     if targets.molecules:
         drawn.append(save_picture(folder.picture_file(f"esp-{split}"), lambda: draw_esp(targets.molecules)))
     records = read_metrics(folder, epochs=10**9)
@@ -29,27 +29,30 @@ def draw_all(folder: RunFolder, targets: Targets, split: str) -> list[Path]:
     return drawn
 
 
-def draw_scatter(targets: Targets, split: str) -> Figure:
-    """Draw prediction against reference for every target, and each atom's DCMNet charges against PhysNet's."""
+def draw_scatter(targets: Targets, split: str, metrics: dict[str, float]) -> Figure:
+    """Draw prediction against reference for every target, and each atom's DCMNet charges against PhysNet's.
+
+    Of the grid points some are drawn; the errors are those of the table, over all of them.
+    """
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     for axis, quantity in zip(axes, TARGETS, strict=False):
         reference, predicted = targets.arrays(quantity.key)
         if len(reference):
-            _scatter(axis, reference, predicted, quantity.unit)
+            _scatter(axis, reference, predicted, quantity, metrics)
             labels = (f"{what}, {quantity.unit}" for what in ("reference", "prediction"))
             title = "energy above the atomic references" if quantity is ENERGY else quantity.label
             axis.set(title=title, **dict(zip(("xlabel", "ylabel"), labels, strict=True)))
         else:
             _say_missing(axis, quantity.label)
     charges, sums = targets.arrays("monopole")
-    _scatter(axes[5], charges, sums, "e")
+    _scatter(axes[5], charges, sums, MONOPOLE, metrics)
     axes[5].set(title="monopoles", xlabel="PhysNet's charge, e", ylabel="sum of the atom's distributed charges, e")
     figure.suptitle(f"{split} split, best weights")
     return figure
 
 
-def _scatter(axis: Axes, x: np.ndarray, y: np.ndarray, unit: str) -> None:
+def _scatter(axis: Axes, x: np.ndarray, y: np.ndarray, quantity: Quantity, metrics: dict[str, float]) -> None:
     low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     pad = 0.03 * (high - low) or 1.0
     limits = (low - pad, high + pad)
@@ -58,14 +61,9 @@ def _scatter(axis: Axes, x: np.ndarray, y: np.ndarray, unit: str) -> None:
         axis.hexbin(x, y, gridsize=80, bins="log", mincnt=1, extent=(*limits, *limits), cmap="viridis")
     else:
         axis.scatter(x, y, s=8, alpha=0.5, linewidths=0)
-    error = y - x
-    axis.text(
-        0.04,
-        0.96,
-        f"MAE {np.abs(error).mean():.3g} {unit}\nRMSE {np.sqrt((error**2).mean()):.3g} {unit}",
-        transform=axis.transAxes,
-        va="top",
-    )
+    error = metrics[quantity.metric] * quantity.error_factor
+    text = f"{quantity.error} {error:.4g} {quantity.error_unit}"
+    axis.text(0.04, 0.96, text, transform=axis.transAxes, va="top")
     axis.set(xlim=limits, ylim=limits, aspect="equal")
 
 

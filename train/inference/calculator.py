@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 
-from train.inference.predictor import MoleculePrediction, Precision, Predictor, total_charge_of
+from shared.errors import UserError
+from shared.input.total_charge import total_charge_of
+from train.inference.predictor import MoleculePrediction, Precision, Predictor
+
+DipoleSource = Literal["physnet", "dcmnet"]
 
 
 class PointCharges(NamedTuple):
@@ -21,38 +26,85 @@ class PointCharges(NamedTuple):
 
 
 class JointCalculator(Calculator):
-    """Calculator for ASE: energy, forces, dipole and charges of PhysNet, and the distributed charges of DCMNet.
+    """Calculator for ASE: energy, forces and charges of PhysNet, a dipole, and the distributed charges of DCMNet.
 
     The energy is the total one (eV), reference energies included; forces are exactly its negative gradient; charges
-    and dipole (about the centre of mass) are PhysNet's. The total charge of a molecule is ``atoms.info["charge"]``,
-    else the sum of its initial charges. It works with all of ASE that takes a calculator: optimizers, Vibrations,
-    Infrared, molecular dynamics.
+    are PhysNet's. The dipole, about the centre of mass, is that of PhysNet's charges or of DCMNet's
+    (:attr:`dipole_source`), also in ASE's Infrared. The total charge of a molecule is ``atoms.info["charge"]`` (or
+    ``"total_charge"``), else the sum of its initial charges. It works with all of ASE that takes a calculator:
+    optimizers, Vibrations, Infrared, molecular dynamics.
+
+    It can be copied and pickled, and threads and the images of a NEB may share one: each thread has results of its own.
+
+    Attributes:
+        predictor: the model.
+        dipole_source: "physnet" or "dcmnet".
     """
 
     implemented_properties: list[str] = ["energy", "free_energy", "forces", "dipole", "charges"]  # noqa: RUF012 (ASE has it so)
 
-    def __init__(self, run: str | Path, precision: Precision = "float64", pad: bool = True, **parameters: Any) -> None:
+    def __init__(
+        self,
+        run: str | Path,
+        precision: Precision = "float64",
+        pad: bool = True,
+        dipole: DipoleSource | None = None,
+        **parameters: Any,
+    ) -> None:
         """Load a model.
 
         Args:
             run: folder of a run (runs/NAME), or a copy of its best/ alone.
             precision: float64 keeps optimizers and finite differences smooth; float32 is faster on a GPU.
             pad: to size classes, so that few shapes are compiled.
+            dipole: charges whose dipole is returned; None for those with the smaller error on the validation split
+                (PhysNet's where the errors are not known).
             parameters: of ASE's Calculator.
 
         Raises:
-            UserError: there is no model, or it is damaged.
+            UserError: there is no model, or it is damaged; no such dipole.
         """
+        self._of_thread = _OfThread()
         super().__init__(**parameters)
+        if dipole not in (None, "physnet", "dcmnet"):
+            raise UserError(f'dipole = {dipole!r}: "physnet" or "dcmnet"')
         self.predictor = Predictor(run, precision, pad)
-        self._charge: float | None = None
-        self._prediction: MoleculePrediction | None = None
+        self.dipole_source: DipoleSource = dipole or better_dipole(self.predictor)
+        self.parameters["dipole"] = self.dipole_source  # as ASE writes it with its results
+
+    @property
+    def atoms(self) -> ase.Atoms | None:
+        """Molecule of this thread's last calculation."""
+        return self._of_thread.atoms
+
+    @atoms.setter
+    def atoms(self, atoms: ase.Atoms | None) -> None:
+        self._of_thread.atoms = atoms
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Results of this thread's last calculation."""
+        return self._of_thread.results
+
+    @results.setter
+    def results(self, results: dict[str, Any]) -> None:
+        self._of_thread.results = results
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything but the results, which a copy calculates again."""
+        return {name: value for name, value in vars(self).items() if name != "_of_thread"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _of_thread=_OfThread())
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
-        """Return what changed since the last calculation, ``atoms.info`` included, which ASE itself ignores."""
+        """Return what changed since the last calculation, charge and masses included, which ASE itself ignores."""
         changes: list[str] = super().check_state(atoms, tol=tol)
-        if self._charge is not None and self._charge != total_charge_of(atoms) and not changes:
-            changes.append("initial_charges")
+        if self.atoms is not None and self.results and not changes:
+            if self._of_thread.charge != total_charge_of(atoms):
+                changes.append("initial_charges")
+            if not np.array_equal(self.atoms.get_masses(), atoms.get_masses()):
+                changes.append("masses")
         return changes
 
     def calculate(
@@ -64,16 +116,19 @@ class JointCalculator(Calculator):
         """Calculate everything at once.
 
         Raises:
-            UserError: an element that the model was not trained on, periodic boundaries, or positions not finite.
+            UserError: an element that the model was not trained on, periodic boundaries, positions not finite, atoms
+                at one place, a total charge that is no number; a result that is not finite.
         """
         super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise UserError("no molecule: give one, calculator.calculate(atoms)")
         (prediction,) = self.predictor.predict([self.atoms], batch_size=1)
-        self._charge, self._prediction = total_charge_of(self.atoms), prediction
+        self._of_thread.charge, self._of_thread.prediction = total_charge_of(self.atoms), prediction
         self.results = {
             "energy": prediction.energy,
             "free_energy": prediction.energy,
             "forces": prediction.forces,
-            "dipole": prediction.dipole,
+            "dipole": prediction.dipole if self.dipole_source == "physnet" else prediction.dipole_dcm,
             "charges": prediction.charges,
         }
 
@@ -81,6 +136,10 @@ class JointCalculator(Calculator):
         """Return DCMNet's charges (N, n_dcm) in e and their positions (N, n_dcm, 3) in Å."""
         prediction = self._predicted(atoms)
         return PointCharges(prediction.dcm_charges, prediction.dcm_sites)
+
+    def get_physnet_dipole(self, atoms: ase.Atoms | None = None) -> np.ndarray:
+        """Return the dipole (3,) of PhysNet's charges in e·Å, about the centre of mass."""
+        return self._predicted(atoms).dipole
 
     def get_distributed_dipole(self, atoms: ase.Atoms | None = None) -> np.ndarray:
         """Return the dipole (3,) of the distributed charges in e·Å, about the centre of mass."""
@@ -95,7 +154,27 @@ class JointCalculator(Calculator):
         return self.predictor.derivatives(atoms).hessian
 
     def _predicted(self, atoms: ase.Atoms | None) -> MoleculePrediction:
+        atoms = atoms if atoms is not None else self.atoms
+        if atoms is None:
+            raise UserError("no molecule yet: give one as atoms=, or calculate its energy first")
         # Through ASE's own cache, which calculates where the atoms have changed.
-        self.get_potential_energy(atoms if atoms is not None else self.atoms)
-        assert self._prediction is not None
-        return self._prediction
+        self.get_potential_energy(atoms)
+        prediction = self._of_thread.prediction
+        assert prediction is not None
+        return prediction
+
+
+class _OfThread(threading.local):
+    """Last molecule and its results, of each thread."""
+
+    def __init__(self) -> None:
+        self.atoms: ase.Atoms | None = None
+        self.results: dict[str, Any] = {}
+        self.charge: float | None = None
+        self.prediction: MoleculePrediction | None = None
+
+
+def better_dipole(predictor: Predictor) -> DipoleSource:
+    """Return the charges whose dipole has the smaller error on the validation split; PhysNet's if it is not known."""
+    errors = predictor.dipole_errors()
+    return "dcmnet" if errors is not None and errors[1] < errors[0] else "physnet"

@@ -12,12 +12,15 @@ import ase.io
 import numpy as np
 
 from shared.errors import UserError
+from shared.input.total_charge import total_charge_of
 from shared.units import BOHR_IN_ANGSTROM
-from train.inference.predictor import MoleculePrediction, Predictor, total_charge_of
+from train.inference.predictor import MoleculePrediction, Predictor
 
 UNITS = "positions Angstrom, charges e, energy eV, forces eV/Angstrom, dipoles e*Angstrom about the centre of mass"
 
 CSV_COLUMNS = ("frame", "atom", "element", "charge_index", "x_angstrom", "y_angstrom", "z_angstrom", "charge_e")
+
+_COLUMNS = ["symbols", "positions", "physnet_charge", "dcm_charge", "atom", "forces"]
 
 _LARGEST_CUBE = 20_000_000
 """Most points of a cube; as text they take 270 MB."""
@@ -27,10 +30,11 @@ def extended_xyz(molecules: Sequence[ase.Atoms], predictions: Sequence[MoleculeP
     """Return one frame for each molecule: its atoms with PhysNet's charges and forces, then the distributed charges.
 
     These are particles of symbol X without forces. The column ``atom`` is the atom that a particle belongs to, from 0.
+    ``physnet_charge`` is 0 for particles and ``dcm_charge`` for atoms, so that the sum of either is the total charge.
     """
     frames = [_with_charges(*pair) for pair in zip(molecules, predictions, strict=True)]
     text = io.StringIO()
-    ase.io.write(text, frames, format="extxyz", columns=["symbols", "positions", "charge", "atom", "forces"])
+    ase.io.write(text, frames, format="extxyz", columns=_COLUMNS)
     return text.getvalue()
 
 
@@ -96,7 +100,8 @@ def _with_charges(atoms: ase.Atoms, prediction: MoleculePrediction) -> ase.Atoms
     n, n_dcm = prediction.dcm_charges.shape
     numbers = np.concatenate([atoms.numbers, np.zeros(n * n_dcm, int)])
     particles = ase.Atoms(numbers, np.vstack([atoms.positions, prediction.dcm_sites.reshape(-1, 3)]))
-    particles.arrays["charge"] = np.concatenate([prediction.charges, prediction.dcm_charges.ravel()])
+    particles.arrays["physnet_charge"] = np.concatenate([prediction.charges, np.zeros(n * n_dcm)])
+    particles.arrays["dcm_charge"] = np.concatenate([np.zeros(n), prediction.dcm_charges.ravel()])
     particles.arrays["atom"] = np.concatenate([np.arange(n), np.repeat(np.arange(n), n_dcm)])
     particles.arrays["forces"] = np.vstack([prediction.forces, np.zeros((n * n_dcm, 3))])
     particles.info = {
@@ -122,13 +127,14 @@ def _cube_header(atoms: ase.Atoms, grid: CubeGrid) -> str:
 
 
 def _cube_line(count: int, values: Sequence[float] | np.ndarray) -> str:
-    return f"{count:5d}" + "".join(f"{value:12.6f}" for value in values)
+    # A blank before each number, however far from the origin: readers divide lines at blanks.
+    return f"{count:5d}" + "".join(f" {value:11.6f}" for value in values)
 
 
 def _cube_values(values: np.ndarray) -> str:
     """Format values, six in a line; every run along z begins a new line."""
     text = io.StringIO()
     for run in values.reshape(-1, values.shape[2]):
-        words = [f"{value:13.5E}" for value in run.tolist()]
+        words = [f" {value:12.5E}" for value in run.tolist()]
         text.writelines("".join(words[start : start + 6]) + "\n" for start in range(0, len(words), 6))
     return text.getvalue()

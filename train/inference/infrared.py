@@ -124,7 +124,7 @@ def infrared_from_dynamics(
 
         def observe() -> None:
             at = dynamics.get_number_of_steps()
-            dipoles[at] = moving.get_dipole_moment(), calculator.get_distributed_dipole(moving)
+            dipoles[at] = calculator.get_physnet_dipole(moving), calculator.get_distributed_dipole(moving)
             bar.update()
 
         dynamics.attach(observe)

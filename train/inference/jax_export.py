@@ -16,6 +16,7 @@ import numpy as np
 from jax import export
 
 from shared.elements import MAX_ATOMIC_NUMBER, element_table, symbol
+from shared.geometry import SHORTEST_DISTANCE
 from train.data.batch import Batch
 from train.inference.predictor import Precision
 from train.model.arithmetic import arithmetic
@@ -26,9 +27,14 @@ Array = jax.Array
 
 FORMAT_VERSION = 1
 PLATFORMS = ("cpu", "cuda")
+
+FARTHEST = 256.0
+"""Largest coordinate of an atom in float32, Å, whose steps are 1.5e-5 Å there: forces are still right to 1e-3 eV/Å."""
+
 INPUTS = {
     "atomic_numbers": "(B, A) int32; 0 = padding, anywhere in a row; A at least 2",
-    "positions": "(B, A, 3) Å; the padding is ignored",
+    "positions": "(B, A, 3) Å; the padding is ignored; in float32 less than 256 Å from the origin: subtract the "
+    "molecule's centre before you cast them",
     "total_charge": "(B,) e",
 }
 OUTPUTS = {
@@ -93,14 +99,25 @@ def _function(trained: TrainedModel, precision: Precision) -> Callable[[Array, A
         inside = (atomic_numbers >= 0) & (atomic_numbers <= MAX_ATOMIC_NUMBER)
         reference = jnp.where(inside[..., None], table[jnp.where(inside, atomic_numbers, 0)], jnp.nan).sum(axis=1)
         outputs = {**predicted._asdict(), "reference_energy": reference}
-        # An element that the model was not trained on gives NaN rather than a wrong number.
-        known = jnp.isfinite(reference).all(axis=1)
+        # What cannot be predicted gives NaN rather than a wrong number.
+        known = jnp.isfinite(reference).all(axis=1) & _possible(atomic_numbers, positions)
         return {
             name: jnp.where(known.reshape(-1, *[1] * (outputs[name].ndim - 1)), outputs[name], jnp.nan)
             for name in OUTPUTS
         }
 
     return predict
+
+
+def _possible(atomic_numbers: Array, positions: Array) -> Array:
+    """Return which molecules (B,) have no atoms at one place, and in float32 none where it resolves too little."""
+    atoms = atomic_numbers > 0
+    different = atoms[:, :, None] & atoms[:, None, :] & ~jnp.eye(atoms.shape[1], dtype=bool)[None]
+    squared = ((positions[:, :, None] - positions[:, None, :]) ** 2).sum(axis=-1)
+    possible = ~(different & (squared < SHORTEST_DISTANCE**2)).any(axis=(1, 2))
+    if positions.dtype == jnp.float32:
+        possible &= ~(atoms & (jnp.abs(positions) >= FARTHEST).any(axis=-1)).any(axis=1)
+    return possible
 
 
 def _all_pairs(atomic_numbers: Array, positions: Array, total_charge: Array) -> Batch:

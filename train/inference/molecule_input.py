@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ase
-import numpy as np
 from ase.build import molecule
 
 from shared.errors import UserError
-from shared.input.ase_files import read_frames
+from shared.input.ase_files import describe_no_element, read_frames
+from shared.input.total_charge import describe_spin, total_charge_of
 from shared.log import log
-from train.inference.predictor import total_charge_of
 
 
 def read_molecule(name: str, geometry: str) -> ase.Atoms:
@@ -24,7 +23,7 @@ def read_molecule(name: str, geometry: str) -> ase.Atoms:
 def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:
     """Return the molecule of this name (``ase.build``), or all frames of a file (``FILE@0:10``: those).
 
-    Of a frame, elements, positions and the total charge (``info["charge"]``) are kept.
+    Of a frame, elements, positions, masses and the total charge (``info["charge"]``) are kept.
 
     Raises:
         UserError: there is no such name or file, or the file holds no molecules.
@@ -41,16 +40,24 @@ def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:
     periodic = sum(bool(frame.pbc.any()) for _, frame in frames)
     if periodic:
         log.info(f"note: {periodic} of {len(frames)} frames are periodic; each is taken for one molecule by itself")
+    spins = [spin for _, frame in frames if (spin := describe_spin(frame))]
+    if spins:
+        log.info(
+            f"note: {len(spins)} of {len(frames)} frames state unpaired electrons ({spins[0]}); the model does not "
+            "know spins"
+        )
     return [_plain(frame, f"--geometry {where}") for where, frame in frames]
 
 
 def _plain(frame: ase.Atoms, where: str) -> ase.Atoms:
+    if (frame.numbers < 1).any():
+        raise UserError(f"{where}: {describe_no_element(frame)}")
     try:
         charge = total_charge_of(frame)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: charge = {frame.info.get('charge')!r} is not a number") from error
-    if not np.isfinite(charge):
-        raise UserError(f"{where}: charge = {charge} is not finite")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     atoms = ase.Atoms(frame.numbers, frame.positions)
     atoms.info["charge"] = charge
+    if frame.has("masses"):
+        atoms.set_masses(frame.get_masses())
     return atoms

@@ -23,6 +23,8 @@ def as_atoms(molecule: LabelledMolecule) -> ase.Atoms:
     """Return the molecule as the predictor takes it."""
     atoms = ase.Atoms(molecule.numbers, molecule.positions)
     atoms.info["charge"] = molecule.charge
+    if molecule.masses is not None:
+        atoms.set_masses(molecule.masses)
     return atoms
 
 

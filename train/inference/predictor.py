@@ -6,6 +6,8 @@ Molecules are padded to size classes, so that a trajectory, or a mixture of mole
 from __future__ import annotations
 
 import contextlib
+import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +19,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.elements import element_table, symbol
-from shared.errors import UserError
+from shared.elements import MASSES, centers_of_mass, element_table
+from shared.input.total_charge import total_charge_of
 from shared.neighbor_list import build_edges, count_edges
 from train.data.batch import Batch, empty_batch
+from train.inference.folder import best_folder, load_with_errors
+from train.inference.guards import (
+    begin_in_this_process,
+    check_molecule,
+    checked_points,
+    finite,
+    masses_of,
+    require_own_process,
+)
+from train.inference.unlike_training import UnlikeTrainingWarning, notes_on
 from train.model.arithmetic import arithmetic
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import build_model
 from train.model.prediction import Prediction
-from train.model.saved_model import TrainedModel, load_weights
+from train.model.saved_model import TrainedModel
 
 Precision = Literal["float32", "float64"]
 
@@ -70,6 +82,9 @@ class SizeClass:
 class Predictor:
     """Predictor with the best weights of a run.
 
+    Threads may share one, and so do its copies; another process that was spawned gets its own by pickling.
+    What a molecule has that no training molecule had is said once, as an :class:`UnlikeTrainingWarning`.
+
     Attributes:
         trained: settings, reference energies and weights.
         precision: of all arithmetic.
@@ -87,11 +102,18 @@ class Predictor:
         Raises:
             UserError: there is no model, or it is damaged.
         """
-        self.folder = best_folder(run)
-        self.trained: TrainedModel = load_weights(self.folder)
+        folder = best_folder(run)
+        self._prepare(folder, load_with_errors(folder), precision, pad)
+
+    def _prepare(self, folder: Path, trained: TrainedModel, precision: Precision, pad: bool) -> None:
+        self.folder = folder
+        self.trained = trained
         self.precision: Precision = precision
         self.compilations = 0
         self._pad = pad
+        self._lock = threading.Lock()
+        self._said: set[tuple[object, ...]] = set()
+        begin_in_this_process()
         self._model = build_model(self.trained.config)
         self._references = element_table(self.trained.reference_energies_ev)
         with self._arithmetic():
@@ -103,10 +125,28 @@ class Predictor:
         }
         self._shapes: set[tuple[Any, ...]] = set()
 
+    def __copy__(self) -> Predictor:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
+        return self  # what changes in it does not change its predictions
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it was made from; compiled programs stay behind."""
+        return {"folder": self.folder, "trained": self.trained, "precision": self.precision, "pad": self._pad}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._prepare(**state)
+
     @property
     def elements(self) -> list[int]:
         """Atomic numbers that the model was trained on."""
         return sorted(self.trained.reference_energies_ev)
+
+    def dipole_errors(self) -> tuple[float, float] | None:
+        """Return the errors of PhysNet's and DCMNet's dipoles on the validation split in Debye, if they are known."""
+        facts = self.trained.training
+        return facts.dipole_errors if facts else None
 
     def predict(
         self, molecules: Sequence[ase.Atoms], batch_size: int = 64, full_batches: bool = False
@@ -114,18 +154,19 @@ class Predictor:
         """Predict for many molecules, those of a size class together.
 
         Args:
-            molecules: of trained elements, not periodic. The total charge is ``info["charge"]``, else the sum of the
-                initial charges, else 0.
+            molecules: of trained elements, not periodic. The total charge is ``info["charge"]`` (or
+                ``"total_charge"``), else the sum of the initial charges, else 0.
             batch_size: molecules at once.
             full_batches: pad every batch to ``batch_size``, so that each size class compiles once however many calls
                 a stream of molecules takes; else the last one of a class to the power of two above it.
 
         Raises:
-            UserError: a molecule has an element that the model was not trained on, no atoms, periodic boundaries, or
-                positions that are not finite.
+            UserError: a molecule has an element that the model was not trained on, no atoms, periodic boundaries,
+                positions that are not finite, atoms closer than 0.4 Å, a total charge that is no number; or a
+                prediction is not finite.
         """
         for index, molecule in enumerate(molecules):
-            self._check(molecule, index if len(molecules) > 1 else None)
+            self._check(molecule, self._place(index, len(molecules)))
         results: list[MoleculePrediction | None] = [None] * len(molecules)
         for size, chosen in self._by_size(molecules).items():
             for start in range(0, len(chosen), batch_size):
@@ -135,7 +176,8 @@ class Predictor:
                 batch = self._batch([molecules[row] for row in rows], size, places)
                 predicted = self._call("predict", batch)
                 for place, row in enumerate(rows):
-                    results[row] = self._unpack(predicted, place, molecules[row])
+                    where = self._place(row, len(molecules))
+                    results[row] = self._unpack(predicted, place, molecules[row], where)
         return [result for result in results if result is not None]
 
     def derivatives(self, molecule: ase.Atoms) -> Derivatives:
@@ -144,16 +186,22 @@ class Predictor:
         Raises:
             UserError: as :meth:`predict`.
         """
-        self._check(molecule, None)
+        self._check(molecule, "")
         (size,) = self._by_size([molecule])
         predicted, (forces, dipole, dipole_dcm) = self._call("derive", self._batch([molecule], size, 1))
         n = len(molecule)
         hessian = -np.asarray(forces)[0, :n, :, 0, :n].reshape(3 * n, 3 * n)
+        slopes = [np.moveaxis(np.asarray(one)[0, :, 0, :n], 0, -1).reshape(3 * n, 3) for one in (dipole, dipole_dcm)]
+        # The dipole about the centre of the molecule's own masses moves by Q times the difference of the centres.
+        share = (
+            MASSES[molecule.numbers] / MASSES[molecule.numbers].sum() - masses_of(molecule) / masses_of(molecule).sum()
+        )
+        moved = total_charge_of(molecule) * np.kron(share[:, None], np.eye(3))
         return Derivatives(
-            prediction=self._unpack(predicted, 0, molecule),
-            hessian=0.5 * (hessian + hessian.T),
-            dipole=np.moveaxis(np.asarray(dipole)[0, :, 0, :n], 0, -1).reshape(3 * n, 3),
-            dipole_dcm=np.moveaxis(np.asarray(dipole_dcm)[0, :, 0, :n], 0, -1).reshape(3 * n, 3),
+            prediction=self._unpack(predicted, 0, molecule, ""),
+            hessian=finite(0.5 * (hessian + hessian.T), "", "second derivatives of the energy"),
+            dipole=finite(slopes[0] + moved, "", "derivatives of the dipole"),
+            dipole_dcm=finite(slopes[1] + moved, "", "derivatives of the dipole"),
         )
 
     def potential(self, prediction: MoleculePrediction, points: np.ndarray) -> np.ndarray:
@@ -165,11 +213,21 @@ class Predictor:
 
         Returns:
             (G,) in Hartree/e.
+
+        Raises:
+            UserError: the points have another shape, or are not finite.
         """
         return self.potential_of(prediction.dcm_charges.ravel(), prediction.dcm_sites.reshape(-1, 3), points)
 
     def potential_of(self, charges: np.ndarray, sites: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Return the ESP (G,) in Hartree/e of point charges (K,) in e at sites (K, 3) in Å at points (G, 3) in Å."""
+        """Return the ESP (G,) in Hartree/e of point charges (K,) in e at sites (K, 3) in Å at points (G, 3) in Å.
+
+        Raises:
+            UserError: the points have another shape, or are not finite.
+        """
+        points = checked_points(points)
+        center = np.mean(sites, axis=0)
+        sites, points = sites - center, points - center  # before they are cast
         result = np.empty(len(points))
         # Charges of zero beyond the real ones, so that the number of atoms is not part of the shape.
         padded = _next_class(len(charges)) if self._pad else len(charges)
@@ -182,7 +240,7 @@ class Predictor:
             grid[0, : len(part)] = part
             values = self._call("potential", charges, sites, grid)
             result[start : start + len(part)] = np.asarray(values)[0, : len(part)]
-        return result
+        return finite(result, "", "potential")
 
     def _derivatives(self, params: Any, batch: Batch) -> tuple[Prediction, tuple[jax.Array, ...]]:
         def outputs(positions: jax.Array) -> tuple[tuple[jax.Array, ...], Prediction]:
@@ -193,12 +251,13 @@ class Predictor:
         return predicted, jacobian
 
     def _call(self, name: str, *arguments: Any) -> Any:
+        require_own_process()
         with self._arithmetic():
             cast = [jax.tree.map(self._cast, argument) for argument in arguments]
             shape = (name, *(leaf.shape for leaf in jax.tree.leaves(cast)))
-            if shape not in self._shapes:
+            with self._lock:
+                self.compilations += shape not in self._shapes
                 self._shapes.add(shape)
-                self.compilations += 1
             weights = () if name == "potential" else (self._params,)
             return jax.device_get(self._functions[name](*weights, *cast))
 
@@ -231,7 +290,8 @@ class Predictor:
         for place, molecule in enumerate(molecules):
             batch.molecule_mask[place] = True
             batch.atomic_numbers[place, : len(molecule)] = molecule.numbers
-            positions[place, : len(molecule)] = molecule.positions
+            # Before they are cast to single precision, which resolves little far from the origin.
+            positions[place, : len(molecule)] = molecule.positions - _center(molecule)
             total_charge[place] = total_charge_of(molecule)
         n_atoms = np.array([*map(len, molecules), *[0] * (places - len(molecules))])
         physnet = build_edges(positions, n_atoms, config.physnet_cutoff, size.edges.physnet_edges)
@@ -247,45 +307,41 @@ class Predictor:
             dcmnet_n_edges=dcmnet.n_edges,
         )
 
-    def _unpack(self, predicted: Prediction, place: int, molecule: ase.Atoms) -> MoleculePrediction:
+    def _unpack(self, predicted: Prediction, place: int, molecule: ase.Atoms, where: str) -> MoleculePrediction:
         n = len(molecule)
+
+        def of_molecule(name: str, *rows: slice) -> np.ndarray:
+            return finite(np.asarray(getattr(predicted, name)[(place, *rows)], np.float64), where, name)
+
+        # The model's origin is the centre of the elements' standard masses.
+        centers = centers_of_mass(molecule.positions[None], molecule.numbers[None])[0], molecule.get_center_of_mass()
+        moved = total_charge_of(molecule) * (centers[0] - centers[1])
         # The reference energies are thousands of eV: added in float64.
-        energy = float(predicted.energy[place]) + float(self._references[molecule.numbers].sum())
         return MoleculePrediction(
-            energy=energy,
-            forces=np.asarray(predicted.forces[place, :n], np.float64),
-            charges=np.asarray(predicted.charges[place, :n], np.float64),
-            dipole=np.asarray(predicted.dipole[place], np.float64),
-            dcm_charges=np.asarray(predicted.dcm_charges[place, :n], np.float64),
-            dcm_sites=np.asarray(predicted.dcm_sites[place, :n], np.float64),
-            dipole_dcm=np.asarray(predicted.dipole_dcm[place], np.float64),
+            energy=float(of_molecule("energy")) + float(self._references[molecule.numbers].sum()),
+            forces=of_molecule("forces", slice(n)),
+            charges=of_molecule("charges", slice(n)),
+            dipole=of_molecule("dipole") + moved,
+            dcm_charges=of_molecule("dcm_charges", slice(n)),
+            dcm_sites=of_molecule("dcm_sites", slice(n)) + _center(molecule),
+            dipole_dcm=of_molecule("dipole_dcm") + moved,
         )
 
-    def _check(self, molecule: ase.Atoms, index: int | None) -> None:
-        where = "" if index is None else f"molecule {index}: "
-        if len(molecule) == 0:
-            raise UserError(f"{where}no atoms")
-        if molecule.pbc.any():
-            raise UserError(f"{where}periodic boundaries; the model is one of molecules (set atoms.pbc = False)")
-        unknown = sorted(set(molecule.numbers.tolist()) - set(self.elements))
-        if unknown:
-            names = ", ".join(symbol(number) for number in unknown)
-            known = ", ".join(symbol(number) for number in self.elements)
-            raise UserError(f"{where}the model was not trained on {names}, but on {known}")
-        if not np.isfinite(molecule.positions).all():
-            atom = int(np.argmin(np.isfinite(molecule.positions).all(axis=1)))
-            raise UserError(f"{where}atom {atom}: its position is not finite")
+    def _place(self, index: int, molecules: int) -> str:
+        return f"molecule {index}: " if molecules > 1 else ""
+
+    def _check(self, molecule: ase.Atoms, where: str) -> None:
+        total_charge = check_molecule(molecule, self.elements, where)
+        for note in notes_on(molecule, total_charge, self.trained.training):
+            with self._lock:
+                new = note.kind not in self._said
+                self._said.add(note.kind)
+            if new:
+                warnings.warn(f"{where}{note.text}", UnlikeTrainingWarning, stacklevel=4)
 
 
-def best_folder(run: str | Path) -> Path:
-    """Return the folder of the weights: ``run``/best, or ``run`` if that is one itself."""
-    run = Path(run)
-    return run if (run / "model.json").exists() else run / "best"
-
-
-def total_charge_of(molecule: ase.Atoms) -> float:
-    """Return the total charge in e: ``info["charge"]`` (as in extended XYZ), else the sum of the initial charges."""
-    return float(molecule.info.get("charge", molecule.get_initial_charges().sum()))
+def _center(molecule: ase.Atoms) -> np.ndarray:
+    return np.asarray(molecule.positions.mean(axis=0))
 
 
 _ALL_PAIRS_UP_TO = 24

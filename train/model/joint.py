@@ -24,6 +24,7 @@ class _State(NamedTuple):
 
     energy: Array
     charges: Array
+    charge_excess: Array
     dcm_charges: Array
     dcm_sites: Array
 
@@ -103,6 +104,7 @@ class JointModel:
             energy=state.energy,
             forces=-gradient,
             charges=state.charges,
+            charge_excess=state.charge_excess,
             dcm_charges=state.dcm_charges,
             dcm_sites=state.dcm_sites,
             dipole=dipole(state.charges, batch.positions, origin),
@@ -121,7 +123,7 @@ class JointModel:
         if self.mix_coulomb_energy:
             coulomb = distributed_coulomb_energy(distributed.charges, sites, batch.atomic_numbers > 0)
             energy = energy + params["coulomb_scale"] * coulomb
-        return _State(energy, physnet.charges, distributed.charges, sites)
+        return _State(energy, physnet.charges, physnet.charge_excess, distributed.charges, sites)
 
     def _edges(self, batch: Batch, positions: Array) -> tuple[Any, Any]:
         return (

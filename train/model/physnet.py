@@ -31,6 +31,7 @@ class PhysNetOutput(NamedTuple):
 
     energy: Array  # (B,) eV
     charges: Array  # (B, A) e, 0 for padding; they sum to the total charge
+    charge_excess: Array  # (B,) e, of the sum of the charges over the total charge, before it was corrected
 
 
 def radial_basis(distances: Array, num: int, cutoff: float) -> Array:
@@ -148,19 +149,22 @@ class PhysNet(nn.Module):
         shift = self.param("shift", nn.initializers.zeros, (elements, 2))[flat_numbers]
         atomic = (scale * outputs + shift).reshape(*shape, 2)
         atomic = jnp.where(atom_mask[..., None], atomic, 0.0)
-        charges = conserve_charge(atomic[..., 1], atom_mask, total_charge)
+        charges, excess = conserve_charge(atomic[..., 1], atom_mask, total_charge)
         coulomb = damped_coulomb_energy(charges, positions, atom_mask, self.cutoff)
-        return PhysNetOutput(energy=atomic[..., 0].sum(axis=1) + coulomb, charges=charges)
+        return PhysNetOutput(atomic[..., 0].sum(axis=1) + coulomb, charges, excess)
 
 
-def conserve_charge(charges: Array, atom_mask: Array, total_charge: Array) -> Array:
-    """Return charges that sum to the total charge: q̃_i = q_i - (Σ_j q_j - Q)/N (eq 14).
+def conserve_charge(charges: Array, atom_mask: Array, total_charge: Array) -> tuple[Array, Array]:
+    """Return charges that sum to the total charge, q̃_i = q_i - (Σ_j q_j - Q)/N (eq 14), and the excess Σ_j q_j - Q.
 
     Args:
         charges: (B, A) in e, 0 for padding.
         atom_mask: (B, A) bool.
         total_charge: (B,) Q in e.
+
+    Returns:
+        (B, A) and (B,) in e.
     """
     count = jnp.maximum(atom_mask.sum(axis=1), 1)
-    excess = (charges.sum(axis=1) - total_charge) / count
-    return jnp.where(atom_mask, charges - excess[:, None], 0.0)
+    excess = charges.sum(axis=1) - total_charge
+    return jnp.where(atom_mask, charges - (excess / count)[:, None], 0.0), excess

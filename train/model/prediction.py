@@ -17,6 +17,7 @@ class Prediction(NamedTuple):
     energy: Array  # (B,) eV, without reference energies
     forces: Array  # (B, A, 3) eV/Å, exactly -dE/dR of this energy
     charges: Array  # (B, A) e, PhysNet's; they sum to the total charge
+    charge_excess: Array  # (B,) e, of the sum of PhysNet's charges over the total charge, before it was corrected
     dcm_charges: Array  # (B, A, n_dcm) e
     dcm_sites: Array  # (B, A, n_dcm, 3) Å
     dipole: Array  # (B, 3) e·Å, of PhysNet's charges about the centre of mass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -15,6 +16,7 @@ from shared.errors import UserError
 from shared.files import write_atomically
 from shared.settings import checked
 from train.config import ModelConfig
+from train.data.training_facts import TrainingFacts, facts_from_json
 from train.model.prediction import Params
 
 FORMAT_VERSION = 1
@@ -29,6 +31,7 @@ class TrainedModel:
     config: ModelConfig
     reference_energies_ev: dict[int, float]
     params: Params
+    training: TrainingFacts | None = None  # None: of an older version
 
 
 def save_weights(folder: Path, model: TrainedModel) -> None:
@@ -36,12 +39,14 @@ def save_weights(folder: Path, model: TrainedModel) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = [field.name for field in fields(ModelConfig) if field.name not in ("config", "cache_dir")]
     settings = asdict(model.config)
-    description = {
+    description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": {name: settings[name] for name in names},
         "units": UNITS,
         "reference_energies_ev": {str(z): e for z, e in sorted(model.reference_energies_ev.items())},
     }
+    if model.training:
+        description["training"] = model.training.as_json()
     text = json.dumps(description, indent=1, ensure_ascii=False).encode()
     flat = {name: np.asarray(value) for name, value in flatten_dict(model.params, sep="/").items()}
     write_atomically(folder / _MODEL, text)
@@ -67,8 +72,13 @@ def load_weights(folder: Path) -> TrainedModel:
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(f"{path}: format version {version}, but this program reads {FORMAT_VERSION}")
+    try:
+        training = facts_from_json(description["training"]) if "training" in description else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: damaged (training: {error!r}); train again, or copy the folder again") from error
     return TrainedModel(
         config=checked(ModelConfig, description["model"], f"{path}: "),
         reference_energies_ev={int(z): float(e) for z, e in description["reference_energies_ev"].items()},
         params=unflatten_dict(flat, sep="/"),
+        training=training,
     )

@@ -67,7 +67,7 @@ def scatter(sample: Sample) -> go.Figure:
         f"{target.y_label} %{{y:.4g}} {target.unit}<extra></extra>",
     )
     figure.add_annotation(
-        text=f"MAE {sample.mae:.3g} {target.unit}<br>RMSE {sample.rmse:.3g} {target.unit}",
+        text=sample.described,
         **{"xref": "x domain", "yref": "y domain", "x": 0.03, "y": 0.98, "align": "left", "showarrow": False},
         bgcolor="rgba(255,255,255,0.8)",
     )

@@ -58,8 +58,7 @@ def draw_errors(samples: list[Sample], split: str) -> Figure:
         axis.axvline(0, color="0.2", linewidth=0.8, linestyle=":")
         unit = sample.target.unit
         axis.set(title=sample.target.title, xlabel=f"prediction - reference, {unit}", ylabel="share of entries, %")
-        text = f"MAE {sample.mae:.3g} {unit}\nRMSE {sample.rmse:.3g} {unit}"
-        axis.text(0.03, 0.96, text, transform=axis.transAxes, va="top", fontsize="small")
+        axis.text(0.03, 0.96, sample.described, transform=axis.transAxes, va="top", fontsize="small")
     for axis in axes[len(samples) :]:
         axis.set_axis_off()
     figure.suptitle(f"Errors on the {split} split; those beyond 99.5 % are in the outermost bars")

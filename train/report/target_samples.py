@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.elements import element_table
-from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES, Quantity
+from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES, MONOPOLE, Quantity
 from train.report.prediction_reader import Predictions, is_missing
 
 SAMPLED = 20_000
@@ -19,16 +19,20 @@ class Target:
     """Two datasets of the file of predictions that are compared, and a factor to the unit that is shown."""
 
     title: str
-    unit: str
+    quantity: Quantity
     predicted: str
     reference: str
-    factor: float = 1.0
     x_label: str = "reference"
     y_label: str = "prediction"
 
+    @property
+    def unit(self) -> str:
+        """Unit of the values."""
+        return self.quantity.unit
+
 
 def _of(quantity: Quantity, title: str, reference: str = "") -> Target:
-    return Target(title, quantity.unit, quantity.key, reference or f"{quantity.key}_reference", quantity.factor)
+    return Target(title, quantity, quantity.key, reference or f"{quantity.key}_reference")
 
 
 TARGETS = (
@@ -37,7 +41,7 @@ TARGETS = (
     _of(ESP, ESP.label),
     _of(DIPOLE, "dipole components, PhysNet"),
     _of(DIPOLE_DCM, "dipole components, DCMNet", "dipole_reference"),
-    Target("monopoles", "e", "dcm_charges", "charges", 1.0, "PhysNet's charge", "sum of distributed charges"),
+    Target("monopoles", MONOPOLE, "dcm_charges", "charges", "PhysNet's charge", "sum of distributed charges"),
 )
 
 
@@ -47,11 +51,16 @@ class Sample:
 
     target: Target
     entries: int  # in the split that have a reference
-    mae: float  # over all of them
-    rmse: float
+    error: float  # of the table: over all of them, in the unit of the values
     reference: np.ndarray  # (k,) of the entries that were drawn, k = all or SAMPLED
     predicted: np.ndarray  # (k,)
     labels: list[str]  # k names of the molecules that they belong to
+
+    @property
+    def described(self) -> str:
+        """The error as the table of errors has it."""
+        quantity = self.target.quantity
+        return f"{quantity.error} {self.error * quantity.error_factor:.4g} {quantity.error_unit}"
 
     @property
     def errors(self) -> np.ndarray:
@@ -95,29 +104,30 @@ def _read(predictions: Predictions, target: Target, constants: np.ndarray | None
     width = int(np.prod(predictions.shape(target.reference)[1:], dtype=int))
     entries = predictions.count_known(target.reference) * width
     drawn = np.sort(np.random.default_rng(_SEED).choice(entries, min(entries, SAMPLED), replace=False, shuffle=False))
-    absolute = squares = 0.0
-    seen = 0
+    absolute, seen = 0.0, 0
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(np.zeros(0), np.zeros(0), np.zeros(0, int))]
     for start, (predicted, reference) in predictions.blocks(target.predicted, target.reference):
         if target.predicted == "dcm_charges":
             predicted = predicted.sum(axis=1)
         rows = start + np.flatnonzero(~is_missing(reference))
         offset = 0.0 if constants is None else constants[rows]
-        x = np.ravel(reference[rows - start].astype(np.float64) - offset) * target.factor
-        y = np.ravel(predicted[rows - start].astype(np.float64) - offset) * target.factor
+        x = np.ravel(reference[rows - start].astype(np.float64) - offset) * target.quantity.factor
+        y = np.ravel(predicted[rows - start].astype(np.float64) - offset) * target.quantity.factor
         absolute += np.abs(y - x).sum()
-        squares += np.square(y - x).sum()
         first, last = np.searchsorted(drawn, (seen, seen + len(x)))
         own = drawn[first:last] - seen
         kept.append((x[own], y[own], rows[own // max(width, 1)]))
         seen += len(x)
     references, predicted, rows = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     owners = predictions.owner(target.reference, rows)
+    error = absolute / max(entries, 1)
+    if target.quantity is ESP and entries:
+        # The mean of squares over each molecule's points, and then over molecules.
+        error = float(np.sqrt(np.nanmean(predictions.esp_rmse**2))) * ESP.factor
     return Sample(
         target,
         entries,
-        absolute / max(entries, 1),
-        float(np.sqrt(squares / max(entries, 1))),
+        error,
         references,
         predicted,
         [predictions.molecules.label(int(i)) for i in owners],

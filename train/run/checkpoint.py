@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections import namedtuple
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import xxhash
@@ -18,8 +20,11 @@ from train.step.devices import agreed
 from train.step.metrics import MetricSums, zero_sums
 from train.step.optimizer import TrainState
 
-_FORMAT = 5
-"""The only format that is read: the state changed too often before the first release to guess."""
+_FORMAT = 6
+"""5 had no sum of the errors of the charges' sums; older ones are refused."""
+
+_LACKS: dict[int, tuple[str, ...]] = {5: ("charge_sum",), _FORMAT: ()}
+"""Formats that are read, and the sums that they lack."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +124,17 @@ class Checkpoints:
             found = progress.pop("format", 1)
         except (OSError, ValueError, AttributeError) as error:
             raise _DamagedError(_first_line(error)) from error
-        if found != _FORMAT:
+        if found not in _LACKS:
             raise UserError(
                 f"{self._folder}: checkpoints of format {found}, but this program continues format {_FORMAT}; train "
                 "under another --name (best/ of this run stays usable)"
             )
-        sums = jax.tree.map(lambda x: jax.device_put(x, like.step.sharding), zero_sums())
+        # Of an epoch that it was saved in, a mean over the rest would be wrong.
+        absent = jnp.zeros(()) if progress.get("batch") == 0 else jnp.full((), jnp.nan)
+        zeros = zero_sums()._replace(**dict.fromkeys(_LACKS[found], absent))._asdict()
+        values = {name: jax.device_put(value, like.step.sharding) for name, value in zeros.items()}
+        lacking = {name: values.pop(name) for name in _LACKS[found]}
+        sums = namedtuple("_Sums", values)(**values)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": like, "sums": sums})
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         try:
@@ -133,7 +143,7 @@ class Checkpoints:
             raise _DamagedError(_first_line(error)) from error
         if progress.pop("checksum", None) != _checksum(read, progress):
             raise _DamagedError("it has another checksum")
-        return Saved(read["state"], read["sums"], Progress(**progress))
+        return Saved(read["state"], MetricSums(**read["sums"]._asdict(), **lacking), Progress(**progress))
 
     def close(self) -> None:
         """Wait for the write under way."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from shared.log import log_file
 from train import run_folder
 from train.config import TrainConfig
 from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES
+from train.data.training_facts import TrainingFacts, dipole_errors, training_facts
 from train.evaluation.evaluator import evaluate_split, finish_run
 from train.model.saved_model import TrainedModel, save_weights
 from train.run.checkpoint import Checkpoints, Progress, Saved
@@ -258,7 +260,7 @@ class _Training:
         self._sums = session.steps.devices.place(zero_sums())
         if self._progress.best_score is None or score < self._progress.best_score:
             self._progress = replace(self._progress, best_score=score, best_epoch=epoch)
-            self._save_best()
+            self._save_best(valid_metrics)
         record = {
             "epoch": epoch,
             "seconds": seconds,
@@ -298,11 +300,17 @@ class _Training:
         self._checkpoints.save(Saved(self._state, self._sums, self._progress), step)
         self._saved_at = time.monotonic()
 
-    def _save_best(self) -> None:
+    def _save_best(self, valid_metrics: dict[str, float]) -> None:
         session = self._session
         if session.is_first:
             params = session.steps.parameters.to_host(self._state.ema_params)
-            save_weights(session.folder.best, TrainedModel(self._config, session.cache.reference_energies_ev, params))
+            facts = replace(self._facts, dipole_errors=dipole_errors(valid_metrics))
+            trained = TrainedModel(self._config, session.cache.reference_energies_ev, params, facts)
+            save_weights(session.folder.best, trained)
+
+    @cached_property
+    def _facts(self) -> TrainingFacts:
+        return training_facts(self._session.loader)
 
     def _stopped(self, number: int) -> Interrupted:
         progress = self._progress

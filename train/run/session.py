@@ -78,6 +78,7 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
         UserError: no such preprocessed data, or a folder that holds another run.
     """
     folder = RunFolder(Path(config.runs_dir) / config.name)
+    config = run_folder.as_begun(folder, config)
     run_folder.check_settings(folder, config)
     cache, note = open_data(config)
     devices = all_devices()

@@ -14,6 +14,9 @@ from train.model.prediction import Prediction
 
 Array = jax.Array
 
+_SMALL_EXCESS = 0.01
+"""Excess of charge in e below which its loss becomes a square, so that it has a derivative at 0."""
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -24,6 +27,7 @@ class LossWeights:
     dipole: float
     esp: float
     mono: float
+    charge_sum: float | None  # None: not a part of the program, as in runs that are older than this term
     dipole_source: Literal["physnet", "dcmnet"]
 
 
@@ -36,6 +40,7 @@ class Losses(NamedTuple):
     dipole: Array  # (e·Å)²
     esp: Array  # (Hartree/e)²
     mono: Array  # e²
+    charge_sum: Array  # e
 
 
 def loss_weights(config: TrainConfig) -> LossWeights:
@@ -46,6 +51,7 @@ def loss_weights(config: TrainConfig) -> LossWeights:
         config.dipole_weight,
         config.esp_weight,
         config.mono_weight,
+        config.charge_sum_weight or None,
         config.dipole_source,
     )
 
@@ -78,8 +84,9 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
     """Return the loss of a cleaned batch, which padding does not change.
 
     Energies and dipoles are averaged over molecules, forces over the atoms' components, the ESP over each
-    molecule's grid points and then over molecules, monopoles over atoms. A target that is not known (NaN, or no grid
-    point that counts) has no part in its average; a target that no molecule has, no loss.
+    molecule's grid points and then over molecules, monopoles over atoms, the sums of PhysNet's uncorrected charges over
+    molecules (Unke & Meuwly 2019, eq 16). A target that is not known (NaN, or no grid point that counts) has no part in
+    its average; a target that no molecule has, no loss.
 
     Args:
         prediction: of these molecules.
@@ -101,6 +108,8 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
     dipole = half_mean_square(fitted_dipole - batch.dipole, known.dipole[:, None], 3.0 * counts.dipole_molecules)
     esp = 0.5 * esp_mean_square(prediction.esp - batch.esp, batch).sum() / counts.esp_molecules
     mono = half_mean_square(monopoles - prediction.charges, batch.atomic_numbers > 0, counts.atoms)
+    excess = jnp.where(batch.molecule_mask, prediction.charge_excess, 0.0)
+    charge_sum = (jnp.sqrt(excess**2 + _SMALL_EXCESS**2) - _SMALL_EXCESS).sum() / counts.molecules
     total = (
         weights.energy * energy
         + weights.forces * forces
@@ -108,4 +117,6 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
         + weights.esp * esp
         + weights.mono * mono
     )
-    return Losses(total, energy, forces, dipole, esp, mono)
+    if weights.charge_sum is not None:
+        total = total + weights.charge_sum * charge_sum
+    return Losses(total, energy, forces, dipole, esp, mono, charge_sum)

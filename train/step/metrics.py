@@ -11,7 +11,17 @@ import numpy as np
 
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
-from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES, MONOPOLE, QUANTITIES
+from train.data.quantities import (
+    CHARGE_SUM,
+    DIPOLE,
+    DIPOLE_DCM,
+    ENERGY,
+    ESP,
+    ESP_PHYSNET,
+    FORCES,
+    MONOPOLE,
+    QUANTITIES,
+)
 from train.model.prediction import Prediction
 from train.step.losses import Counts, Losses, LossWeights, count, esp_mean_square
 
@@ -35,6 +45,7 @@ class MetricSums(NamedTuple):
     esp: Array
     esp_point_charges: Array
     monopole: Array
+    charge_sum: Array
 
 
 _NOT_SUMMED = -1.0
@@ -89,6 +100,7 @@ def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Cou
         esp=esp_mean_square(prediction.esp - batch.esp, batch).sum(),
         esp_point_charges=point_square,
         monopole=jnp.where(atoms, monopole, 0.0).sum(),
+        charge_sum=over_molecules(prediction.charge_excess, batch.molecule_mask),
     )
 
 
@@ -136,9 +148,12 @@ def named_metrics(sums: MetricSums) -> dict[str, float]:
         ESP.metric: (s["esp"], s["esp_molecules"]),
         ESP_PHYSNET.metric: (s["esp_point_charges"], s["esp_molecules"]),
         MONOPOLE.metric: (s["monopole"], s["atoms"]),
+        CHARGE_SUM.metric: (s["charge_sum"], s["molecules"]),
     }
     if s["esp_point_charges"] < 0:
         del means[ESP_PHYSNET.metric]
+    if math.isnan(s["charge_sum"]) and not math.isnan(s["loss"]):
+        del means[CHARGE_SUM.metric]
     named = {name: total / number for name, (total, number) in means.items() if number > 0}
     for name in named:
         if name.startswith("esp"):
