@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from shared.signals import answer_signals
+
+    answer_signals()  # before the imports that follow, which take a second
+
 import argparse
 import os
 import sys
@@ -19,6 +24,7 @@ from shared.errors import UserError, run_program
 from shared.log import log
 from shared.manifest import digest_cache, read_manifest, write_current
 from shared.settings import SharedConfig, parse_settings
+from shared.signals import hold_signals
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,6 +48,7 @@ def _train_on(frames: Path, flags: list[str]) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    hold_signals()
     os.execv(sys.executable, [sys.executable, "-m", "train", "--frames", frames.name, *flags])
 
 

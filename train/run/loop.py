@@ -68,10 +68,7 @@ def _train(session: Session) -> None:
         session.log(text)
     with _Training(session) as training:
         training.run()
-    # From here on there is nothing to save.
-    session.interruption.at_once = True
-    if session.interruption.asked:
-        raise stopped(session.interruption.asked, "after the last epoch, and saved; the same command evaluates it")
+    session.interruption.release("after the last epoch, and saved; the same command evaluates it")
     _finish(session, plots=session.config.plot_results)
 
 
@@ -144,6 +141,7 @@ class _Training:
         if session.is_first:
             records = run_folder.read_metrics(session.folder, self._progress.epoch)
             run_folder.rewrite_metrics(session.folder, records)
+        session.interruption.keep()
         self._log_where()
 
     def _complete_best(self) -> None:
