@@ -50,12 +50,10 @@ class DigestCache:
         self._path = path
         self._known: dict[str, dict[str, Any]] = {}
         self._dirty = False
-        try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-            return
-        if isinstance(loaded, dict):
-            self._known = loaded
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent, unreadable or damaged
+            loaded = json.loads(path.read_bytes())
+            if loaded["checksum"] == settings_digest(loaded["files"]):
+                self._known = loaded["files"]
 
     def digest(self, path: Path) -> str:
         """Return the digest of a file's bytes."""
@@ -81,7 +79,8 @@ class DigestCache:
             return
         known = {key: entry for key, entry in self._known.items() if Path(key).exists()}
         with contextlib.suppress(OSError):
-            write_atomically(self._path, json.dumps(known, indent=1).encode())
+            content = {"checksum": settings_digest(known), "files": known}
+            write_atomically(self._path, json.dumps(content, indent=1).encode())
             self._dirty = False
 
 

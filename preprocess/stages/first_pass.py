@@ -6,7 +6,6 @@ Its results for a pair are kept in the cache folder, so that after files are app
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,10 +24,12 @@ from preprocess.input.validate import PairingError
 from preprocess.stages.divide import divide_rows
 from preprocess.stages.task_runner import TaskRunner
 from shared.digests import settings_digest
+from shared.errors import UserError
 from shared.files import write_atomically
 from shared.input.npz import Checksum
 from shared.manifest import CONVERTED
 from shared.schema import Split
+from shared.sealed import read_sealed, write_sealed
 
 _FORMAT = 2
 """Version of the kept results; other versions are not read."""
@@ -191,13 +192,13 @@ def _remember(path: Path, survey: PairSurvey) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_atomically(path.with_suffix(".npz"), buffer.getvalue())
-    write_atomically(path.with_suffix(".json"), json.dumps(content).encode())
+    write_sealed(path.with_suffix(".json"), content)
 
 
 def _remembered(path: Path) -> PairSurvey | None:
     """Read a survey; None if it is absent or damaged."""
     try:
-        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        content = read_sealed(path.with_suffix(".json"), "it is made again")
         arrays: dict[str, np.ndarray] = {}
         if content["arrays"]:
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
@@ -210,5 +211,5 @@ def _remembered(path: Path) -> PairSurvey | None:
             arrays.get("uncertainty"),
             str(content["how_divided"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, UserError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

@@ -8,7 +8,6 @@ gets its name. Any number of processes may write pieces of one stage.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -22,6 +21,7 @@ from shared.digests import DigestCache, file_digest
 from shared.errors import UserError
 from shared.files import atomic_path, sync_folder, write_atomically
 from shared.manifest import read_manifest, shard_entries, write_manifest
+from shared.sealed import read_sealed, write_sealed
 from shared.shards import ShardEntry
 
 _RECORD_SUFFIX = ".done.json"
@@ -63,7 +63,7 @@ def finish_piece(folder: Path, name: str, piece: Piece) -> None:
     The record need not survive a loss of power, nor be in order with the shards' names: a run that resumes from it
     compares every shard with its digest.
     """
-    write_atomically(folder / f"{name}{_RECORD_SUFFIX}", json.dumps(piece.as_json()).encode(), durable=False)
+    write_sealed(folder / f"{name}{_RECORD_SUFFIX}", piece.as_json(), durable=False)
 
 
 class StageBuild:
@@ -90,8 +90,8 @@ class StageBuild:
         kept = set()
         for path in self.partial.glob(f"*{_RECORD_SUFFIX}"):
             try:
-                piece = Piece.from_json(json.loads(path.read_text(encoding="utf-8")))
-            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):  # lost with the power
+                piece = Piece.from_json(read_sealed(path, "it is made again"))
+            except (UserError, KeyError, TypeError):  # lost with the power
                 continue
             if all(_is_whole(self.partial / entry.file, entry) for entry in piece.shards):
                 self._finished[piece.recipe] = piece

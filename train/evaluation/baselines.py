@@ -7,13 +7,13 @@ points beat, because its displacements are not bounded and the fits are local op
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from shared.files import write_atomically
+from shared.errors import UserError
+from shared.sealed import read_sealed, write_sealed
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
 from train.data.loader import Loader
@@ -67,10 +67,10 @@ def load_baselines(folder: RunFolder, loader: Loader, split: str, n_dcm: int, se
     """Return the baselines of a run's split, computed once and kept in ``baselines-SPLIT.json``."""
     path = folder.baselines_file(split)
     try:
-        return Baselines(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return Baselines(**read_sealed(path, "it is computed again"))
+    except (FileNotFoundError, UserError, TypeError):
         baselines = compute_baselines(loader, n_dcm, seed)
-        write_atomically(path, json.dumps(asdict(baselines), indent=1).encode())
+        write_sealed(path, asdict(baselines))
         return baselines
 
 
