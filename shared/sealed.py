@@ -10,7 +10,7 @@ from shared.digests import settings_digest
 from shared.errors import UserError
 from shared.files import write_atomically
 
-_SEAL = "checksum"
+_SEAL = "content_checksum"
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,13 @@ import orbax.checkpoint as ocp
 import xxhash
 
 from shared.errors import UserError
+from shared.sealed import seal, unseal
 from train.step.devices import agreed
 from train.step.metrics import MetricSums, zero_sums
 from train.step.optimizer import TrainState
+
+_PARTS = ("progress/metadata", "state/_METADATA", "state/manifest.ocdbt")
+"""Files that every complete checkpoint has."""
 
 _FORMAT = 5
 """The only format that is read: the state changed too often before the first release to guess."""
@@ -31,6 +36,7 @@ class Progress:
     seconds: float = 0.0  # spent on those
     best_score: float | None = None  # of best_epoch; None before the first evaluation
     best_epoch: int = 0  # 0: none yet
+    best_by: str = ""  # criterion of best_score; empty: of an earlier version, which kept none
 
 
 class Saved(NamedTuple):
@@ -48,8 +54,23 @@ class _DamagedError(Exception):
 class Checkpoints:
     """The latest checkpoints of one run, written in the background, each complete or absent."""
 
-    def __init__(self, folder: Path, keep: int = 3) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, keep: int = 3, run_id: str = "") -> None:
+        """Open the folder, or make it.
+
+        Args:
+            folder: of the checkpoints.
+            keep: how many.
+            run_id: of the run; checkpoints of another one are refused.
+
+        Raises:
+            UserError: the folder cannot hold checkpoints.
+            OSError: it cannot be made.
+        """
+        _require_usable(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._run_id = folder, run_id
+        self._unverified: int | None = None
+        self._has_written = False
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
@@ -69,12 +90,43 @@ class Checkpoints:
             return
         arrays = {"state": saved.state, "sums": saved.sums}
         progress = asdict(saved.progress)
-        description = {"format": _FORMAT, "checksum": _checksum(arrays, progress), **progress}
+        description = seal(
+            {"format": _FORMAT, "run": self._run_id, "checksum": _checksum(arrays, progress), **progress}
+        )
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(description))
         try:
+            self._verify_last()
             self._manager.save(step, args=items, force=True)
         except (OSError, ValueError) as error:  # of the save before, too, which was in the background
             raise self._not_written(error) from error
+        self._unverified = step
+
+    def wait_for_first(self) -> None:
+        """Wait until one checkpoint is complete, if this has not written one yet.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if not self._has_written:
+            try:
+                self._verify_last()
+            except (OSError, ValueError) as error:
+                raise self._not_written(error) from error
+
+    def _verify_last(self) -> None:
+        """Wait for the write under way, and check that its files are there."""
+        self._manager.wait_until_finished()
+        if self._unverified is not None and jax.process_index() == 0:
+            missing = self._missing_file(self._unverified)
+            if missing is not None:
+                raise OSError(f"{missing} is not there after it was written")
+        self._has_written = self._has_written or self._unverified is not None
+        self._unverified = None
+
+    def _missing_file(self, step: int) -> Path | None:
+        """Return a file that a complete checkpoint has, and this one lacks."""
+        parts = (self._folder / str(step) / part for part in _PARTS)
+        return next((path for path in parts if not path.is_file()), None)
 
     def restore(self, like: TrainState) -> tuple[Saved | None, list[str]]:
         """Return the newest checkpoint that can be read, placed as ``like`` is (None if there is none).
@@ -114,15 +166,24 @@ class Checkpoints:
         self._manager.reload()
 
     def _read(self, step: int, like: TrainState) -> Saved:
+        missing = self._missing_file(step)
+        if missing is not None:
+            raise _DamagedError(f"incomplete: it lacks {missing.relative_to(self._folder / str(step))}")
         try:
-            progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
-            found = progress.pop("format", 1)
-        except (OSError, ValueError, AttributeError) as error:
+            # Read here: Orbax takes any JSON.
+            progress = unseal(json.loads((self._folder / str(step) / _PARTS[0]).read_bytes()))
+            found, run_id = progress.pop("format", 1), progress.pop("run", self._run_id)
+        except (OSError, ValueError) as error:
             raise _DamagedError(_first_line(error)) from error
         if found != _FORMAT:
             raise UserError(
                 f"{self._folder}: checkpoints of format {found}, but this program continues format {_FORMAT}; train "
                 "under another --name (best/ of this run stays usable)"
+            )
+        if run_id != self._run_id:
+            raise UserError(
+                f"{self._folder / str(step)}: a checkpoint of another run ({run_id}, not {self._run_id}); remove it, "
+                "or train under another --name with --init-from that run"
             )
         sums = jax.tree.map(lambda x: jax.device_put(x, like.step.sharding), zero_sums())
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": like, "sums": sums})
@@ -133,12 +194,15 @@ class Checkpoints:
             raise _DamagedError(_first_line(error)) from error
         if progress.pop("checksum", None) != _checksum(read, progress):
             raise _DamagedError("it has another checksum")
-        return Saved(read["state"], read["sums"], Progress(**progress))
+        try:
+            return Saved(read["state"], read["sums"], Progress(**progress))
+        except TypeError as error:
+            raise _DamagedError(_first_line(error)) from error
 
     def close(self) -> None:
         """Wait for the write under way."""
         try:
-            self._manager.wait_until_finished()
+            self._verify_last()
         except (OSError, ValueError) as error:
             raise self._not_written(error) from error
         finally:
@@ -148,6 +212,25 @@ class Checkpoints:
         return UserError(
             f"{self._folder}: a checkpoint cannot be written ({_first_line(error)}); is the disk full? What was saved "
             "before stays, and the same command continues from there"
+        )
+
+
+def _require_usable(folder: Path) -> None:
+    """Check that checkpoints can be in this folder.
+
+    Raises:
+        UserError: it is a file, a link to nothing, or has a name that tensorstore would write in another way.
+    """
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder}: a link to {folder.readlink()}, which is not there; is its disk mounted?")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: not a folder, where the run's checkpoints belong; move it away")
+    path = os.path.abspath(folder)
+    # Tensorstore writes names in UTF-8, Python in the locale's encoding: the arrays would go to another folder.
+    if os.fsencode(path) != path.encode(errors="backslashreplace"):
+        raise UserError(
+            f"{path!a}: this name is not UTF-8 here, which checkpoints need; set a locale that is (LC_ALL=C.UTF-8), or "
+            "choose --runs-dir without such letters"
         )
 
 
