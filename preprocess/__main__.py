@@ -86,7 +86,7 @@ def preprocess(config: PreprocessConfig) -> Path | None:
     if build_plan.why_frames or build_plan.why_edges:
         # Imported here: numba costs more to import than a no-op takes.
         from preprocess.stages.build import build
-        from shared.files import lock_folder
+        from shared.locks import lock_folder
 
         with lock_folder(cache_dir):
             # The run that held the lock may have built these stages.

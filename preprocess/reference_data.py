@@ -26,7 +26,7 @@ from preprocess.reference.tasks import ModesTask, ReferenceTask, Task
 from preprocess.reference.workers import run_tasks
 from shared.cores import usable_cores
 from shared.errors import UserError, run_program
-from shared.files import lock_folder
+from shared.locks import lock_folder
 from shared.log import log
 from shared.schema import SPLITS
 from shared.signals import say_when_stopped

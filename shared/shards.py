@@ -13,6 +13,7 @@ import numpy as np
 
 from shared.digests import DigestCache, file_digest
 from shared.errors import UserError
+from shared.files import naming, sync_descriptor
 
 REBUILD_COMMAND = "make preprocess"
 _ALIGNMENT = 64  # bytes: a cache line, so that mapped arrays are aligned for every dtype
@@ -50,6 +51,12 @@ class ShardWriter:
         """
         self._path = path
         self._layout = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in layout.items()}
+        with naming(path):
+            self._lay_out(layout)
+        self._descriptor = os.open(path, os.O_WRONLY)
+
+    def _lay_out(self, layout: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        path = self._path
         # No timestamps inside, so that the same input gives the same bytes.
         with h5py.File(path, "w", libver="v110", alignment_threshold=1, alignment_interval=_ALIGNMENT) as shard:
             for name, (shape, dtype) in layout.items():
@@ -63,7 +70,6 @@ class ShardWriter:
         with h5py.File(path, "r") as shard:
             # A dataset without elements has no offset in the file.
             self._offsets = {name: shard[name].id.get_offset() or 0 for name in layout}
-        self._descriptor = os.open(path, os.O_WRONLY)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -83,17 +89,15 @@ class ShardWriter:
         view = content.reshape(-1).view(np.uint8).data
         position = self._offsets[name] + first_row * (content.nbytes // len(content))
         while view:
-            try:
+            with naming(self._path):
                 count = os.pwrite(self._descriptor, view, position)
-            except OSError as error:
-                error.filename = str(self._path)  # the call knows only a descriptor
-                raise
             view, position = view[count:], position + count
 
     def __exit__(self, *failure: object) -> None:
         try:
             if failure[0] is None:
-                os.fsync(self._descriptor)
+                with naming(self._path):
+                    sync_descriptor(self._descriptor)
         finally:
             os.close(self._descriptor)
 
@@ -137,7 +141,7 @@ def map_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nd
     """
     try:
         # HDF5's own functions: h5py's objects take three times as long, and a large cache has thousands of shards.
-        shard = h5py.h5f.open(str(path).encode(), h5py.h5f.ACC_RDONLY)
+        shard = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY)
         try:
             keys = [key.decode() for key in shard] if names is None else names
             places = {name: _place(h5py.h5d.open(shard, name.encode())) for name in keys}

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import psutil
 import xxhash
-from filelock import BaseFileLock, FileLock, Timeout
 
 from shared.data_record import describe_difference
 from shared.errors import UserError
-from shared.files import write_atomically
+from shared.files import naming, write_atomically
+from shared.locks import Lock
 from shared.provenance import git_commit, processor, versions
 from shared.sealed import read_sealed, write_sealed
 from shared.settings import FIXED, as_tables, checked, names_in, read_toml, save_settings
@@ -105,21 +105,16 @@ class RunFolder:
         return self.path / f"report-{split}.html"
 
 
-def lock(folder: RunFolder, active: bool) -> BaseFileLock:
+def lock(folder: RunFolder, active: bool) -> Lock:
     """Return the run's lock, acquired if ``active``; the system releases it when the process ends.
 
     Raises:
         UserError: another program is training this run.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
-    taken = FileLock(folder.path / ".lock")
-    if active:
-        try:
-            taken.acquire(blocking=False)
-        except Timeout as error:
-            raise UserError(
-                f"{folder.path}: another program is training this run; wait for it, or choose another --name"
-            ) from error
+    taken = Lock(folder.path)
+    if active and not taken.acquire():
+        raise UserError(f"{folder.path}: another program is training this run; wait for it, or choose another --name")
     return taken
 
 
@@ -269,7 +264,7 @@ def rewrite_metrics(folder: RunFolder, records: list[dict[str, Any]]) -> None:
 
 def append_metrics(folder: RunFolder, record: dict[str, Any]) -> None:
     """Append one epoch to metrics.jsonl."""
-    with folder.metrics_file.open("a", encoding="utf-8") as stream:
+    with naming(folder.metrics_file), folder.metrics_file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
 

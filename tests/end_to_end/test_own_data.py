@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from preprocess import __main__ as preprocess
 from preprocess import clean_cache
 from shared.errors import UserError
+from shared.locks import Lock
 from shared.manifest import current_stages
 from tests import support
 from tests.end_to_end.processes import Run
@@ -179,8 +179,12 @@ def test_the_same_files_with_other_buckets_are_no_way_back(two: Two) -> None:
 def test_data_of_a_running_training_stay(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     two.preprocess("b")
     before = two.shards("a")
-    with FileLock(two.runs / "a" / ".lock"):
+    lock = Lock(two.runs / "a")
+    assert lock.acquire()
+    try:
         clean_cache.main(["--cache-dir", str(two.cache), "--runs-dir", str(two.runs)])
+    finally:
+        lock.release()
     assert two.shards("a") == before
     assert capsys.readouterr().out.count(f"{two.runs / 'a'} is being trained on it") == 2
     clean_cache.main(["--cache-dir", str(two.cache), "--runs-dir", str(two.runs)])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ import xxhash
 
 from shared.errors import UserError
 from shared.sealed import seal, unseal
+from shared.signals import are_answered
 from train.step.devices import agreed
 from train.step.metrics import MetricSums, zero_sums
 from train.step.optimizer import TrainState
@@ -67,6 +71,8 @@ class Checkpoints:
             OSError: it cannot be made.
         """
         _require_usable(folder)
+        if are_answered():  # in a program of ours, which has one line for each error
+            _silence_threads()
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._run_id = folder, run_id
         self._unverified: int | None = None
@@ -213,6 +219,23 @@ class Checkpoints:
             f"{self._folder}: a checkpoint cannot be written ({_first_line(error)}); is the disk full? What was saved "
             "before stays, and the same command continues from there"
         )
+
+
+def _silence_threads() -> None:
+    """Keep Orbax, asyncio and tensorstore from printing errors that :class:`Checkpoints` raises.
+
+    On a full disk they print 26 tracebacks, from their threads, for one error.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_own(error: sys.UnraisableHookArgs) -> None:
+        # Of callbacks of tensorstore's own threads, which nobody waits for any more.
+        if threading.current_thread() is threading.main_thread() or error.object is not None:
+            show(error)
+
+    sys.unraisablehook = show_own
 
 
 def _require_usable(folder: Path) -> None:

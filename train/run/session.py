@@ -10,11 +10,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from filelock import BaseFileLock
 
 from shared.data_record import describe_data
 from shared.elements import symbol
 from shared.errors import UserError
+from shared.locks import Lock
 from shared.log import log
 from shared.schema import Split
 from shared.settings import Scope, names_in
@@ -49,7 +49,7 @@ class Session:
     blocks: Blocks
     valid: Loader
     interruption: Interruption
-    lock: BaseFileLock
+    lock: Lock
 
     @property
     def is_first(self) -> bool:
