@@ -78,26 +78,32 @@ def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
         temporary.write_bytes(content)
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder as durable as the files: a rename may otherwise be lost with the power."""
-    _sync(path)
+def sync_folder(path: Path) -> bool:
+    """Make the names in a folder as durable as the files: a rename may otherwise be lost with the power.
+
+    Returns:
+        whether its file system can.
+    """
+    return _sync(path)
 
 
-def sync_descriptor(descriptor: int) -> None:
-    """Write what was written to an open file or folder to the disk, as far as its file system can."""
+def sync_descriptor(descriptor: int) -> bool:
+    """Write what was written to an open file or folder to the disk; return whether its file system can."""
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _WITHOUT_SYNC:
             raise
+        return False
+    return True
 
 
-def _sync(path: Path) -> None:
+def _sync(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:  # a folder that may be written, but not read
-        return
+        return False
     try:
-        sync_descriptor(descriptor)
+        return sync_descriptor(descriptor)
     finally:
         os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -58,7 +59,8 @@ class ShardWriter:
     def _lay_out(self, layout: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
         path = self._path
         # No timestamps inside, so that the same input gives the same bytes.
-        with h5py.File(path, "w", libver="v110", alignment_threshold=1, alignment_interval=_ALIGNMENT) as shard:
+        new: dict[str, Any] = {"alignment_threshold": 1, "alignment_interval": _ALIGNMENT}
+        with h5py.File(path, "w", libver="v110", locking=False, **new) as shard:
             for name, (shape, dtype) in layout.items():
                 plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
                 plist.set_obj_track_times(False)
@@ -67,7 +69,7 @@ class ShardWriter:
                 space = h5py.h5s.create_simple(shape)
                 kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
                 h5py.h5d.create(shard.id, name.encode(), kind, space, dcpl=plist)
-        with h5py.File(path, "r") as shard:
+        with h5py.File(path, "r", locking=False) as shard:
             # A dataset without elements has no offset in the file.
             self._offsets = {name: shard[name].id.get_offset() or 0 for name in layout}
 
@@ -141,7 +143,7 @@ def map_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nd
     """
     try:
         # HDF5's own functions: h5py's objects take three times as long, and a large cache has thousands of shards.
-        shard = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY)
+        shard = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _access())
         try:
             keys = [key.decode() for key in shard] if names is None else names
             places = {name: _place(h5py.h5d.open(shard, name.encode())) for name in keys}
@@ -161,6 +163,14 @@ def map_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nd
             raise UserError(f"{path}: array {name!r} is not contiguous; `{REBUILD_COMMAND}` rebuilds it")
         arrays[name] = content[offset : offset + size].view(dtype).reshape(shape)
     return arrays
+
+
+@functools.cache
+def _access() -> h5py.h5p.PropFAID:
+    # Shards are complete when they have their name; some file systems have no locks.
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_file_locking(False, True)
+    return access
 
 
 def _place(dataset: h5py.h5d.DatasetID) -> tuple[int | None, tuple[int, ...], np.dtype]:

@@ -8,6 +8,7 @@ threads. Who has something to save first takes the signals over for that time, s
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -62,6 +63,7 @@ def answer_signals() -> None:
     for number in SIGNALS:
         signal.signal(number, _note)
     os.register_at_fork(after_in_child=_forget)
+    atexit.register(_ignore)  # the first, so the last to be called
     threading.Thread(target=_listen, args=(_State.pipe[0],), name="signals", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
@@ -144,6 +146,12 @@ def _listen(pipe: int) -> None:
                     end_program(f"{signal.Signals(number).name}: {_State.what}", exit_code(number))
                 keeper.unanswered = number
                 keeper.ask(number)
+
+
+def _ignore() -> None:
+    """Ignore signals: all is done, and Python is about to let them kill the process."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _forget() -> None:

@@ -55,7 +55,7 @@ def write_predictions(path: Path, references_ev: dict[int, float], **attributes:
         OSError: the file cannot be written, as on a full disk.
     """
     with atomic_path(path) as temporary:
-        file = h5py.File(temporary, "w")
+        file = h5py.File(temporary, "w", locking=False)
         try:
             file.attrs.update({**attributes, "format_version": FORMAT_VERSION})
             yield PredictionFile(file, references_ev)

@@ -48,7 +48,7 @@ class Predictions:
         """
         self._path = path
         try:
-            self._file = h5py.File(path)
+            self._file = h5py.File(path, locking=False)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error}); delete it, and the report evaluates again") from error
         missing = sorted(set(DATASETS) - set(self._file))

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 import xxhash
 
 from shared.errors import UserError
+from shared.files import sync_folder
 from shared.sealed import seal, unseal
 from shared.signals import are_answered
 from train.step.devices import agreed
@@ -74,6 +75,8 @@ class Checkpoints:
         if are_answered():  # in a program of ours, which has one line for each error
             _silence_threads()
         folder.mkdir(parents=True, exist_ok=True)
+        if not sync_folder(folder):
+            _write_without_sync()
         self._folder, self._run_id = folder, run_id
         self._unverified: int | None = None
         self._has_written = False
@@ -121,13 +124,14 @@ class Checkpoints:
 
     def _verify_last(self) -> None:
         """Wait for the write under way, and check that its files are there."""
+        step, self._unverified = self._unverified, None  # it is not asked for again on closing
         self._manager.wait_until_finished()
-        if self._unverified is not None and jax.process_index() == 0:
-            missing = self._missing_file(self._unverified)
-            if missing is not None:
-                raise OSError(f"{missing} is not there after it was written")
-        self._has_written = self._has_written or self._unverified is not None
-        self._unverified = None
+        if step is None:
+            return
+        missing = self._missing_file(step)
+        if missing is not None and jax.process_index() == 0:
+            raise OSError(f"{missing} is not there after it was written")
+        self._has_written = True
 
     def _missing_file(self, step: int) -> Path | None:
         """Return a file that a complete checkpoint has, and this one lacks."""
@@ -219,6 +223,15 @@ class Checkpoints:
             f"{self._folder}: a checkpoint cannot be written ({_first_line(error)}); is the disk full? What was saved "
             "before stays, and the same command continues from there"
         )
+
+
+def _write_without_sync() -> None:
+    """Let tensorstore do without syncing folders: it would save nothing where a file system cannot (SMB, sshfs)."""
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    # Orbax has no setting for it.
+    for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
+        getattr(tensorstore_utils, name, {})["file_io_sync"] = False
 
 
 def _silence_threads() -> None:
