@@ -36,6 +36,9 @@ class EvaluateConfig:
     predictions: bool = True
     """Write every prediction beside its reference to predictions-SPLIT.h5."""
 
+    output: str = ""
+    """Folder to write to (default: the run's, which may be another user's)."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate a run.
@@ -48,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.run.evaluate_run import evaluate_run
 
     cache_dir = Path(asked.cache_dir) if asked.cache_dir else None
-    evaluate_run(Path(asked.run), asked.split, cache_dir, asked.plot_results, asked.predictions)
+    output = Path(asked.output) if asked.output else None
+    evaluate_run(Path(asked.run), asked.split, cache_dir, asked.plot_results, asked.predictions, output)
 
 
 if __name__ == "__main__":

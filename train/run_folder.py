@@ -239,13 +239,15 @@ def read_metrics(folder: RunFolder, epochs: int) -> list[dict[str, Any]]:
     return [record for record in found if record is not None and record["epoch"] <= epochs]
 
 
+_METRICS = {"epoch": int, "seconds": float, "samples_per_second": float, "train": dict, "valid": dict}
+"""Entries of a line of metrics.jsonl."""
+
+
 def _metrics_of(line: bytes) -> dict[str, Any] | None:
     """Return one epoch's metrics; None if the line is damaged, as that which a killed run was writing."""
     try:
         record: dict[str, Any] = json.loads(line)
-        whole = isinstance(record["epoch"], int) and all(
-            isinstance(record[split], dict) for split in ("train", "valid")
-        )
+        whole = all(isinstance(record[name], kind) for name, kind in _METRICS.items())
     except (ValueError, KeyError, TypeError):
         return None
     return record if whole else None

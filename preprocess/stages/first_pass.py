@@ -5,6 +5,7 @@ Its results for a pair are kept in the cache folder, so that after files are app
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 from collections.abc import Mapping
@@ -107,10 +108,11 @@ def prepare(files: list[PairFiles], config: PreprocessConfig, runner: TaskRunner
             facts = {i: replace(facts[i], split=divided[i]) for i in fresh}
         parts = [with_facts(chunks[i], facts[i]) for i in fresh]
         found = _survey([files[i] for i in fresh], [readings[i] for i in fresh], parts, runner)
-        folder.mkdir(parents=True, exist_ok=True)
         for i, chunk_surveys in zip(fresh, found, strict=True):
             known[i] = _joined(chunk_surveys, facts[i], how)
-            _remember(paths[i], known[i])
+            with contextlib.suppress(OSError):  # a cache of another user: the next time takes longer
+                folder.mkdir(parents=True, exist_ok=True)
+                _remember(paths[i], known[i])
     surveys = [known[i] for i in range(len(files))]
     chunks = [with_facts(parts, survey.facts) for parts, survey in zip(chunks, surveys, strict=True)]
     return Prepared(files, readings, surveys, chunks, names)

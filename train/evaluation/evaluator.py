@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -11,9 +10,10 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from shared.files import write_atomically
+from shared.digests import file_digest
 from shared.log import log
 from shared.schema import NAME_ARRAY
+from shared.sealed import write_sealed
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
 from train.data.loader import BatchPlan, Loader
@@ -78,13 +78,14 @@ def finish_run(
     quiet: bool = False,
     trained: TrainedModel | None = None,
     predictions: bool = False,
+    output: RunFolder | None = None,
 ) -> dict[str, float]:
     """Evaluate a run's best weights, write evaluation-SPLIT.json and the pictures, and print the errors.
 
     All devices must belong to this process.
 
     Args:
-        folder: of the run.
+        folder: of the run; where all is written too, but for ``output``.
         steps: compiled functions.
         loader: of the split.
         split: its name.
@@ -92,15 +93,19 @@ def finish_run(
         quiet: print nothing.
         trained: other weights than those in best/.
         predictions: write predictions-SPLIT.h5 too.
+        output: another folder to write to.
 
     Raises:
-        UserError: the weights are missing or damaged, or the file of predictions cannot be written.
+        UserError: the weights are missing or damaged.
+        OSError: a file cannot be written.
     """
     trained = trained or load_weights(folder.best)
     params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
     targets = Targets()
+    name, folder = folder.path.name, output or folder
+    folder.path.mkdir(parents=True, exist_ok=True)
     path = folder.predictions_file(split)
-    names = {"run": folder.path.name, "split": split}
+    names = {"run": name, "split": split}
     writing = write_predictions(path, trained.reference_energies_ev, **names) if predictions else nullcontext()
     with writing as targets.file:
         metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
@@ -117,8 +122,9 @@ def finish_run(
         },
         **targets.region_errors.as_record(baselines),
         **targets.molecule_errors.as_record(),
+        "predictions_digest": file_digest(path) if predictions else None,
     }
-    write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())
+    write_sealed(folder.evaluation_file(split), record)
     if plots:
         # Imported here: matplotlib is slow to import and not needed while training.
         from train.evaluation.plots import draw_all
