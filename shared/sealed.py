@@ -36,7 +36,11 @@ def unseal(content: Any) -> dict[str, Any]:
 
 def as_text(content: dict[str, Any]) -> bytes:
     """Return the text of a file with this content and its checksum."""
-    return json.dumps(seal(content), indent=1, ensure_ascii=False).encode()
+    content = seal(content)
+    try:
+        return json.dumps(content, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # names of files that are no text in this locale
+        return json.dumps(content, indent=1).encode()
 
 
 def write_sealed(path: Path, content: dict[str, Any], durable: bool = True) -> None:

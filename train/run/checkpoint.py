@@ -71,7 +71,7 @@ class Checkpoints:
             UserError: the folder cannot hold checkpoints.
             OSError: it cannot be made.
         """
-        _require_usable(folder)
+        require_usable(folder)
         if are_answered():  # in a program of ours, which has one line for each error
             _silence_threads()
         folder.mkdir(parents=True, exist_ok=True)
@@ -251,7 +251,7 @@ def _silence_threads() -> None:
     sys.unraisablehook = show_own
 
 
-def _require_usable(folder: Path) -> None:
+def require_usable(folder: Path) -> None:
     """Check that checkpoints can be in this folder.
 
     Raises:
@@ -261,12 +261,19 @@ def _require_usable(folder: Path) -> None:
         raise UserError(f"{folder}: a link to {folder.readlink()}, which is not there; is its disk mounted?")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: not a folder, where the run's checkpoints belong; move it away")
-    path = os.path.abspath(folder)
-    # Tensorstore writes names in UTF-8, Python in the locale's encoding: the arrays would go to another folder.
-    if os.fsencode(path) != path.encode(errors="backslashreplace"):
+    require_utf8(Path(os.path.abspath(folder)))
+
+
+def require_utf8(path: Path) -> None:
+    """Check that a path is written in UTF-8 by Python, as it is by tensorstore and in the files of a run.
+
+    Raises:
+        UserError: it is not; the arrays of checkpoints would go to another folder.
+    """
+    if os.fsencode(path) != str(path).encode(errors="backslashreplace"):
         raise UserError(
-            f"{path!a}: this name is not UTF-8 here, which checkpoints need; set a locale that is (LC_ALL=C.UTF-8), or "
-            "choose --runs-dir without such letters"
+            f"{str(path)!a}: this name is not UTF-8 in this locale, which a run needs; set LC_ALL=C.UTF-8, or choose "
+            "another folder"
         )
 
 

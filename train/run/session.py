@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from train.data.missing_targets import check_esp, describe_missing
 from train.model.prediction import Params
 from train.model.saved_model import TrainedModel, load_weights
 from train.run.blocks import Blocks, ResidentBlocks, open_blocks
+from train.run.checkpoint import require_utf8
 from train.run.initial_charges import element_charges
 from train.run.interruption import Interruption
 from train.run.run_data import open_data
@@ -78,6 +80,8 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
         UserError: no such preprocessed data, or a folder that holds another run.
     """
     folder = RunFolder(Path(config.runs_dir) / config.name)
+    for path in (config.runs_dir, config.cache_dir):
+        require_utf8(Path(os.path.abspath(path)))
     run_folder.check_settings(folder, config)
     cache, note = open_data(config)
     devices = all_devices()
