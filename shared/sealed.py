@@ -62,4 +62,4 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
     try:
         return unseal(json.loads(path.read_bytes()))
     except ValueError as error:  # of JSON and of UTF-8 too
-        raise UserError(f"{path}: damaged ({error}); {remedy}") from error
+        raise UserError(f"{path}: damaged; {remedy} ({error})") from error

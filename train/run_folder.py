@@ -223,7 +223,7 @@ def read_record(folder: RunFolder) -> dict[str, Any]:
     remedy = f"copy it again, or train under another --name with --init-from {folder.path}"
     unknown = "so the run's data are unknown"
     try:
-        record = read_sealed(folder.record_file, f"{unknown}; {remedy}")
+        record = read_sealed(folder.record_file, f"{unknown}: {remedy}")
         if not all(isinstance(record["data"][stage], str) for stage in ("frames", "edges")):
             raise TypeError
         return record

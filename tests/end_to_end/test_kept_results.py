@@ -93,7 +93,7 @@ def halved_record(folder: RunFolder) -> None:
         (only_empty, "10: damaged .incomplete: it lacks progress/metadata., and so are all 1 checkpoints"),
         (of_another_run, "a checkpoint of another run .0123456789ab"),
         (without_record, "run.json: missing or damaged, so the run's data are unknown; copy it again, or train under"),
-        (halved_record, "run.json: damaged .* train under another --name with --init-from runs/golden"),
+        (halved_record, "run.json: damaged; .* train under another --name with --init-from runs/golden"),
     ],
 )
 def test_what_cannot_go_on_is_refused_and_stays(

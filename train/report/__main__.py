@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = RunFolder(Path(asked.run))
     folder = RunFolder(Path(asked.output)) if asked.output else run
     facts = read_facts(run)
-    if not _is_evaluated(run, folder, asked.split):
-        evaluate_run(run.path, asked.split, output=folder.path if asked.output else None)
+    if not _is_evaluated(folder, asked.split, run):
+        evaluate_run(run.path, asked.split, output=folder.path)
     evaluation = read_evaluation(folder, asked.split)
     with Predictions(folder.predictions_file(asked.split), evaluation["predictions_digest"]) as predictions:
         samples = read_samples(predictions, facts.reference_energies_ev, facts.config.exact_monopoles)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info(f"report in {path} ({len(page) / 1e6:.1f} MB), {len(pictures)} more pictures in {folder.plots}")
 
 
-def _is_evaluated(run: RunFolder, folder: RunFolder, split: str) -> bool:
+def _is_evaluated(folder: RunFolder, split: str, run: RunFolder) -> bool:
     """Return whether the results of an evaluation by this version are in a folder, and are of the run's weights."""
     from train.run_folder import EVALUATION_FORMAT
 

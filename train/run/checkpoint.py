@@ -65,7 +65,7 @@ class Checkpoints:
         Args:
             folder: of the checkpoints.
             keep: how many.
-            run_id: of the run; checkpoints of another one are refused.
+            run_id: of the run; checkpoints of another one are refused. Empty: not known.
 
         Raises:
             UserError: the folder cannot hold checkpoints.
@@ -190,7 +190,7 @@ class Checkpoints:
                 f"{self._folder}: checkpoints of format {found}, but this program continues format {_FORMAT}; train "
                 "under another --name (best/ of this run stays usable)"
             )
-        if run_id != self._run_id:
+        if self._run_id and run_id not in ("", self._run_id):
             raise UserError(
                 f"{self._folder / str(step)}: a checkpoint of another run ({run_id}, not {self._run_id}); remove it, "
                 "or train under another --name with --init-from that run"
