@@ -57,7 +57,8 @@ def restore(session: Session, checkpoints: Checkpoints, score: Score) -> Saved:
     progress = saved.progress
     records = {record["epoch"]: record for record in run_folder.read_metrics(folder, progress.epoch)}
     scores = {epoch: score(record["valid"]) for epoch, record in records.items()}
-    if progress.best_by != config.best_by and progress.best_epoch in scores:
+    known = progress.best_score is not None and progress.best_by == config.best_by
+    if not known and progress.best_epoch in scores:
         progress = replace(progress, best_score=scores[progress.best_epoch])
     progress = _complete_best(session, saved.state, replace(progress, best_by=config.best_by), scores)
     missing = [str(epoch) for epoch in range(1, progress.epoch + 1) if epoch not in records]
