@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from shared.signals import answer_signals
+
+    answer_signals()  # before the imports that follow, which take a second
+
 import argparse
 import os
 import sys
@@ -20,6 +25,7 @@ from shared.log import log
 from shared.manifest import digest_cache, read_manifest, write_current
 from shared.scripts import environment_of_programs
 from shared.settings import SharedConfig, parse_settings
+from shared.signals import hold_signals
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,6 +50,7 @@ def _train_on(frames: Path, flags: list[str]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     words = [sys.executable, "-m", "train", "--frames", frames.name, *flags]
+    hold_signals()
     os.execve(sys.executable, words, environment_of_programs())
 
 
@@ -82,7 +89,7 @@ def preprocess(config: PreprocessConfig) -> Path | None:
     if build_plan.why_frames or build_plan.why_edges:
         # Imported here: numba costs more to import than a no-op takes.
         from preprocess.stages.build import build
-        from shared.files import lock_folder
+        from shared.locks import lock_folder
 
         with lock_folder(cache_dir):
             # The run that held the lock may have built these stages.

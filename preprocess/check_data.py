@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from shared.signals import answer_signals
+
+    answer_signals()  # before the imports that follow, which take a second
+
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.config import PreprocessConfig, for_all_machines
@@ -16,7 +22,15 @@ from shared.errors import run_program
 from shared.files import write_atomically
 from shared.log import log
 from shared.manifest import digest_cache
-from shared.settings import parse_settings
+from shared.settings import Scope, parse_settings, setting
+
+
+@dataclass(frozen=True)
+class CheckConfig(PreprocessConfig):
+    """Look for mistakes in all molecules; takes the flags of preprocessing."""
+
+    output: str = setting("", Scope.HOST)
+    """File of the report (default: check-data.txt in the cache folder)."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,17 +39,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: bad settings or input, or the data contradict themselves and ``--checks`` is ``stop``.
     """
-    config = parse_settings(PreprocessConfig, "preprocess", argv, prog="python -m preprocess.check_data")
-    config = for_all_machines(config)
+    config = for_all_machines(
+        parse_settings(CheckConfig, "preprocess", argv, prog="python -m preprocess.check_data"),
+    )
     digests = digest_cache(Path(config.cache_dir))
     files = [PairFiles(pair) for pair in convert_foreign(find_pairs(config), config, digests)]
     with open_task_runner(config.workers, config.scheduler, config.chunk_mib * 2**20, files, None) as runner:
         findings, text = check_all(prepare(files, config, runner), runner)
     log.info(text)
-    path = Path(config.cache_dir) / "check-data.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (text + "\n").encode())
-    log.info(f"report in {path}")
+    path = Path(config.output or Path(config.cache_dir) / "check-data.txt")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (text + "\n").encode())
+        log.info(f"report in {path}")
+    except OSError as error:
+        if config.output:
+            raise
+        # The cache of another user: the report is printed above.
+        log.info(f"note: {path}: cannot be written ({error.strerror}); --output names another file")
     if config.checks == "stop":
         stop_at_errors(findings, "this report")
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from shared.signals import answer_signals
+
+    answer_signals()  # before the imports that follow, which take a second
+
 import json
 import shutil
 import sys
@@ -10,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from shared.data_record import describe_data
 from shared.errors import UserError, run_program
-from shared.files import lock_folder
+from shared.locks import Lock, lock_folder
 from shared.log import log
 from shared.manifest import CONVERTED, CURRENT, current_stages, read_manifest, stage_folder
 from shared.settings import PathName, SharedConfig, parse_flags
@@ -94,13 +97,13 @@ def _is_locked(path: Path) -> bool:
     """Return whether a training holds its run's lock, or may hold it: another user's cannot be tested."""
     if not path.exists():
         return False
-    lock = FileLock(path)
+    lock = Lock(path.parent)
     try:
-        lock.acquire(blocking=False)
-    except (Timeout, OSError):
+        free = lock.acquire()
+    except OSError:
         return True
     lock.release()
-    return False
+    return not free
 
 
 def _farewell(users: list[TrainedRun]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -106,7 +106,10 @@ class PreprocessConfig(ForeignConfig, SharedConfig):
     """Address of a Dask scheduler that is already there, for work on several machines."""
 
 
-def for_all_machines(config: PreprocessConfig) -> PreprocessConfig:
+Config = TypeVar("Config", bound=PreprocessConfig)
+
+
+def for_all_machines(config: Config) -> Config:
     """Return the settings with absolute paths where Dask workers, in folders of their own, take part."""
     if not (config.workers or config.scheduler):
         return config

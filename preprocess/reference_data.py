@@ -5,6 +5,11 @@ Its parts are in :mod:`preprocess.reference`.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from shared.signals import answer_signals
+
+    answer_signals()  # before the imports that follow, which take a second
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +23,13 @@ from preprocess.reference.method import Level, pyscf_version, require_computable
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import UNITS, Output, Row, draw_split
 from preprocess.reference.tasks import ModesTask, ReferenceTask, Task
-from preprocess.reference.workers import run_tasks, stop_on_signals
+from preprocess.reference.workers import run_tasks
 from shared.errors import UserError, run_program
-from shared.files import lock_folder
 from shared.job_limits import usable_cores
+from shared.locks import lock_folder
 from shared.log import log
 from shared.schema import SPLITS
+from shared.signals import say_when_stopped
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Raises:
         UserError: bad settings or molecules, a folder in other use, or no geometry can be computed.
-        Interrupted: a queue's signal.
     """
     config = parse(argv)
     molecules = collect(config.molecules, config.geometries)
@@ -52,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{single.name}: a single atom has no conformers; compute it with --samples 0")
     output = Output(Path(config.output))
     output.folder.mkdir(parents=True, exist_ok=True)
-    with lock_folder(output.folder), stop_on_signals():
+    say_when_stopped("stopped with all finished geometries kept; the same command goes on")
+    with lock_folder(output.folder):
         record = output.begin(identity(config, molecules, version))
         if record is None:
             record = _Calculation(config, molecules, version, output).run()

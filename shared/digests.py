@@ -40,28 +40,6 @@ def settings_digest(settings: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def write_checked(path: Path, content: Any, durable: bool = True) -> None:
-    """Write what only saves time as JSON, beside a digest of it."""
-    checked = {"check": settings_digest({"": content}), "content": content}
-    write_atomically(path, json.dumps(checked, indent=1).encode(), durable)
-
-
-def read_checked(path: Path) -> Any:
-    """Read what :func:`write_checked` wrote.
-
-    Raises:
-        OSError: it is absent or cannot be read.
-        ValueError: it is damaged, by a single letter even.
-    """
-    try:
-        read = json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(read, dict) or read.get("check") != settings_digest({"": read.get("content")}):
-        raise ValueError("not what was written")
-    return read["content"]
-
-
 class DigestCache:
     """A cache of file digests by (size, modification time, change time), so that unchanged files are not read again.
 
@@ -73,8 +51,12 @@ class DigestCache:
         self._path = path
         self._known: dict[str, dict[str, Any]] = {}
         self._dirty = False
-        with contextlib.suppress(OSError, ValueError):  # absent, of another user, damaged: files are read again
-            self._known = read_checked(path)
+        with contextlib.suppress(
+            OSError, ValueError, KeyError, TypeError, RecursionError
+        ):  # absent, of others, damaged
+            loaded = json.loads(path.read_bytes())
+            if loaded["checksum"] == settings_digest(loaded["files"]):
+                self._known = loaded["files"]
 
     def digest(self, path: Path) -> str:
         """Return the digest of a file's bytes."""
@@ -100,7 +82,8 @@ class DigestCache:
             return
         with contextlib.suppress(OSError):
             known = {key: entry for key, entry in self._known.items() if os.path.exists(key)}
-            write_checked(self._path, known)
+            content = {"checksum": settings_digest(known), "files": known}
+            write_atomically(self._path, json.dumps(content, indent=1).encode())
             self._dirty = False
 
 

@@ -1,21 +1,22 @@
-"""Atomic writes of files, complete or absent whenever a program is killed, and locks of folders."""
+"""Atomic writes of files, complete or absent whenever a program is killed, and errors that name their file."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import socket
-import time
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from shared.errors import UserError
-from shared.log import log
+from shared.signals import at_end, unbroken
 
-_POLL_SECONDS = 0.2
+_WITHOUT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES}
+"""Errors of file systems that cannot sync a folder (SMB, sshfs), and of folders that may not be read."""
+
+_HDF5_ERRNO = re.compile(r"errno = (\d+)")
 
 
 @contextlib.contextmanager
@@ -29,15 +30,47 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         durable: sync file and name to the disk before the return, so that a loss of power leaves the old or the new.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+    def remove(line: str = "") -> None:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
     try:
-        yield temporary
-        if durable:
-            _sync(temporary)
-        temporary.replace(path)
-        if durable:
-            sync_folder(path.parent)
+        with naming(path, temporary), at_end(remove):
+            yield temporary
+            if durable:
+                _sync(temporary)
+            with unbroken:
+                temporary.replace(path)
+            if durable:
+                sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove()
+
+
+@contextlib.contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Give errors of the system in this context the file's name, where they have none or that of ``temporary``.
+
+    Those of the HDF5 library become such errors too.
+
+    Raises:
+        OSError: with the file's name.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        found = _HDF5_ERRNO.search(str(error))
+        if found is not None:
+            number = int(found.group(1))
+            raise OSError(number, os.strerror(number), str(path)) from error
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, _text(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
@@ -59,40 +92,32 @@ def require_readable(path: Path) -> None:
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder as durable as the files: a rename may otherwise be lost with the power."""
-    _sync(path)
+def sync_folder(path: Path) -> bool:
+    """Make the names in a folder as durable as the files: a rename may otherwise be lost with the power.
+
+    Returns:
+        whether its file system can.
+    """
+    return _sync(path)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def sync_descriptor(descriptor: int) -> bool:
+    """Write what was written to an open file or folder to the disk; return whether its file system can."""
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _WITHOUT_SYNC:
+            raise
+        return False
+    return True
+
+
+def _sync(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written, but not read
+        return False
+    try:
+        return sync_descriptor(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process; while another one holds it, log which and wait.
-
-    The system releases the lock when its holder dies in any way.
-    """
-    lock, holder = FileLock(folder / ".lock"), folder / ".lock-holder"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        who = "another process"
-        with contextlib.suppress(OSError):
-            who = holder.read_text(encoding="utf-8")
-        log.info(f"{folder} is in use by {who}; waiting for it (Ctrl-C to stop)")
-        lock.acquire(poll_interval=_POLL_SECONDS)
-    try:
-        with contextlib.suppress(OSError):  # it only serves the message
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}", encoding="utf-8")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            holder.unlink(missing_ok=True)
-        lock.release()

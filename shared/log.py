@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from shared.errors import Interrupted, UserError
+from shared.signals import at_end
 
 log = logging.getLogger("joint_physnet_dcmnet")
 """Prints bare messages on standard output; a program that embeds these may remove its handler."""
@@ -59,10 +62,17 @@ def log_file(path: Path | None, begin: str) -> Iterator[None]:
         traceback = (type(error), error, error.__traceback__) if error else None
         handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, text, (), traceback))
 
+    def write_last(text: str) -> None:
+        # Past Python's files, whose locks the thread that is ended may hold.
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.write(descriptor, line.encode())
+
     write(f"begin: {begin}")
     log.addHandler(handler)
     try:
-        yield
+        with at_end(write_last):
+            yield
     except Interrupted as stop:
         write(str(stop))
         raise

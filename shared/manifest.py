@@ -12,13 +12,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from shared.digests import DigestCache, settings_digest, write_atomically
+from shared.digests import DigestCache, settings_digest
 from shared.errors import UserError
 from shared.schema import SCHEMA_VERSION
+from shared.sealed import as_text, read_sealed, write_sealed
 from shared.shards import REBUILD_COMMAND, ShardEntry, verify_shard
 
 MANIFEST = "manifest.json"
@@ -63,17 +63,23 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Read a stage's manifest; None if the stage is absent.
 
     Raises:
-        UserError: the manifest is not JSON of this schema.
+        UserError: the manifest is damaged, of another schema, or of another stage.
     """
     path = folder / MANIFEST
+    remedy = f"`{REBUILD_COMMAND}` rebuilds it"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        manifest = read_sealed(path, remedy)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); `{REBUILD_COMMAND}` rebuilds it") from error
-    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: not a manifest of schema {SCHEMA_VERSION}; `{REBUILD_COMMAND}` rebuilds it")
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path}: not a manifest of schema {SCHEMA_VERSION}; {remedy}")
+    try:
+        shard_entries(manifest)
+        stage = stage_folder_name(folder.name.strip(".").split("-")[0], manifest["digest"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged (it lacks {error}); {remedy}") from error
+    if folder.name not in (stage, f".{stage}.partial"):
+        raise UserError(f"{path}: the manifest of {stage}; {remedy}")
     return manifest
 
 
@@ -97,15 +103,15 @@ def is_intact(folder: Path, digests: DigestCache) -> bool:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a stage's manifest: the last file of the stage."""
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    write_sealed(folder / MANIFEST, manifest)
 
 
 def write_current(cache_dir: Path, frames_digest: str, edges_digest: str) -> None:
     """Record the frames and edges of the latest preprocessing."""
-    content = json.dumps({"frames": frames_digest, "edges": edges_digest}).encode()
+    content = {"frames": frames_digest, "edges": edges_digest}
     path = cache_dir / CURRENT
-    if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)
+    if not path.exists() or path.read_bytes() != as_text(content):
+        write_sealed(path, content)
 
 
 def current_stages(cache_dir: Path) -> dict[str, str]:
@@ -116,9 +122,9 @@ def current_stages(cache_dir: Path) -> dict[str, str]:
     """
     path = cache_dir / CURRENT
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_sealed(path, f"`{REBUILD_COMMAND}` writes it again")
         return {"frames": str(content["frames"]), "edges": str(content["edges"])}
     except FileNotFoundError as error:
         raise UserError(f"{cache_dir}: no preprocessed data here; run `{REBUILD_COMMAND}` first") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f"{path}: damaged; `{REBUILD_COMMAND}` writes it again") from error

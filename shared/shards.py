@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from shared.digests import DigestCache, file_digest
 from shared.errors import UserError
-from shared.files import require_readable
+from shared.files import naming, require_readable, sync_descriptor
 
 REBUILD_COMMAND = "make preprocess"
 _ALIGNMENT = 64  # bytes: a cache line, so that mapped arrays are aligned for every dtype
@@ -51,8 +52,15 @@ class ShardWriter:
         """
         self._path = path
         self._layout = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in layout.items()}
+        with naming(path):
+            self._lay_out(layout)
+        self._descriptor = os.open(path, os.O_WRONLY)
+
+    def _lay_out(self, layout: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        path = self._path
         # No timestamps inside, so that the same input gives the same bytes.
-        with h5py.File(path, "w", libver="v110", alignment_threshold=1, alignment_interval=_ALIGNMENT) as shard:
+        new: dict[str, Any] = {"alignment_threshold": 1, "alignment_interval": _ALIGNMENT}
+        with h5py.File(path, "w", libver="v110", locking=False, **new) as shard:
             for name, (shape, dtype) in layout.items():
                 plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
                 plist.set_obj_track_times(False)
@@ -61,10 +69,9 @@ class ShardWriter:
                 space = h5py.h5s.create_simple(shape)
                 kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
                 h5py.h5d.create(shard.id, name.encode(), kind, space, dcpl=plist)
-        with h5py.File(path, "r") as shard:
+        with h5py.File(path, "r", locking=False) as shard:
             # A dataset without elements has no offset in the file.
             self._offsets = {name: shard[name].id.get_offset() or 0 for name in layout}
-        self._descriptor = os.open(path, os.O_WRONLY)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -84,17 +91,15 @@ class ShardWriter:
         view = content.reshape(-1).view(np.uint8).data
         position = self._offsets[name] + first_row * (content.nbytes // len(content))
         while view:
-            try:
+            with naming(self._path):
                 count = os.pwrite(self._descriptor, view, position)
-            except OSError as error:
-                error.filename = str(self._path)  # the call knows only a descriptor
-                raise
             view, position = view[count:], position + count
 
     def __exit__(self, *failure: object) -> None:
         try:
             if failure[0] is None:
-                os.fsync(self._descriptor)
+                with naming(self._path):
+                    sync_descriptor(self._descriptor)
         finally:
             os.close(self._descriptor)
 
@@ -138,7 +143,7 @@ def map_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nd
     """
     try:
         # HDF5's own functions: h5py's objects take three times as long, and a large cache has thousands of shards.
-        shard = h5py.h5f.open(str(path).encode(), h5py.h5f.ACC_RDONLY)
+        shard = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _access())
         try:
             keys = [key.decode() for key in shard] if names is None else names
             places = {name: _place(h5py.h5d.open(shard, name.encode())) for name in keys}
@@ -159,6 +164,14 @@ def map_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.nd
             raise UserError(f"{path}: array {name!r} is not contiguous; `{REBUILD_COMMAND}` rebuilds it")
         arrays[name] = content[offset : offset + size].view(dtype).reshape(shape)
     return arrays
+
+
+@functools.cache
+def _access() -> h5py.h5p.PropFAID:
+    # Shards are complete when they have their name; some file systems have no locks.
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_file_locking(False, True)
+    return access
 
 
 def _place(dataset: h5py.h5d.DatasetID) -> tuple[int | None, tuple[int, ...], np.dtype]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from shared.signals import answer_signals
+
+    answer_signals()  # before the imports that follow, which take a second
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +41,9 @@ class EvaluateConfig:
     predictions: bool = True
     """Write every prediction beside its reference to predictions-SPLIT.h5."""
 
+    output: str = ""
+    """Folder to write to (default: the run's, which may be another user's)."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate a run.
@@ -49,7 +57,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.run.evaluate_run import evaluate_run
 
     cache_dir = Path(asked.cache_dir) if asked.cache_dir else None
-    evaluate_run(Path(asked.run), asked.split, cache_dir, asked.plot_results, asked.predictions, asked.limits == "on")
+    evaluate_run(
+        Path(asked.run),
+        asked.split,
+        cache_dir,
+        plots=asked.plot_results,
+        predictions=asked.predictions,
+        fitted_charges=asked.limits == "on",
+        output=Path(asked.output) if asked.output else None,
+    )
 
 
 if __name__ == "__main__":

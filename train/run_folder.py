@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import psutil
 import xxhash
-from filelock import BaseFileLock, FileLock, Timeout
 
 from shared.data_record import describe_difference
 from shared.errors import UserError
-from shared.files import write_atomically
+from shared.files import naming, write_atomically
+from shared.locks import Lock
+from shared.provenance import git_commit, processor, versions
+from shared.sealed import read_sealed, write_sealed
 from shared.settings import FIXED, as_tables, checked, names_in, read_toml, save_settings, values_before
 from train.config import TrainConfig
 from train.data.dataset import Cache
@@ -106,21 +105,16 @@ class RunFolder:
         return self.path / f"report-{split}.html"
 
 
-def lock(folder: RunFolder, active: bool) -> BaseFileLock:
+def lock(folder: RunFolder, active: bool) -> Lock:
     """Return the run's lock, acquired if ``active``; the system releases it when the process ends.
 
     Raises:
         UserError: another program is training this run.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
-    taken = FileLock(folder.path / ".lock")
-    if active:
-        try:
-            taken.acquire(blocking=False)
-        except Timeout as error:
-            raise UserError(
-                f"{folder.path}: another program is training this run; wait for it, or choose another --name"
-            ) from error
+    taken = Lock(folder.path)
+    if active and not taken.acquire():
+        raise UserError(f"{folder.path}: another program is training this run; wait for it, or choose another --name")
     return taken
 
 
@@ -141,11 +135,12 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
         check_settings(folder, config)
         _check_data(folder, data)
     elif folder.path.exists() and any(map(_is_foreign, folder.path.iterdir())):
-        raise UserError(f"{folder.path}: exists but holds no config.toml, so it is not a run; choose another --name")
+        what = "so it is not a run" if not folder.record_file.exists() else "which is lost, so it cannot go on"
+        raise UserError(f"{folder.path}: exists but holds no config.toml, {what}; choose another --name")
     if not write:
         return folder
     folder.path.mkdir(parents=True, exist_ok=True)
-    now = {"versions": _versions(), "git": _git_commit(), "device": _device()}
+    now = {"versions": versions(_RECORDED_PACKAGES), "git": git_commit(), "device": _device()}
     record = read_record(folder) if folder.record_file.exists() else {}
     if not record:
         begun = {
@@ -157,8 +152,8 @@ def prepare_run(config: TrainConfig, cache: Cache, write: bool = True) -> RunFol
         # The entries of the start stay: the first steps were taken with them.
         record["continued"] = [*record.get("continued", []), now]
     # Written by each continuation too: a run that was killed at its start may continue with other data.
-    record["data"] = data
-    write_atomically(folder.record_file, json.dumps(record, indent=1).encode())
+    record |= {"data": data, "settings": _fixed_settings(config)}
+    write_sealed(folder.record_file, record)
     # Last: a folder with config.toml is a run. Its data are in its record; the settings serve other data too.
     tables = as_tables(replace(config, frames=""), "train")
     for name in _newer_settings(folder):  # still to be seen by the next continuation
@@ -178,7 +173,24 @@ def load_config(folder: RunFolder) -> TrainConfig:
             f"{folder.path}: not a run (it holds no config.toml); `python -m train --name NAME` makes runs/NAME"
         )
     values = {**_newer_settings(folder), **_written_settings(folder)}
-    return checked(TrainConfig, values, f"{folder.config_file}: ")
+    config = checked(TrainConfig, values, f"{folder.config_file}: ")
+    recorded = read_record(folder).get("settings", {}) if folder.record_file.exists() else {}
+    now = _fixed_settings(config)
+    changed = [f"{name} is {now[name]}, was {then}" for name, then in recorded.items() if now.get(name, then) != then]
+    if changed:
+        raise UserError(
+            f"{folder.config_file}: damaged or changed since the run began ({', '.join(changed)}; "
+            f"{folder.record_file.name} has them); put these back"
+        )
+    return config
+
+
+def _fixed_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that a run keeps, as JSON gives them."""
+    settings: dict[str, Any] = json.loads(
+        json.dumps({name: getattr(config, name) for name in names_in(TrainConfig, *FIXED)})
+    )
+    return settings
 
 
 def as_begun(folder: RunFolder, config: TrainConfig) -> TrainConfig:
@@ -222,7 +234,7 @@ def other_versions(run: str) -> list[str]:
         UserError: its record is missing or damaged.
     """
     then = read_record(RunFolder(Path(run)))
-    now = {"versions": _versions(), "git": _git_commit(), "device": _device()}
+    now = {"versions": versions(_RECORDED_PACKAGES), "git": git_commit(), "device": _device()}
     pairs = [
         (key, (then.get(part) or {}).get(key), value) for part, values in now.items() for key, value in values.items()
     ]
@@ -235,38 +247,53 @@ def read_record(folder: RunFolder) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or damaged.
     """
+    remedy = f"copy it again, or train under another --name with --init-from {folder.path}"
+    unknown = "so the run's data are unknown"
     try:
-        record: dict[str, Any] = json.loads(folder.record_file.read_text(encoding="utf-8"))
-        if not isinstance(record["data"]["frames"], str):
+        record = read_sealed(folder.record_file, f"{unknown}: {remedy}")
+        if not all(isinstance(record["data"][stage], str) for stage in ("frames", "edges")):
             raise TypeError
         return record
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{folder.record_file}: missing or damaged, so the run's data are unknown") from error
+    except (FileNotFoundError, KeyError, TypeError) as error:
+        raise UserError(f"{folder.record_file}: missing or damaged, {unknown}; {remedy}") from error
 
 
 def read_metrics(folder: RunFolder, epochs: int) -> list[dict[str, Any]]:
-    """Return the metrics of the first ``epochs`` epochs, as far as they were written."""
+    """Return the metrics of the first ``epochs`` epochs, as far as they were written and can be read."""
     if not folder.metrics_file.exists():
         return []
-    records = []
-    for line in folder.metrics_file.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the line that a killed run was writing
-            break
-        if record["epoch"] <= epochs:
-            records.append(record)
-    return records
+    found = map(_metrics_of, folder.metrics_file.read_bytes().splitlines())
+    return [record for record in found if record is not None and record["epoch"] <= epochs]
+
+
+_METRICS = {"epoch": int, "seconds": float, "samples_per_second": float, "train": dict, "valid": dict}
+"""Entries of a line of metrics.jsonl."""
+
+
+def _metrics_of(line: bytes) -> dict[str, Any] | None:
+    """Return one epoch's metrics; None if the line is damaged, as that which a killed run was writing."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+        whole = all(isinstance(record[name], kind) for name, kind in _METRICS.items())
+    except (ValueError, KeyError, TypeError):
+        return None
+    return record if whole else None
 
 
 def rewrite_metrics(folder: RunFolder, records: list[dict[str, Any]]) -> None:
-    """Replace metrics.jsonl: a continued run repeats the epochs after its checkpoint."""
-    write_atomically(folder.metrics_file, "".join(json.dumps(record) + "\n" for record in records).encode())
+    """Replace metrics.jsonl: a continued run repeats the epochs after its checkpoint.
+
+    If lines in it are damaged, but the last, the old file is kept beside it.
+    """
+    path = folder.metrics_file
+    if path.exists() and None in map(_metrics_of, path.read_bytes().splitlines()[:-1]):
+        path.replace(path.with_name("metrics-damaged.jsonl"))
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 def append_metrics(folder: RunFolder, record: dict[str, Any]) -> None:
     """Append one epoch to metrics.jsonl."""
-    with folder.metrics_file.open("a", encoding="utf-8") as stream:
+    with naming(folder.metrics_file), folder.metrics_file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
 
@@ -299,24 +326,6 @@ def _check_data(folder: RunFolder, data: dict[str, Any]) -> None:
         )
 
 
-def _versions() -> dict[str, str]:
-    packages = {name: metadata.version(name) for name in _RECORDED_PACKAGES}
-    return {"python": platform.python_version(), **packages}
-
-
-def _git_commit() -> dict[str, Any]:
-    """Return the commit of this program's sources; empty where they are no git checkout."""
-    root = Path(__file__).parents[1]
-    try:
-        commit, status = (
-            subprocess.run(["git", "-C", str(root), *command], check=True, capture_output=True, text=True, timeout=10)
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"commit": commit.stdout.strip(), "modified": bool(status.stdout.strip())}
-
-
 def _device() -> dict[str, Any]:
     devices = jax.devices()
     return {
@@ -324,17 +333,9 @@ def _device() -> dict[str, Any]:
         "kind": devices[0].device_kind,
         "count": len(devices),
         "processes": jax.process_count(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": psutil.cpu_count(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _weights_digest(run: str) -> str:

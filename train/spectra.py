@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from shared.signals import answer_signals
+
+    answer_signals()  # before the imports that follow, which take a second
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

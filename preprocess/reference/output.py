@@ -14,8 +14,9 @@ import numpy as np
 from preprocess.reference.molecules import Molecule
 from preprocess.reference.tasks import FOLDER
 from shared.errors import UserError
-from shared.files import atomic_path, write_atomically
+from shared.files import atomic_path
 from shared.schema import SPLITS, Split
+from shared.sealed import read_sealed, write_sealed
 
 RECORD = "reference-data.json"
 
@@ -60,7 +61,7 @@ class Output:
         """
         path = self.folder / RECORD
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_sealed(path, f"remove it with {self.folder}, or choose another --output")
             if not isinstance(record["settings"], dict) or not isinstance(record["complete"], bool):
                 raise TypeError
         except FileNotFoundError:
@@ -71,7 +72,7 @@ class Output:
                     "choose another --output"
                 ) from None
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise UserError(f"{path}: is damaged; remove it with {self.folder}, or choose another --output") from error
         return record
 
@@ -111,7 +112,7 @@ class Output:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write reference-data.json."""
-        write_atomically(self.folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+        write_sealed(self.folder / RECORD, record)
 
     def remove_parts(self) -> None:
         """Remove the results of single geometries."""

@@ -13,18 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from types import FrameType
 
 from tqdm import tqdm
 
-from shared.errors import EXIT_STOPPED, Interrupted, UserError
+from shared.errors import UserError
+from shared.signals import SIGNALS, at_end
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SCRATCH = "PYSCF_TMPDIR"
 """Folder of PySCF's temporary files, which a worker that is killed does not remove."""
-
-_STOPS = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals that a queue sends before it kills, and that Slurm's --signal=USR1@60 sends earlier."""
 
 
 def run_tasks(tasks: Sequence[Callable[[], None]], workers: int, label: str, finished: int) -> None:
@@ -64,25 +61,6 @@ def _check(future: Future[None]) -> None:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Raise Interrupted at a queue's signal, so that the workers are ended too."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        raise Interrupted(f"{name}: stopped with all finished geometries kept; the same command goes on", EXIT_STOPPED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in _STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     others = set(multiprocessing.active_children())
     # Spawned, not forked: the threads of numerical libraries do not survive a fork.
@@ -97,7 +75,13 @@ def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             f"{error.filename or 'no folder'}: PySCF's temporary files cannot be written there ({error.strerror}); set "
             f"{_SCRATCH} to a folder that they can be"
         ) from error
-    with scratch as folder, _environment(folder):
+
+    def end(line: str) -> None:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        shutil.rmtree(scratch.name, ignore_errors=True)
+
+    with scratch as folder, _environment(folder), at_end(end):
         pool = ProcessPoolExecutor(workers, spawn, initializer=_start_worker, initargs=(folder,))
         try:
             yield pool
@@ -142,7 +126,7 @@ def _without_interrupts() -> Iterator[None]:
 
 def _start_worker(scratch: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in _STOPS:
+    for number in SIGNALS[1:]:
         signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
 

@@ -5,6 +5,7 @@ Its results for a pair are kept in the cache folder, so that after files are app
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 from collections.abc import Mapping
@@ -23,11 +24,13 @@ from preprocess.input.survey import ChunkSurvey, Survey, SurveyTask, merged
 from preprocess.input.validate import PairingError
 from preprocess.stages.divide import divide_rows
 from preprocess.stages.task_runner import TaskRunner
-from shared.digests import read_checked, settings_digest, write_checked
+from shared.digests import settings_digest
+from shared.errors import UserError
 from shared.files import write_atomically
 from shared.input.npz import Checksum
 from shared.manifest import CONVERTED
 from shared.schema import Split
+from shared.sealed import read_sealed, write_sealed
 
 _FORMAT = 2
 """Version of the kept results; other versions are not read."""
@@ -105,10 +108,11 @@ def prepare(files: list[PairFiles], config: PreprocessConfig, runner: TaskRunner
             facts = {i: replace(facts[i], split=divided[i]) for i in fresh}
         parts = [with_facts(chunks[i], facts[i]) for i in fresh]
         found = _survey([files[i] for i in fresh], [readings[i] for i in fresh], parts, runner)
-        folder.mkdir(parents=True, exist_ok=True)
         for i, chunk_surveys in zip(fresh, found, strict=True):
             known[i] = _joined(chunk_surveys, facts[i], how)
-            _remember(paths[i], known[i])
+            with contextlib.suppress(OSError):  # a cache of another user: the next time takes longer
+                folder.mkdir(parents=True, exist_ok=True)
+                _remember(paths[i], known[i])
     surveys = [known[i] for i in range(len(files))]
     chunks = [with_facts(parts, survey.facts) for parts, survey in zip(chunks, surveys, strict=True)]
     return Prepared(files, readings, surveys, chunks, names)
@@ -190,13 +194,13 @@ def _remember(path: Path, survey: PairSurvey) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_atomically(path.with_suffix(".npz"), buffer.getvalue())
-    write_checked(path.with_suffix(".json"), content)
+    write_sealed(path.with_suffix(".json"), content)
 
 
 def _remembered(path: Path) -> PairSurvey | None:
     """Read a survey; None if it is absent or damaged."""
     try:
-        content = read_checked(path.with_suffix(".json"))
+        content = read_sealed(path.with_suffix(".json"), "it is made again")
         arrays: dict[str, np.ndarray] = {}
         if content["arrays"]:
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
@@ -209,5 +213,5 @@ def _remembered(path: Path) -> PairSurvey | None:
             arrays.get("uncertainty"),
             str(content["how_divided"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, UserError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.digests import DigestCache, file_digest, read_checked, write_checked
+from shared.digests import DigestCache, file_digest
 from shared.errors import UserError
 from shared.files import atomic_path, sync_folder, write_atomically
 from shared.manifest import read_manifest, shard_entries, write_manifest
+from shared.sealed import read_sealed, write_sealed
 from shared.shards import ShardEntry
 
 _RECORD_SUFFIX = ".done.json"
@@ -62,7 +63,7 @@ def finish_piece(folder: Path, name: str, piece: Piece) -> None:
     The record need not survive a loss of power, nor be in order with the shards' names: a run that resumes from it
     compares every shard with its digest.
     """
-    write_checked(folder / f"{name}{_RECORD_SUFFIX}", piece.as_json(), durable=False)
+    write_sealed(folder / f"{name}{_RECORD_SUFFIX}", piece.as_json(), durable=False)
 
 
 class StageBuild:
@@ -89,8 +90,8 @@ class StageBuild:
         kept = set()
         for path in self.partial.glob(f"*{_RECORD_SUFFIX}"):
             try:
-                piece = Piece.from_json(read_checked(path))
-            except (OSError, ValueError, KeyError, TypeError):  # lost with the power
+                piece = Piece.from_json(read_sealed(path, "it is made again"))
+            except (UserError, KeyError, TypeError):  # lost with the power
                 continue
             if all(_is_whole(self.partial / entry.file, entry) for entry in piece.shards):
                 self._finished[piece.recipe] = piece

@@ -34,7 +34,7 @@ from preprocess.reference.single_point import LeftOut, compute, converge
 from preprocess.reference.tasks import ReferenceTask
 from shared import units
 from shared.elements import MASSES, centers_of_mass
-from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, Interrupted, UserError
+from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
 from tests import support
 
 ROOT = Path(__file__).parents[2]
@@ -507,13 +507,3 @@ def test_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(OSError, match="No space left on device; finished geometries are kept") as caught:
         reference_data.main(["--molecules", "H2", "--output", str(tmp_path)])
     assert caught.value.filename == str(tmp_path / "parts")
-
-
-def test_signal_between_tasks_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The former handlers come back."""
-    from preprocess.reference.workers import stop_on_signals
-
-    before: Any = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="SIGTERM"), stop_on_signals():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before

@@ -20,7 +20,7 @@ from preprocess import clean_cache
 from preprocess.__main__ import main, preprocess
 from preprocess.config import PreprocessConfig
 from shared.errors import UserError, run_program
-from shared.files import lock_folder
+from shared.locks import lock_folder
 from shared.manifest import read_manifest
 from shared.shards import ShardWriter
 from tests import support

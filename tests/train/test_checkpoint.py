@@ -113,6 +113,28 @@ def test_damage_is_answered_by_the_one_before(tiny: Steps, written: Path, tmp_pa
     gc.collect()
 
 
+# As above.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_flipped_bits_anywhere(tiny: Steps, written: Path, tmp_path: Path) -> None:
+    """In every file of the newest checkpoint: it is restored as it was, or the one before is."""
+    rng = np.random.default_rng(0)
+    taken = {3: 0, 7: 0}
+    for i, path in enumerate(sorted(path for path in (written / "7").rglob("*") if path.stat().st_size)):
+        if path.is_dir():
+            continue
+        folder = tmp_path / str(i) / "checkpoints"
+        shutil.copytree(written, folder)
+        content = bytearray(path.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        (folder / path.relative_to(written)).write_bytes(content)
+        saved, damaged = restore(folder, tiny)
+        taken[saved.progress.batch] += 1
+        assert len(damaged) == (saved.progress.batch == 3), path
+        assert_is(saved, make(tiny, saved.progress.batch))
+    assert taken[3] > 3
+    gc.collect()
+
+
 def test_all_damaged(tiny: Steps, written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(written, folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from train.run.interruption import HEARD, Interruption
+from train.run.interruption import Interruption
 from train.run.watchdog import Watchdog
 from train.run_folder import RunFolder
 from train.step.dispatches import Dispatches
@@ -96,28 +95,19 @@ def test_steps_that_end_are_new_ones(dog: Watchdog) -> None:
 
 
 def test_signals_that_the_main_thread_remembers_are_answered(dog: Watchdog) -> None:
-    with dog._interruption as interruption:
-        for _ in range(3):
-            signal.raise_signal(signal.SIGUSR1)
-        assert interruption.asked == signal.SIGUSR1
-        for _ in range(100):
+    interruption = dog._interruption
+    for unanswered, seconds in ((0, 100), (signal.SIGINT, 15), (0, 1), (signal.SIGTERM, 15)):
+        interruption.unanswered = unanswered
+        for _ in range(seconds):
             dog._look_at_signals(1.0)
-        # As if it came while the main thread was in a library.
-        os.write(interruption._written, bytes([signal.SIGINT]))
-        for _ in range(30):
-            dog._look_at_signals(1.0)
-        os.write(interruption._written, HEARD)
-        for _ in range(100):
-            dog._look_at_signals(1.0)
-        os.write(interruption._written, bytes([signal.SIGTERM, signal.SIGWINCH, signal.SIGTERM]))
-        for _ in range(31):
-            dog._look_at_signals(1.0)
-        with pytest.raises(Ended) as ended:
-            dog._look_at_signals(1.0)
+    with pytest.raises(Ended) as ended:
+        dog._look_at_signals(1.0)
     assert ended.value.args[1] == 75
 
 
 PROGRAM = """
+from shared.signals import answer_signals
+answer_signals()
 import ctypes, sys, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,6 +127,7 @@ def inside_a_library():
 how, folder = sys.argv[1:]
 dispatches = Dispatches()
 with Interruption() as interruption, watchdog.Watchdog(interruption) as dog:
+    interruption.keep()
     dog.watch(SimpleNamespace(dispatches=dispatches, compiling=False), RunFolder(Path(folder)))
     if how == "step":
         dispatches._seconds["a"] = [0.001]
@@ -175,12 +166,9 @@ def test_process_that_hangs_in_a_step_is_ended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_signal_that_reaches_nobody_ends_the_process(tmp_path: Path, number: signal.Signals, code: int) -> None:
     process = begin("library", tmp_path)
-    # The first may still come before the main thread is inside.
-    deadline = time.monotonic() + 60.0
-    while process.poll() is None and time.monotonic() < deadline:
-        process.send_signal(number)
-        time.sleep(0.5)
-    printed, _ = process.communicate(timeout=1)
+    time.sleep(0.5)  # until the main thread is inside
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=60)
     assert process.returncode == code
     assert printed.strip().startswith(f"{number.name}: ended without being answered")
     assert "Nothing was saved yet: the same command starts again." in printed

@@ -49,6 +49,8 @@ def reported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         file["name"][int(np.flatnonzero(file["row"][:] == worst["row"])[0])] = HOSTILE
     worst["name"] = HOSTILE
     evaluation["by_type"][HOSTILE] = evaluation["by_type"].pop(next(iter(evaluation["by_type"])))
+    # Altered on purpose: without the checksums.
+    del evaluation["content_checksum"], evaluation["predictions_digest"]
     (folder / "evaluation-test.json").write_text(json.dumps(evaluation))
     report.main(["--run", str(folder), "--split", "test"])
     return folder
@@ -193,18 +195,18 @@ def test_it_evaluates_where_results_are_missing_or_older_than_the_weights(
     shutil.copytree(reported, tmp_path / "run")
     folder, weights = RunFolder(tmp_path / "run"), tmp_path / "run" / "best" / "weights.safetensors"
     now = weights.stat().st_mtime
-    assert report._is_evaluated(folder, "test")
-    assert not report._is_evaluated(folder, "valid")
+    assert report._is_evaluated(folder, "test", folder)
+    assert not report._is_evaluated(folder, "valid", folder)
     evaluated = json.loads(folder.evaluation_file("test").read_text())
     older = {key: value for key, value in evaluated.items() if key != "format_version"}
     folder.evaluation_file("test").write_text(json.dumps(older))
-    assert not report._is_evaluated(folder, "test")
+    assert not report._is_evaluated(folder, "test", folder)
     folder.evaluation_file("test").write_text("{")  # the report tells that it is damaged
-    assert report._is_evaluated(folder, "test")
+    assert report._is_evaluated(folder, "test", folder)
     folder.evaluation_file("test").write_text(json.dumps(evaluated))
     os.utime(weights, (now + 1000, now + 1000))
     asked: list[object] = []
-    monkeypatch.setattr("train.run.evaluate_run.evaluate_run", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr("train.run.evaluate_run.evaluate_run", lambda *arguments, **_: asked.append(arguments))
     monkeypatch.setattr("train.report.png_pictures.draw_pictures", lambda *_: [])
     report.main(["--run", str(tmp_path / "run")])
     assert asked == [(tmp_path / "run", "test")]

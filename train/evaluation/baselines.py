@@ -7,14 +7,14 @@ points beat, because its displacements are not bounded and the fits are local op
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
 
-from shared.files import write_atomically
+from shared.errors import UserError
+from shared.sealed import read_sealed, write_sealed
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
 from train.data.loader import Loader
@@ -69,14 +69,14 @@ def normalise(error: float | None, fitted: float | None, spread: float | None) -
 def kept_baselines(folder: RunFolder, split: str) -> Baselines | None:
     """Return the baselines of a run's split from ``baselines-SPLIT.json``; None if they were not computed yet."""
     try:
-        return Baselines(**json.loads(folder.baselines_file(split).read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return Baselines(**read_sealed(folder.baselines_file(split), "it is computed again"))
+    except (FileNotFoundError, UserError, TypeError):
         return None
 
 
 def keep_baselines(folder: RunFolder, split: str, baselines: Baselines) -> None:
     """Write ``baselines-SPLIT.json``: later evaluations need not fit again."""
-    write_atomically(folder.baselines_file(split), json.dumps(asdict(baselines), indent=1).encode())
+    write_sealed(folder.baselines_file(split), asdict(baselines))
 
 
 def spread_alone(loader: Loader, n_dcm: int) -> Baselines:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from shared.files import write_atomically
+from shared.digests import file_digest
 from shared.log import log
 from shared.schema import NAME_ARRAY
+from shared.sealed import write_sealed
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
 from train.data.loader import BatchPlan, Loader
@@ -79,13 +80,14 @@ def finish_run(
     trained: TrainedModel | None = None,
     predictions: bool = False,
     fitted_charges: bool = True,
+    output: RunFolder | None = None,
 ) -> dict[str, float]:
     """Evaluate a run's best weights, write evaluation-SPLIT.json and the pictures, and print the errors.
 
     All devices must belong to this process.
 
     Args:
-        folder: of the run.
+        folder: of the run; where all is written too, but for ``output``.
         steps: compiled functions.
         loader: of the split.
         split: its name.
@@ -94,27 +96,31 @@ def finish_run(
         trained: other weights than those in best/.
         predictions: write predictions-SPLIT.h5 too.
         fitted_charges: fit charges to single molecules, to compare with, unless they are kept from before.
+        output: another folder to write to.
 
     Raises:
-        UserError: the weights are missing or damaged, or the file of predictions cannot be written.
+        UserError: the weights are missing or damaged.
+        OSError: a file cannot be written.
     """
     trained = trained or load_weights(folder.best)
     params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
     targets = Targets()
+    name, folder = folder.path.name, output or folder
+    folder.path.mkdir(parents=True, exist_ok=True)
     path = folder.predictions_file(split)
-    names = {"run": folder.path.name, "split": split}
+    names = {"run": name, "split": split}
     writing = write_predictions(path, trained.reference_energies_ev, **names) if predictions else nullcontext()
     with writing as targets.file:
         metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
     kept = kept_baselines(folder, split)
     baselines = kept or spread_alone(loader, trained.config.n_dcm)
-    record = _write_record(folder, split, loader, metrics, targets, baselines)
+    record = _write_record(folder, split, loader, metrics, targets, baselines, path if predictions else None)
     if fitted_charges and kept is None:
         if not quiet:
             log.info("fitting charges to single molecules, to compare the errors with (--limits off leaves it out)")
         baselines = with_fitted_charges(baselines, loader, seed=0, quiet=quiet)
         keep_baselines(folder, split, baselines)
-        record = _write_record(folder, split, loader, metrics, targets, baselines)
+        record = _write_record(folder, split, loader, metrics, targets, baselines, path if predictions else None)
     if plots:
         # Imported here: matplotlib is slow to import and not needed while training.
         from train.evaluation.plots import draw_all
@@ -129,7 +135,13 @@ def finish_run(
 
 
 def _write_record(
-    folder: RunFolder, split: str, loader: Loader, metrics: dict[str, float], targets: Targets, baselines: Baselines
+    folder: RunFolder,
+    split: str,
+    loader: Loader,
+    metrics: dict[str, float],
+    targets: Targets,
+    baselines: Baselines,
+    predictions: Path | None,
 ) -> dict[str, Any]:
     record: dict[str, Any] = {
         "format_version": EVALUATION_FORMAT,
@@ -143,8 +155,9 @@ def _write_record(
         },
         **targets.region_errors.as_record(baselines),
         **targets.molecule_errors.as_record(),
+        "predictions_digest": file_digest(predictions) if predictions else None,
     }
-    write_atomically(folder.evaluation_file(split), json.dumps(record, indent=1).encode())
+    write_sealed(folder.evaluation_file(split), record)
     return record
 
 

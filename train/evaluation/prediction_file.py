@@ -11,15 +11,11 @@ import h5py
 import numpy as np
 
 from shared.elements import element_table
-from shared.errors import UserError
 from shared.files import atomic_path
 from train.data.batch import Batch
 from train.model.prediction import Prediction
 
 FORMAT_VERSION = 1
-
-_FULL = (OSError, RuntimeError)
-"""What the HDF5 library raises for a full disk."""
 
 _PER_MOLECULE, _PER_ATOM, _PER_POINT = "molecule", "atom", "grid point"
 DATASETS: dict[str, tuple[str, str, str]] = {
@@ -56,28 +52,25 @@ def write_predictions(path: Path, references_ev: dict[int, float], **attributes:
         attributes: of the file, such as its run and split.
 
     Raises:
-        UserError: the file cannot be written, as on a full disk.
+        OSError: the file cannot be written, as on a full disk.
     """
     with atomic_path(path) as temporary:
-        file = h5py.File(temporary, "w")
+        file = h5py.File(temporary, "w", locking=False)
         try:
             file.attrs.update({**attributes, "format_version": FORMAT_VERSION})
-            yield PredictionFile(path, file, references_ev)
+            yield PredictionFile(file, references_ev)
         except BaseException:
-            with contextlib.suppress(*_FULL):
+            with contextlib.suppress(OSError, RuntimeError):  # what HDF5 raises for a full disk
                 file.close()
             raise
-        try:
-            file.close()
-        except _FULL as error:
-            raise _not_written(path, error) from error
+        file.close()
 
 
 class PredictionFile:
     """A file of predictions that is being written."""
 
-    def __init__(self, path: Path, file: h5py.File, references_ev: dict[int, float]) -> None:
-        self._path, self._file = path, file
+    def __init__(self, file: h5py.File, references_ev: dict[int, float]) -> None:
+        self._file = file
         self._references = element_table(references_ev)
 
     def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str]) -> None:
@@ -88,9 +81,6 @@ class PredictionFile:
             prediction: of the batch.
             rows: (n,) rows of its molecules in the input.
             names: n names, perhaps empty.
-
-        Raises:
-            UserError: the file cannot be written, as on a full disk.
         """
         n = len(rows)
         numbers = np.asarray(batch.atomic_numbers)[:n]
@@ -117,11 +107,8 @@ class PredictionFile:
             "esp": prediction.esp[:n][points],
             "esp_reference": batch.esp[:n][points],
         }
-        try:
-            for name, array in values.items():
-                self._append(name, np.asarray(array))
-        except OSError as error:
-            raise _not_written(self._path, error) from error
+        for name, array in values.items():
+            self._append(name, np.asarray(array))
 
     def _append(self, name: str, array: np.ndarray) -> None:
         if name not in self._file:
@@ -140,7 +127,3 @@ class PredictionFile:
         start = len(dataset)
         dataset.resize(start + len(array), axis=0)
         dataset[start:] = array
-
-
-def _not_written(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot be written ({error}); is the disk full?")

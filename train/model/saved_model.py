@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
+from shared.digests import array_digest, settings_digest
 from shared.errors import UserError
 from shared.files import write_atomically
 from shared.settings import checked
@@ -22,6 +23,8 @@ from train.model.prediction import Params
 FORMAT_VERSION = 1
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "charge": "e", "dipole": "e·Å", "esp": "Hartree/e"}
 _WEIGHTS, _MODEL = "weights.safetensors", "model.json"
+_CHECKSUM = "checksum"
+"""Entry of the weights' own metadata: of these weights and of their model.json, so that one rename changes both."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +53,33 @@ def save_weights(folder: Path, model: TrainedModel) -> None:
     text = json.dumps(description, indent=1, ensure_ascii=False).encode()
     flat = {name: np.asarray(value) for name, value in flatten_dict(model.params, sep="/").items()}
     write_atomically(folder / _MODEL, text)
-    write_atomically(folder / _WEIGHTS, save(flat))
+    write_atomically(folder / _WEIGHTS, save(flat, metadata={_CHECKSUM: _checksum(json.loads(text), flat)}))
 
 
 def load_weights(folder: Path) -> TrainedModel:
     """Read a model.
 
     Raises:
-        UserError: a file is missing, damaged, or of another version.
+        UserError: a file is missing, damaged, or of another version, or they do not belong together.
     """
     path = folder / _MODEL
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        flat = load_file(folder / _WEIGHTS)
+        description = json.loads(path.read_bytes())
+        content = (folder / _WEIGHTS).read_bytes()
+        flat = load(content)
+        metadata = _metadata(content)
+        # Weights of the first version have none.
+        if metadata is not None and metadata[_CHECKSUM] != _checksum(description, flat):
+            raise ValueError(f"{_MODEL} and {_WEIGHTS} have another checksum than when they were written together")
+        version = description.get("format_version")
+        references = {int(z): float(e) for z, e in description["reference_energies_ev"].items()}
+        model = dict(description["model"])
     except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file; a finished run has best/{_MODEL}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(
-            f"{error.filename or folder / _WEIGHTS}: no such file; a finished run has best/{_MODEL}"
+            f"{folder}: damaged weights ({_reason(error)}); train again, or copy the folder again"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise UserError(f"{folder}: damaged weights ({error}); train again, or copy the folder again") from error
-    version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(f"{path}: format version {version}, but this program reads {FORMAT_VERSION}")
     try:
@@ -77,8 +87,20 @@ def load_weights(folder: Path) -> TrainedModel:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: damaged (training: {error!r}); train again, or copy the folder again") from error
     return TrainedModel(
-        config=checked(ModelConfig, description["model"], f"{path}: "),
-        reference_energies_ev={int(z): float(e) for z, e in description["reference_energies_ev"].items()},
-        params=unflatten_dict(flat, sep="/"),
-        training=training,
+        checked(ModelConfig, model, f"{path}: "), references, unflatten_dict(flat, sep="/"), training=training
     )
+
+
+def _checksum(description: Any, flat: dict[str, np.ndarray]) -> str:
+    weights = {name: [str(value.dtype), value.shape, array_digest(value)] for name, value in flat.items()}
+    return settings_digest({"model": description, "weights": weights})
+
+
+def _metadata(content: bytes) -> dict[str, str] | None:
+    """Return the metadata in the header of a safetensors file, whose length its first 8 bytes are."""
+    header: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header.get("__metadata__")
+
+
+def _reason(error: Exception) -> str:
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)

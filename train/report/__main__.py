@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from shared.signals import answer_signals
+
+    answer_signals()  # before the imports that follow, which take a second
+
 import json
 import sys
 from collections.abc import Sequence
@@ -29,6 +34,9 @@ class ReportConfig:
     split: Split = "test"
     """Split that the errors are of."""
 
+    output: str = ""
+    """Folder to write to, evaluating there first (default: the run's, which may be another user's)."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report of a run.
@@ -43,18 +51,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.report.page import render
     from train.report.png_pictures import draw_pictures
     from train.report.prediction_reader import Predictions
-    from train.report.run_facts import read_facts
+    from train.report.run_facts import read_evaluation, read_facts
     from train.report.shown_molecules import choose_molecules
     from train.report.target_samples import read_samples
     from train.run.evaluate_run import evaluate_run
     from train.run_folder import RunFolder
 
-    folder = RunFolder(Path(asked.run))
-    facts = read_facts(folder)
-    if not _is_evaluated(folder, asked.split):
-        evaluate_run(folder.path, asked.split)
-    evaluation = facts.read_evaluation(asked.split)
-    with Predictions(folder.predictions_file(asked.split)) as predictions:
+    run = RunFolder(Path(asked.run))
+    folder = RunFolder(Path(asked.output)) if asked.output else run
+    facts = read_facts(run)
+    if not _is_evaluated(folder, asked.split, run):
+        evaluate_run(run.path, asked.split, output=folder.path)
+    evaluation = read_evaluation(folder, asked.split)
+    with Predictions(folder.predictions_file(asked.split), evaluation["predictions_digest"]) as predictions:
         samples = read_samples(predictions, facts.reference_energies_ev, facts.config.exact_monopoles)
         molecules = choose_molecules(predictions)
     pictures = draw_pictures(folder, asked.split, samples, evaluation, molecules)
@@ -64,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info(f"report in {path} ({len(page) / 1e6:.1f} MB), {len(pictures)} more pictures in {folder.plots}")
 
 
-def _is_evaluated(folder: RunFolder, split: str) -> bool:
-    """Return whether the results of an evaluation by this version exist and are of these weights."""
+def _is_evaluated(folder: RunFolder, split: str, run: RunFolder) -> bool:
+    """Return whether the results of an evaluation by this version are in a folder, and are of the run's weights."""
     from train.run_folder import EVALUATION_FORMAT
 
     results = (folder.evaluation_file(split), folder.predictions_file(split), folder.plots / f"scatter-{split}.png")
-    weights = [path.stat().st_mtime_ns for path in folder.best.glob("*")]
+    weights = [path.stat().st_mtime_ns for path in run.best.glob("*")]
     if not all(path.exists() and path.stat().st_mtime_ns > max(weights, default=0) for path in results):
         return False
     try:

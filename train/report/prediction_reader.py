@@ -11,6 +11,7 @@ from types import TracebackType
 import h5py
 import numpy as np
 
+from shared.digests import file_digest
 from shared.errors import UserError
 from shared.files import require_readable
 from shared.text import shown
@@ -42,15 +43,21 @@ def is_missing(rows: np.ndarray) -> np.ndarray:
 class Predictions:
     """An open file of predictions; a context manager."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, digest: str | None = None) -> None:
         """Open the file.
+
+        Args:
+            path: of the file.
+            digest: of its bytes, if it is known.
 
         Raises:
             UserError: it is damaged, or of another version.
         """
         self._path = path
+        if digest is not None and file_digest(path) != digest:
+            raise UserError(f"{path}: not as the evaluation wrote it; delete it, and the report evaluates again")
         try:
-            self._file = h5py.File(path)
+            self._file = h5py.File(path, locking=False)
         except OSError as error:
             require_readable(path)
             raise UserError(f"{path}: cannot be read ({error}); delete it, and the report evaluates again") from error

@@ -10,6 +10,7 @@ from typing import Any
 from shared.elements import symbol
 from shared.errors import UserError
 from shared.manifest import read_manifest, stage_folder
+from shared.sealed import read_sealed
 from train.config import TrainConfig
 from train.model.saved_model import load_weights
 from train.run_folder import RunFolder, load_config, read_metrics, read_record
@@ -47,19 +48,6 @@ class RunFacts:
     reference_energies_ev: dict[int, float]
     parameters: int
     epochs: list[dict[str, Any]]  # metrics.jsonl
-
-    def read_evaluation(self, split: str) -> dict[str, Any]:
-        """Return the split's errors.
-
-        Raises:
-            UserError: the file is damaged.
-        """
-        path = self.folder.evaluation_file(split)
-        try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return {name: record[name] for name in _EVALUATED}
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: damaged; delete it, and the report evaluates again") from error
 
     @property
     def elements(self) -> list[str]:
@@ -140,6 +128,21 @@ class RunFacts:
             **({"continued elsewhere": f"{continued} time(s)"} if continued else {}),
             "versions": ", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
         }
+
+
+def read_evaluation(folder: RunFolder, split: str) -> dict[str, Any]:
+    """Return the errors of a split, and the digest of the predictions (None: there were none).
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder.evaluation_file(split)
+    remedy = "delete it, and the report evaluates again"
+    try:
+        record = read_sealed(path, remedy)
+        return {**{name: record[name] for name in _EVALUATED}, "predictions_digest": record.get("predictions_digest")}
+    except KeyError as error:
+        raise UserError(f"{path}: damaged (it lacks {error}); {remedy}") from error
 
 
 def read_facts(folder: RunFolder) -> RunFacts:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import sys
+import threading
 import time
 from collections import namedtuple
 from dataclasses import asdict, dataclass
@@ -16,9 +20,15 @@ import orbax.checkpoint as ocp
 import xxhash
 
 from shared.errors import UserError
+from shared.files import sync_folder
+from shared.sealed import seal, unseal
+from shared.signals import are_answered
 from train.step.devices import agreed
 from train.step.metrics import MetricSums, zero_sums
 from train.step.optimizer import TrainState
+
+_PARTS = ("progress/metadata", "state/_METADATA", "state/manifest.ocdbt")
+"""Files that every complete checkpoint has."""
 
 _FORMAT = 6
 """5 had no sum of the errors of the charges' sums; older ones are refused."""
@@ -36,6 +46,7 @@ class Progress:
     seconds: float = 0.0  # spent on those
     best_score: float | None = None  # of best_epoch; None before the first evaluation
     best_epoch: int = 0  # 0: none yet
+    best_by: str = ""  # criterion of best_score; empty: of an earlier version, which kept none
 
 
 class Saved(NamedTuple):
@@ -53,8 +64,27 @@ class _DamagedError(Exception):
 class Checkpoints:
     """The latest checkpoints of one run, written in the background, each complete or absent."""
 
-    def __init__(self, folder: Path, keep: int = 3) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, keep: int = 3, run_id: str = "") -> None:
+        """Open the folder, or make it.
+
+        Args:
+            folder: of the checkpoints.
+            keep: how many.
+            run_id: of the run; checkpoints of another one are refused. Empty: not known.
+
+        Raises:
+            UserError: the folder cannot hold checkpoints.
+            OSError: it cannot be made.
+        """
+        require_usable(folder)
+        if are_answered():  # in a program of ours, which has one line for each error
+            _silence_threads()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not sync_folder(folder):
+            _write_without_sync()
+        self._folder, self._run_id = folder, run_id
+        self._unverified: int | None = None
+        self._has_written = False
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
@@ -74,12 +104,44 @@ class Checkpoints:
             return
         arrays = {"state": saved.state, "sums": saved.sums}
         progress = asdict(saved.progress)
-        description = {"format": _FORMAT, "checksum": _checksum(arrays, progress), **progress}
+        description = seal(
+            {"format": _FORMAT, "run": self._run_id, "checksum": _checksum(arrays, progress), **progress}
+        )
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(description))
         try:
+            self._verify_last()
             self._manager.save(step, args=items, force=True)
         except (OSError, ValueError) as error:  # of the save before, too, which was in the background
             raise self._not_written(error) from error
+        self._unverified = step
+
+    def wait_for_first(self) -> None:
+        """Wait until one checkpoint is complete, if this has not written one yet.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if not self._has_written:
+            try:
+                self._verify_last()
+            except (OSError, ValueError) as error:
+                raise self._not_written(error) from error
+
+    def _verify_last(self) -> None:
+        """Wait for the write under way, and check that its files are there."""
+        step, self._unverified = self._unverified, None  # it is not asked for again on closing
+        self._manager.wait_until_finished()
+        if step is None:
+            return
+        missing = self._missing_file(step)
+        if missing is not None and jax.process_index() == 0:
+            raise OSError(f"{missing} is not there after it was written")
+        self._has_written = True
+
+    def _missing_file(self, step: int) -> Path | None:
+        """Return a file that a complete checkpoint has, and this one lacks."""
+        parts = (self._folder / str(step) / part for part in _PARTS)
+        return next((path for path in parts if not path.is_file()), None)
 
     def restore(self, like: TrainState) -> tuple[Saved | None, list[str]]:
         """Return the newest checkpoint that can be read, placed as ``like`` is (None if there is none).
@@ -119,15 +181,24 @@ class Checkpoints:
         self._manager.reload()
 
     def _read(self, step: int, like: TrainState) -> Saved:
+        missing = self._missing_file(step)
+        if missing is not None:
+            raise _DamagedError(f"incomplete: it lacks {missing.relative_to(self._folder / str(step))}")
         try:
-            progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
-            found = progress.pop("format", 1)
-        except (OSError, ValueError, AttributeError) as error:
+            # Read here: Orbax takes any JSON.
+            progress = unseal(json.loads((self._folder / str(step) / _PARTS[0]).read_bytes()))
+            found, run_id = progress.pop("format", 1), progress.pop("run", self._run_id)
+        except (OSError, ValueError) as error:
             raise _DamagedError(_first_line(error)) from error
         if found not in _LACKS:
             raise UserError(
                 f"{self._folder}: checkpoints of format {found}, but this program continues format {_FORMAT}; train "
                 "under another --name (best/ of this run stays usable)"
+            )
+        if self._run_id and run_id not in ("", self._run_id):
+            raise UserError(
+                f"{self._folder / str(step)}: a checkpoint of another run ({run_id}, not {self._run_id}); remove it, "
+                "or train under another --name with --init-from that run"
             )
         # Of an epoch that it was saved in, a mean over the rest would be wrong.
         absent = jnp.zeros(()) if progress.get("batch") == 0 else jnp.full((), jnp.nan)
@@ -143,12 +214,15 @@ class Checkpoints:
             raise _DamagedError(_first_line(error)) from error
         if progress.pop("checksum", None) != _checksum(read, progress):
             raise _DamagedError("it has another checksum")
-        return Saved(read["state"], MetricSums(**read["sums"]._asdict(), **lacking), Progress(**progress))
+        try:
+            return Saved(read["state"], MetricSums(**read["sums"]._asdict(), **lacking), Progress(**progress))
+        except TypeError as error:
+            raise _DamagedError(_first_line(error)) from error
 
     def close(self) -> None:
         """Wait for the write under way."""
         try:
-            self._manager.wait_until_finished()
+            self._verify_last()
         except (OSError, ValueError) as error:
             raise self._not_written(error) from error
         finally:
@@ -158,6 +232,58 @@ class Checkpoints:
         return UserError(
             f"{self._folder}: a checkpoint cannot be written ({_first_line(error)}); is the disk full? What was saved "
             "before stays, and the same command continues from there"
+        )
+
+
+def _write_without_sync() -> None:
+    """Let tensorstore do without syncing folders: it would save nothing where a file system cannot (SMB, sshfs)."""
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    # Orbax has no setting for it.
+    for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
+        getattr(tensorstore_utils, name, {})["file_io_sync"] = False
+
+
+def _silence_threads() -> None:
+    """Keep Orbax, asyncio and tensorstore from printing errors that :class:`Checkpoints` raises.
+
+    On a full disk they print 26 tracebacks, from their threads, for one error.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_own(error: sys.UnraisableHookArgs) -> None:
+        # Of callbacks of tensorstore's own threads, which nobody waits for any more.
+        if threading.current_thread() is threading.main_thread() or error.object is not None:
+            show(error)
+
+    sys.unraisablehook = show_own
+
+
+def require_usable(folder: Path) -> None:
+    """Check that checkpoints can be in this folder.
+
+    Raises:
+        UserError: it is a file, a link to nothing, or has a name that tensorstore would write in another way.
+    """
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder}: a link to {folder.readlink()}, which is not there; is its disk mounted?")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: not a folder, where the run's checkpoints belong; move it away")
+    require_utf8(Path(os.path.abspath(folder)))
+
+
+def require_utf8(path: Path) -> None:
+    """Check that a path is written in UTF-8 by Python, as it is by tensorstore and in the files of a run.
+
+    Raises:
+        UserError: it is not; the arrays of checkpoints would go to another folder.
+    """
+    if os.fsencode(path) != str(path).encode(errors="backslashreplace"):
+        raise UserError(
+            f"{str(path)!a}: this name is not UTF-8 in this locale, which a run needs; set LC_ALL=C.UTF-8, or choose "
+            "another folder"
         )
 
 

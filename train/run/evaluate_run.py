@@ -25,6 +25,7 @@ def evaluate_run(
     plots: bool = True,
     predictions: bool = True,
     fitted_charges: bool = True,
+    output: Path | None = None,
 ) -> None:
     """Evaluate the best weights of a run on one split, print the errors and write them into its folder.
 
@@ -35,6 +36,7 @@ def evaluate_run(
         plots: draw scatter plots and ESP pictures.
         predictions: write every prediction beside its reference.
         fitted_charges: fit charges to single molecules, to compare with.
+        output: folder to write to instead, as where the run is another user's.
 
     Raises:
         UserError: no such run, its data are no longer in the cache, or other data that its model does not fit.
@@ -54,11 +56,18 @@ def evaluate_run(
         log.info(f"note: {folder.path} was trained on other data, {describe_data(own)}")
         trained = fit_to_data(trained, cache, folder.path)
         # Kept apart from the errors on the training's own data.
-        folder = RunFolder(folder.path / "other-data" / cache.record["frames"][:12])
-        folder.path.mkdir(parents=True, exist_ok=True)
+        output = output or folder.path / "other-data" / cache.record["frames"][:12]
     devices = own_devices()
     loader = split_loader(cache, split, config, devices)
     steps = Steps(config, loader.batches_per_epoch, devices)
     finish_run(
-        folder, steps, loader, split, plots, trained=trained, predictions=predictions, fitted_charges=fitted_charges
+        folder,
+        steps,
+        loader,
+        split,
+        plots,
+        trained=trained,
+        predictions=predictions,
+        fitted_charges=fitted_charges,
+        output=RunFolder(output) if output else None,
     )

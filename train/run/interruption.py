@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -11,60 +10,73 @@ from concurrent.futures import Future
 from types import FrameType
 from typing import Any, TypeVar
 
-from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, Interrupted
+from shared.errors import EXIT_INTERRUPTED, Interrupted
+from shared.signals import SIGNALS, are_answered, end_program, exit_code, kept_by, say_when_stopped
 
 Result = TypeVar("Result")
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Signals of Ctrl-C, of a queue before it kills, and of Slurm's --signal=USR1@60 earlier."""
-
-HEARD = b"\0"
-"""Byte in the log that is no signal's number."""
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Interruption:
-    """A context in which signals are remembered instead of ending the process; a second Ctrl-C still ends it.
+    """A context for what a run does with signals.
 
-    The main thread remembers them as soon as it runs Python. Another thread can check that in ``log``, a file
-    descriptor: the number of each signal that came, as one byte, and HEARD when those before it are remembered.
+    In a program they end it at once, but between :meth:`keep` and :meth:`release`, where they are remembered, and a
+    second Ctrl-C ends it. In a notebook they are remembered throughout, and afterwards are as they were.
     """
 
     def __init__(self) -> None:
         self.asked = 0
         """Number of the signal that asked to stop; 0 for none."""
-        self.at_once = False
-        """Whether a signal ends the program where it is, nothing being left to save."""
-        self.log = self._written = -1
+        self.unanswered = 0
+        """Number of a signal that came while the main thread was in a library, and is there still."""
+        self._at_once = False
+        self._kept = contextlib.ExitStack()
         self._before: dict[int, Any] = {}
-        self._log_before = -1
 
     def __enter__(self) -> Interruption:
-        self.log, self._written = os.pipe()
-        for end in (self.log, self._written):
-            os.set_blocking(end, False)
+        say_when_stopped("stopped before the first step; nothing is lost, and the same command goes on")
         # Python lets only the main thread handle signals; elsewhere (a notebook's worker) they stay as they are.
-        if threading.current_thread() is threading.main_thread():
-            self._log_before = signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
+        if not are_answered() and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._kept.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._before:
-            signal.set_wakeup_fd(self._log_before)
-        for end in (self.log, self._written):
-            os.close(end)
+
+    def keep(self) -> None:
+        """Remember signals from now on: there are steps to save."""
+        if are_answered():
+            self._kept.enter_context(kept_by(self))
+
+    def release(self, where: str) -> None:
+        """Let signals end the program where it is from now on, nothing being left to save.
+
+        Raises:
+            Interrupted: one came before.
+        """
+        say_when_stopped(f"stopped {where}")
+        self._at_once = True
+        self._kept.close()
+        if self.asked:
+            raise stopped(self.asked, where)
+
+    def ask(self, number: int) -> None:
+        """Remember the signal of this number; a second Ctrl-C ends the program."""
+        if self.asked == number == signal.SIGINT:
+            end_program(
+                "SIGINT, twice: ended without waiting for a checkpoint; the same command goes on from the latest one",
+                EXIT_INTERRUPTED,
+            )
+        self.asked = number
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._written, HEARD)
         if self.asked == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = number
-        if self.at_once:
+        if self._at_once:
             raise stopped(number, "with everything saved; the same command does what is left")
 
     def wait_for(self, future: Future[Result], look: Callable[[], None] = lambda: None) -> Result:
@@ -89,11 +101,6 @@ class Interruption:
                 return future.result(timeout=_SECONDS_BETWEEN_LOOKS)
             except TimeoutError:
                 continue
-
-
-def exit_code(number: int) -> int:
-    """Return the exit code of a program that the signal of this number ended."""
-    return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED
 
 
 def stopped(number: int, where: str) -> Interrupted:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,13 @@ from shared.log import log_file
 from train import run_folder
 from train.config import TrainConfig
 from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES
-from train.data.training_facts import TrainingFacts, dipole_errors, training_facts
 from train.evaluation.evaluator import evaluate_split, finish_run
-from train.model.saved_model import TrainedModel, save_weights
 from train.run.checkpoint import Checkpoints, Progress, Saved
 from train.run.compile_progress import CompileProgress
 from train.run.divergence import diverged
 from train.run.epoch import Dispatched, EpochRunner
 from train.run.interruption import Interruption, stopped
+from train.run.resume import require_no_results, restore, save_best
 from train.run.session import Session, describe_session, first_state, open_session, prepare_evaluation, split_loader
 from train.run.tracking import Tracker
 from train.run.watchdog import Watchdog
@@ -70,10 +68,7 @@ def _train(session: Session) -> None:
         session.log(text)
     with _Training(session) as training:
         training.run()
-    # From here on there is nothing to save.
-    session.interruption.at_once = True
-    if session.interruption.asked:
-        raise stopped(session.interruption.asked, "after the last epoch, and saved; the same command evaluates it")
+    session.interruption.release("after the last epoch, and saved; the same command evaluates it")
     _finish(session, plots=session.config.plot_results)
 
 
@@ -85,7 +80,8 @@ class _Training:
         self._config = session.config
         self._epochs = EpochRunner(session.blocks)
         self._compiling = CompileProgress(session.steps, session.log)
-        self._checkpoints = Checkpoints(session.folder.checkpoints, session.config.keep_checkpoints)
+        folder = session.folder
+        self._checkpoints = Checkpoints(folder.checkpoints, session.config.keep_checkpoints, folder.run_id)
         self._saved_at = time.monotonic()
         self._evaluations: list[Future[Any]] = []
         self._state: TrainState
@@ -127,6 +123,8 @@ class _Training:
         session = self._session
         steps = session.steps
         new = self._checkpoints.latest() is None
+        if new:
+            require_no_results(session.folder)
         creating = steps.prepare_create() if new else None
         self._epochs.prepare(session.plans(0))
         self._evaluations = prepare_evaluation(session)
@@ -134,27 +132,17 @@ class _Training:
         session.interruption.wait_for(steps.traced(), self._compiling.report)
         if creating is not None:
             session.interruption.wait_for(creating, self._compiling.report)
-            self._state, self._progress = first_state(session), Progress()
+            self._state, self._progress = first_state(session), Progress(best_by=self._config.best_by)
             self._sums = steps.devices.place(zero_sums())
+            # So that a run with results has a checkpoint, and what cannot be saved is known before any work.
+            self._save()
         else:
-            saved, removed = self._checkpoints.restore(steps.abstract_state())
-            assert saved is not None
-            self._state, self._sums, self._progress = saved
-            for text in removed:
-                session.log(f"warning: {text}; going on from the one before")
-            self._complete_best()
+            self._state, self._sums, self._progress = restore(session, self._checkpoints, self._score)
         if session.is_first:
             records = run_folder.read_metrics(session.folder, self._progress.epoch)
             run_folder.rewrite_metrics(session.folder, records)
+        session.interruption.keep()
         self._log_where()
-
-    def _complete_best(self) -> None:
-        """Score the best epoch again: the criterion may have changed."""
-        best = self._progress.best_epoch
-        records = run_folder.read_metrics(self._session.folder, best)
-        scores = [self._score(record["valid"]) for record in records if record["epoch"] == best]
-        if scores:
-            self._progress = replace(self._progress, best_score=scores[0])
 
     def _score(self, valid_metrics: dict[str, float]) -> float:
         if self._config.best_by == "loss":
@@ -258,9 +246,10 @@ class _Training:
         seconds = self._progress.seconds
         self._progress = replace(self._progress, epoch=epoch, batch=0, seconds=0.0)
         self._sums = session.steps.devices.place(zero_sums())
+        self._checkpoints.wait_for_first()
         if self._progress.best_score is None or score < self._progress.best_score:
             self._progress = replace(self._progress, best_score=score, best_epoch=epoch)
-            self._save_best(valid_metrics)
+            save_best(session, self._state, valid_metrics)
         record = {
             "epoch": epoch,
             "seconds": seconds,
@@ -299,18 +288,6 @@ class _Training:
         step = self._progress.epoch * places + self._progress.batch
         self._checkpoints.save(Saved(self._state, self._sums, self._progress), step)
         self._saved_at = time.monotonic()
-
-    def _save_best(self, valid_metrics: dict[str, float]) -> None:
-        session = self._session
-        if session.is_first:
-            params = session.steps.parameters.to_host(self._state.ema_params)
-            facts = replace(self._facts, dipole_errors=dipole_errors(valid_metrics))
-            trained = TrainedModel(self._config, session.cache.reference_energies_ev, params, facts)
-            save_weights(session.folder.best, trained)
-
-    @cached_property
-    def _facts(self) -> TrainingFacts:
-        return training_facts(self._session.loader)
 
     def _stopped(self, number: int) -> Interrupted:
         progress = self._progress

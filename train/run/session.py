@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from filelock import BaseFileLock
 
 from shared.data_record import describe_data
 from shared.elements import symbol
 from shared.errors import UserError
+from shared.locks import Lock
 from shared.log import log
 from shared.schema import Split
 from shared.settings import Scope, names_in
@@ -24,9 +26,11 @@ from train.data.dataset import Cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import check_esp, describe_missing
+from train.data.training_facts import TrainingFacts, training_facts
 from train.model.prediction import Params
 from train.model.saved_model import TrainedModel, load_weights
 from train.run.blocks import Blocks, ResidentBlocks, open_blocks
+from train.run.checkpoint import require_utf8
 from train.run.initial_charges import element_charges
 from train.run.interruption import Interruption
 from train.run.run_data import open_data
@@ -49,7 +53,7 @@ class Session:
     blocks: Blocks
     valid: Loader
     interruption: Interruption
-    lock: BaseFileLock
+    lock: Lock
 
     @property
     def is_first(self) -> bool:
@@ -65,6 +69,11 @@ class Session:
         """Batches of the training split."""
         return self.blocks.loader
 
+    @cached_property
+    def facts(self) -> TrainingFacts:
+        """What the training split holds."""
+        return training_facts(self.loader)
+
     def log(self, text: str) -> None:
         """Log a text, in the first process only."""
         if self.is_first:
@@ -78,6 +87,8 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
         UserError: no such preprocessed data, or a folder that holds another run.
     """
     folder = RunFolder(Path(config.runs_dir) / config.name)
+    for path in (config.runs_dir, config.cache_dir):
+        require_utf8(Path(os.path.abspath(path)))
     config = run_folder.as_begun(folder, config)
     run_folder.check_settings(folder, config)
     cache, note = open_data(config)

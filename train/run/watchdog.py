@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import faulthandler
-import os
 import signal
 import threading
 import time
@@ -13,7 +10,8 @@ from typing import NoReturn
 import jax
 
 from shared.errors import EXIT_STUCK
-from train.run.interruption import HEARD, SIGNALS, Interruption, exit_code
+from shared.signals import end_program, exit_code
+from train.run.interruption import Interruption
 from train.run_folder import RunFolder
 from train.step.compiled_steps import Steps
 from train.step.dispatches import Dispatch
@@ -26,12 +24,12 @@ _LONGEST_SECONDS = 1800.0
 """Limit in seconds for steps without a usual time yet, and while programs are compiled in the threads of the steps.
 Where several processes wait for the first one, which evaluates alone: for steps, and for answers to signals."""
 
-_SECONDS_TO_ANSWER = 30.0
+_SECONDS_TO_ANSWER = 15.0
 _STEPS_TO_ANSWER = 10
-"""Longest time to answer a signal in seconds; that of this many usual dispatches if it is longer."""
+"""Longest time to answer a signal in seconds, half of what a queue grants; that of this many usual dispatches if it is
+longer."""
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-_STDERR = 2
 
 
 class Watchdog:
@@ -47,7 +45,6 @@ class Watchdog:
         self._dispatch: Dispatch | None = None
         self._seconds = 0.0  # that this one has taken
         self._undisturbed = 0.0  # of them, without anything being compiled
-        self._signal = 0  # not answered
         self._signal_seconds = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._look_again_and_again, name="watchdog", daemon=True)
@@ -95,22 +92,17 @@ class Watchdog:
                 )
 
     def _look_at_signals(self, seconds: float) -> None:
-        with contextlib.suppress(BlockingIOError):
-            for number in os.read(self._interruption.log, 1024):
-                if number == HEARD[0]:
-                    self._signal = 0
-                elif number in SIGNALS and not self._signal:
-                    self._signal, self._signal_seconds, seconds = number, 0.0, 0.0
-        if not self._signal:
+        number = self._interruption.unanswered
+        self._signal_seconds = self._signal_seconds + seconds if number else 0.0
+        if not number:
             return
-        self._signal_seconds += seconds
         usual = self._usual_seconds(self._watched[0], self._dispatch) if self._watched and self._dispatch else 0.0
         patience = max(_SECONDS_TO_ANSWER, _STEPS_TO_ANSWER * usual)
         if self._signal_seconds > (patience if jax.process_count() == 1 else _LONGEST_SECONDS):
             self._end(
-                f"{signal.Signals(self._signal).name}: ended without being answered: for {self._signal_seconds:.0f} s "
+                f"{signal.Signals(number).name}: ended without being answered: for {self._signal_seconds:.0f} s "
                 "the main thread was inside XLA or another library.",
-                exit_code(self._signal),
+                exit_code(number),
             )
 
     def _usual_seconds(self, steps: Steps, dispatch: Dispatch) -> float:
@@ -126,15 +118,4 @@ class Watchdog:
         return f"checkpoints/{max(numbers)} is the latest state: the same command goes on from there."
 
     def _end(self, text: str, code: int) -> NoReturn:
-        # Past Python's files, whose locks the threads that hang may hold.
-        try:
-            line = f"{text} {self._how_to_go_on()}\n"
-            os.write(_STDERR, f"\n{line}".encode())
-            if self._watched:
-                with contextlib.suppress(OSError):
-                    log = os.open(self._watched[1].log_file, os.O_WRONLY | os.O_APPEND)
-                    os.write(log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}".encode())
-            if code == EXIT_STUCK:
-                faulthandler.dump_traceback(_STDERR)
-        finally:
-            os._exit(code)
+        end_program(f"{text} {self._how_to_go_on()}", code, stacks=code == EXIT_STUCK)

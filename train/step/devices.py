@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -13,8 +14,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from shared.errors import UserError
+from shared.errors import EXIT_USER_ERROR, UserError
 from shared.job_limits import usable_cores
+from shared.log import log
+from shared.signals import end_program
 from train.config import TrainConfig
 from train.data.batch import Batch
 from train.step.start import require_devices
@@ -29,6 +32,9 @@ _PATIENCE = {
     "xla_cpu_collective_call_terminate_timeout_seconds": 3600,
 }
 """Flags of XLA, read when its first program is compiled."""
+
+_SECONDS_TO_MEET = 300.0
+"""Longest wait for other processes: as long as JAX's own."""
 
 _DEVICE_COUNT = "xla_force_host_platform_device_count"
 """Flag of XLA, which holds where --host-devices is not given."""
@@ -223,11 +229,23 @@ def _join(config: TrainConfig) -> None:
         arguments = {}
     else:
         return
+    who = "the processes of this job"
+    if config.coordinator:
+        who = f"{config.processes} processes at {config.coordinator}"
+    how = (
+        "start them with srun or mpirun and --distributed, or give each --coordinator HOST:PORT --processes N "
+        "--process-id I"
+    )
+    log.info(f"train: waiting for {who}, for up to {_SECONDS_TO_MEET:.0f} s")
+    # XLA would wait without a word, and end the process with the stacks of C++.
+    line = f"error: {who} did not find each other in {_SECONDS_TO_MEET:.0f} s; {how}"
+    limit = threading.Timer(_SECONDS_TO_MEET, end_program, (line, EXIT_USER_ERROR))
+    limit.daemon = True
+    limit.start()
     try:
-        jax.distributed.initialize(**arguments)
+        jax.distributed.initialize(**arguments, initialization_timeout=int(_SECONDS_TO_MEET) + 60)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"the processes did not find each other ({reason}); start them with srun or mpirun and --distributed, or "
-            "give each --coordinator HOST:PORT --processes N --process-id I"
-        ) from error
+        raise UserError(f"{who} did not find each other ({reason}); {how}") from error
+    finally:
+        limit.cancel()
