@@ -82,7 +82,7 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
     if count == 0 and index == slice(None):
         raise UserError(f"{path}: no molecules in it")
     if count == 0:
-        raise UserError(f"{name}: none of the frames of {path} has such a number; they are counted from 0")
+        raise UserError(f"{name} names none of the frames of {path}, which are counted from 0")
 
 
 def database_metadata(name: str) -> dict[str, Any]:
