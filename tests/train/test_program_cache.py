@@ -89,6 +89,10 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 ENTRY = compilation_cache.compress_executable(b"compiled" * 100)
 
 
+def open_own(folder: Path) -> CacheInterface:
+    return program_cache._OwnCache(str(folder))
+
+
 def open_users(folder: Path, limit: int = -1) -> CacheInterface:
     return program_cache._UsersCache(LRUCache(str(folder), max_size=limit))
 
