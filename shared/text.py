@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-_LONGEST_NAME = 40
+_LONGEST_NAME = 60
 
 
 def use_utf8() -> None:

@@ -84,7 +84,7 @@ def read_frames(name: str) -> Iterator[tuple[str, ase.Atoms]]:
     if count == 0 and index == slice(None):
         raise UserError(f"{path}: no molecules in it")
     if count == 0:
-        raise UserError(f"{name}: none of the frames of {path} has such a number; they are counted from 0")
+        raise UserError(f"{name} names none of the frames of {path}, which are counted from 0")
 
 
 def describe_no_element(atoms: ase.Atoms) -> str:

@@ -53,7 +53,9 @@ def on_disk(path: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="joint-physnet-dcmnet-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = folder / path.name
-    with path.open("rb") as source, copy.open("wb") as target:
+    # By its number: the pipe of another user (sudo) cannot be opened by name.
+    source = open(0, "rb", closefd=False) if str(path) == "/dev/stdin" else path.open("rb")  # noqa: SIM115
+    with source, copy.open("wb") as target:
         shutil.copyfileobj(source, target)
     return copy
 

@@ -215,7 +215,7 @@ def test_frames_by_index_unless_a_file_has_that_very_name(tmp_path: Path) -> Non
     write(tmp_path / "frames@0", images[:3], format="extxyz")
     assert len(read(f"{tmp_path / 'frames'}@0")[0]) == 3
     assert refused(f"{tmp_path / 'a.xyz'}@wrong").endswith("a.xyz@wrong: no such file")
-    assert refused(f"{tmp_path / 'a.xyz'}@7:").endswith("no molecules in it")
+    assert refused(f"{tmp_path / 'a.xyz'}@7:").endswith("a.xyz, which are counted from 0")
 
 
 def schnetpack_database(path: Path, units: dict[str, str], length: str) -> None:

@@ -45,7 +45,7 @@ def test_a_file_that_is_there_is_found(
 
 @pytest.mark.parametrize("index", ["3", "-4", "5:9"])
 def test_a_number_of_no_frame_is_said(tmp_path: Path, frames: bytes, index: str) -> None:
-    with pytest.raises(UserError, match=f"w.xyz@{index}: none of the frames .* counted from 0"):
+    with pytest.raises(UserError, match=f"w.xyz@{index} names none of the frames .* counted from 0"):
         list(read_frames(f"{tmp_path / 'w.xyz'}@{index}"))
 
 

@@ -51,9 +51,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     # A source changed within the clock's tick has the times of the last one, by which Python knows its own cache.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
-    def called(source: str = CALLED) -> tuple[float, bool]:
+    def called(source: str = CALLED, caller: str = CALLER) -> tuple[float, bool]:
         load(tmp_path, "called_by_test", source)
-        function = load(tmp_path, "caller_by_test", CALLER).shifted
+        function = load(tmp_path, "caller_by_test", caller).shifted
         return function(20.0), not function.stats.cache_hits
 
     yield called
@@ -90,15 +90,20 @@ def test_damage_is_a_miss_and_heals(
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("change", [("2.0 * x", "3.0 * x", 61.0), ("SHIFT = 1.0", "SHIFT = 2.0", 42.0)])
+@pytest.mark.parametrize(
+    ("before", "after", "caller", "expected"),
+    [
+        ("2.0 * x", "3.0 * x", CALLER, 61.0),
+        ("SHIFT = 1.0", "SHIFT = 2.0", CALLER.replace("double(x)", "2.0 * x"), 42.0),
+    ],
+)
 def test_a_change_in_another_file_is_seen(
-    call: Callable[..., tuple[float, bool]], change: tuple[str, str, float]
+    call: Callable[..., tuple[float, bool]], before: str, after: str, caller: str, expected: float
 ) -> None:
     """Of a function that it calls, and of a constant that it takes: numba's own cache sees neither."""
-    before, after, expected = change
-    assert call() == (41.0, True)
-    assert call(CALLED.replace(before, after)) == (expected, True)
-    assert call(CALLED.replace(before, after)) == (expected, False)
+    assert call(CALLED, caller) == (41.0, True)
+    assert call(CALLED.replace(before, after), caller) == (expected, True)
+    assert call(CALLED.replace(before, after), caller) == (expected, False)
 
 
 def test_a_variable_that_changes_what_is_compiled(

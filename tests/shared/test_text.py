@@ -84,7 +84,7 @@ def test_names_are_on_one_line_and_cut() -> None:
     assert escaped("a\nb\x1b[31m ü中\t") == r"a\nb\x1b[31m ü中\t"
     assert shown("methanol") == "methanol"
     assert shown("a" * 200 + "-7", 20) == "aaaaaaaaaa…aaaaaaa-7"
-    assert len(shown("x" * 300)) == 40
+    assert len(shown("x" * 300)) == 60
 
 
 def test_names_in_pictures_have_only_letters_of_the_font() -> None:

@@ -89,12 +89,18 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 ENTRY = compilation_cache.compress_executable(b"compiled" * 100)
 
 
+def open_own(folder: Path) -> CacheInterface:
+    return program_cache._OwnCache(str(folder))
+
+
 def open_users(folder: Path, limit: int = -1) -> CacheInterface:
     return program_cache._UsersCache(LRUCache(str(folder), max_size=limit))
 
 
-@pytest.mark.parametrize("open_cache", [lambda path: program_cache._OwnCache(str(path)), open_users])
-@pytest.mark.parametrize("damage", [b"", ENTRY[:20], b"of something else"])
+@pytest.mark.parametrize(
+    "open_cache", [lambda path: program_cache._OwnCache(str(path)), open_users], ids=["own", "users"]
+)
+@pytest.mark.parametrize("damage", [b"", ENTRY[:20], b"of something else"], ids=["empty", "half", "other"])
 def test_a_damaged_program_is_a_miss_and_heals(
     tmp_path: Path, notes: list[str], open_cache: Callable[[Path], CacheInterface], damage: bytes
 ) -> None:
