@@ -445,7 +445,7 @@ HEADER = "2\nProperties=species:S:1:pos:R:3"
         (f"{HEADER}\nH 0 0 0\nH 0 0 0.1\n", "are 0.1 Å apart"),
         (f"{HEADER} charge=1\nH 0 0 0\nH 0 0 1\n", r"1 electron\(s\) cannot have multiplicity 1"),
         (f"{HEADER} charge=0.5\nH 0 0 0\nH 0 0 1\n", "charge=0.5: not a whole number"),
-        (f"{HEADER} charge=one\nH 0 0 0\nH 0 0 1\n", "charge=one: not a whole number"),
+        (f"{HEADER} charge=one\nH 0 0 0\nH 0 0 1\n", "charge = 'one' is not a total charge"),
         (f'{HEADER} Lattice="9 0 0 0 9 0 0 0 9"\nH 0 0 0\nH 0 0 1\n', "periodic"),
     ],
 )
@@ -470,7 +470,7 @@ def test_absent_pyscf_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("efd-train.npz", "mine", "no reference-data.json"), ("reference-data.json", "{", "is damaged")],
+    [("efd-train.npz", "mine", "no reference-data.json"), ("reference-data.json", "{", "json: damaged")],
 )
 def test_folder_in_other_use_is_refused(name: str, content: str, message: str, tmp_path: Path) -> None:
     """What lies there stays."""
