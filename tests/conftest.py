@@ -23,6 +23,8 @@ def compilations(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
         remove_oldest(Path(folder), 1 << 30)
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # Compiling takes longer than running here; the steps of a training are compiled as they are outside of tests.
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,5 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def _float64() -> Iterator[None]:
-    # Compiling takes longer than running here.
-    jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)

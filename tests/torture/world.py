@@ -25,7 +25,7 @@ EPOCHS = 3
 LONGEST_SECONDS = 240
 
 ALLOWED_CODES = (0, 2, 75, 130)
-_ERROR = re.compile(r"^(error: \S.*|SIG[A-Z0-9]+: stopped .*|interrupted\b.*)$")
+_ERROR = re.compile(r"^(error: \S.*|SIG[A-Z0-9]+: \S.*|interrupted\b.*)$")
 _REMARK = re.compile(r"^(note|warning|remark): \S")
 _PROGRESS = re.compile(r"\d+%\||it/s|mol/s\]|\?mol|^\s*$")
 
