@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 from collections.abc import Iterator
@@ -84,8 +83,6 @@ def needed_files(folder: Path) -> Iterator[Path]:
     yield max((path for path in newest.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-# Orbax leaves the errors of an array's other reads to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["emptied", "halved", "removed", "altered"])
 def test_damage_is_answered_by_the_one_before(tiny: Steps, written: Path, tmp_path: Path, how: str) -> None:
     for i, name in enumerate([path.relative_to(written) for path in needed_files(written)]):
@@ -110,11 +107,8 @@ def test_damage_is_answered_by_the_one_before(tiny: Steps, written: Path, tmp_pa
         # Kept aside, and not met again.
         assert [found.name.split("-")[0] for found in (tmp_path / str(i) / "checkpoints-damaged").iterdir()] == ["7"]
         assert restore(folder, tiny)[1] == []
-    gc.collect()
 
 
-# As above.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_flipped_bits_anywhere(tiny: Steps, written: Path, tmp_path: Path) -> None:
     """In every file of the newest checkpoint: it is restored as it was, or the one before is."""
     rng = np.random.default_rng(0)
@@ -132,7 +126,6 @@ def test_flipped_bits_anywhere(tiny: Steps, written: Path, tmp_path: Path) -> No
         assert len(damaged) == (saved.progress.batch == 3), path
         assert_is(saved, make(tiny, saved.progress.batch))
     assert taken[3] > 3
-    gc.collect()
 
 
 def test_all_damaged(tiny: Steps, written: Path, tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def test_slow_dynamics_have_their_bands_at_the_harmonic_wavenumbers(bent: ase.At
 
 
 def test_the_program_writes_its_files(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spectra.main(["--run", str(run_folder), "--molecule", "H2O", "--fmax", "1e-3", "--md-ps", "0.2", "--temperature", "1"])
+    settings = ["--fmax", "1e-3", "--md-ps", "0.2", "--temperature", "1"]
+    spectra.main(["--run", str(run_folder), "--molecule", "H2O", *settings])
     folder = run_folder / "spectra" / "H2O"
     names = {"geometry.xyz", "modes.csv", "spectrum.csv", "spectrum-dynamics.csv", "spectrum.png"}
     assert {path.name for path in folder.iterdir()} == names

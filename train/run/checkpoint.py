@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-import threading
 import time
 from collections import namedtuple
 from dataclasses import asdict, dataclass
@@ -254,8 +253,10 @@ def _silence_threads() -> None:
     show = sys.unraisablehook
 
     def show_own(error: sys.UnraisableHookArgs) -> None:
-        # Of callbacks of tensorstore's own threads, which nobody waits for any more.
-        if threading.current_thread() is threading.main_thread() or error.object is not None:
+        # Not those of tensorstore's callbacks, which belong to no object, and of reads that Orbax gave up when another
+        # one failed.
+        code = getattr(error.object, "cr_code", None)
+        if error.object is not None and not (code and "orbax" in Path(code.co_filename).parts):
             show(error)
 
     sys.unraisablehook = show_own
