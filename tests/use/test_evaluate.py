@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,14 @@ def test_a_failed_evaluation_leaves_the_old_predictions(run: Path, monkeypatch: 
     assert caught.value.filename == str(run / "predictions-test.h5")
     assert (run / "predictions-test.h5").read_bytes() == before
     assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_errors_that_are_no_numbers_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (run / "predictions-test.h5").read_bytes()
+    monkeypatch.setattr("train.evaluation.evaluator.evaluate_split", lambda *_, **__: {"loss": math.nan, "x": 1.0})
+    with pytest.raises(UserError, match=r"test: errors of this model are not finite \(loss\)"):
+        evaluate.main(["--run", str(run), "--split", "test", "--no-plot-results"])
+    assert (run / "predictions-test.h5").read_bytes() == before
 
 
 def test_other_data_are_evaluated_apart_and_on_the_same_scale_of_energy(run: Path, tmp_path: Path) -> None:

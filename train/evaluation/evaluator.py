@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -12,6 +13,7 @@ import jax
 from tqdm import tqdm
 
 from shared.digests import file_digest
+from shared.errors import UserError
 from shared.log import log
 from shared.schema import NAME_ARRAY
 from shared.sealed import write_sealed
@@ -99,7 +101,7 @@ def finish_run(
         output: another folder to write to.
 
     Raises:
-        UserError: the weights are missing or damaged.
+        UserError: the weights are missing or damaged, or an error is not finite.
         OSError: a file cannot be written.
     """
     trained = trained or load_weights(folder.best)
@@ -112,6 +114,7 @@ def finish_run(
     writing = write_predictions(path, trained.reference_energies_ev, **names) if predictions else nullcontext()
     with writing as targets.file:
         metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
+        _require_finite(metrics, split)
     kept = kept_baselines(folder, split)
     baselines = kept or spread_alone(loader, trained.config.n_dcm)
     record = _write_record(folder, split, loader, metrics, targets, baselines, path if predictions else None)
@@ -132,6 +135,15 @@ def finish_run(
             log.info(f"predictions in {folder.predictions_file(split)}")
         log.info(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
     return metrics
+
+
+def _require_finite(metrics: dict[str, float], split: str) -> None:
+    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if wrong:
+        raise UserError(
+            f"{split}: errors of this model are not finite ({', '.join(wrong)}); look for atoms at the same place "
+            "(make check-data)"
+        )
 
 
 def _write_record(
