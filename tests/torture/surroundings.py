@@ -21,7 +21,6 @@ LOCALES: tuple[dict[str, str | None], ...] = (
     {"LANG": "en_US.ISO-8859-1", "LC_ALL": "en_US.ISO-8859-1", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     {"PYTHONIOENCODING": "ascii"},
     {"PYTHONIOENCODING": "latin-1"},
-    {"PYTHONIOENCODING": "utf-16"},
     {"LC_ALL": "nonsense"},
 )
 FOLDERS = ("mit Blank", "Größe-ü", "分子", "a'b", 'a"b', "-dash", "äö 'x' é", "tab\there", "ends.", "%d{x}", "@0:3")
