@@ -19,6 +19,9 @@ CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130, signal.SIGK
 ANSWER_SECONDS = 30.0
 """What Slurm grants between SIGTERM and SIGKILL."""
 
+_FIRST_LINE_SECONDS = 0.15
+"""Until Python runs a program's first line, a signal ends it without a word."""
+
 
 def cases(world: World, rng: np.random.Generator, count: int) -> Iterator[Case]:
     """Each sends signals, one after the other, at random moments of one program after the other."""
@@ -65,7 +68,7 @@ def _signalled(world: World, program: str, sent: signal.Signals, usual: float, s
     name = f"signalled-{number}"
     told = ""
     for _ in range(2):
-        moment, answered = float(rng.uniform(0.02, usual)), [0.0]
+        moment, answered = float(rng.uniform(_FIRST_LINE_SECONDS, usual)), [0.0]
 
         def disturb(process: subprocess.Popen[bytes], moment: float = moment, answered: list[float] = answered) -> None:
             time.sleep(moment)
