@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -113,10 +113,8 @@ def for_all_machines(config: Config) -> Config:
     """Return the settings with absolute paths where Dask workers, in folders of their own, take part."""
     if not (config.workers or config.scheduler):
         return config
+    lists = [one.name for one in fields(config) if str(one.type).startswith("tuple[str")]  # all are of files
     files: dict[str, Any] = {
-        name: tuple(str(Path(path).absolute()) for path in getattr(config, name)) for name in _FILES
+        name: tuple(str(Path(path).absolute()) for path in getattr(config, name)) for name in lists
     }
     return replace(config, cache_dir=str(Path(config.cache_dir).absolute()), **files)
-
-
-_FILES = ("train_efd", "train_esp", "valid_efd", "valid_esp", "test_efd", "test_esp", "data", "grids", "cubes")

@@ -15,7 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from shared.digests import DigestCache, settings_digest
+from shared.digest_cache import DigestCache
+from shared.digests import settings_digest
 from shared.errors import UserError
 from shared.schema import SCHEMA_VERSION
 from shared.sealed import as_text, read_sealed, write_sealed

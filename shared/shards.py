@@ -12,7 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from shared.digests import DigestCache, file_digest
+from shared.digest_cache import DigestCache
+from shared.digests import file_digest
 from shared.errors import UserError
 from shared.files import naming, require_readable, sync_descriptor
 

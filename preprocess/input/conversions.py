@@ -10,7 +10,7 @@ from typing import Any
 
 from preprocess.config import PreprocessConfig
 from preprocess.input.pairs import Pair
-from shared.digests import DigestCache
+from shared.digest_cache import DigestCache
 from shared.errors import UserError
 from shared.input.file_names import is_npz
 from shared.input.layout import CONVERTED_KEY, Layout, read_member

@@ -23,7 +23,7 @@ from preprocess.stages.summary import bucket_totals, describe
 from preprocess.stages.task_runner import TaskRunner, open_task_runner
 from preprocess.stages.understood import as_records, describe_understood, understand
 from preprocess.stages.up_to_date import Basis, BuildPlan, find_what_to_build, remember_inputs
-from shared.digests import DigestCache
+from shared.digest_cache import DigestCache
 from shared.errors import UserError
 from shared.log import log
 from shared.manifest import SPLIT_TABLE, read_manifest

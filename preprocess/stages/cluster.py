@@ -6,21 +6,18 @@ import asyncio
 import functools
 import logging
 import pkgutil
-import platform
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import xxhash
 
 from shared.errors import UserError
 from shared.input.npz import NpzFile
 from shared.log import log
+from shared.provenance import ROOT, sources_digest, versions
 
 RETRIES = 3
 """Further attempts at a task whose worker died."""
@@ -47,14 +44,8 @@ class Needs:
 @functools.cache
 def own_code() -> dict[str, str]:
     """Return what results depend on beside the input: versions, and the digest of the sources of both packages."""
-    root = Path(__file__).parents[2]
-    digest = xxhash.xxh3_128()
-    for path in sorted(path for package in ("preprocess", "shared") for path in (root / package).rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(path.read_bytes())
-    versions = {name: metadata.version(name) for name in _PACKAGES}
-    python = ".".join(platform.python_version_tuple()[:2])
-    return {"python": python, **versions, "sources of this program": digest.hexdigest()[:12]}
+    sources = (path for package in ("preprocess", "shared") for path in (ROOT / package).rglob("*.py"))
+    return {**versions(_PACKAGES), "sources of this program": sources_digest(sources)[:12]}
 
 
 def other_code(code: Mapping[str, str]) -> str:

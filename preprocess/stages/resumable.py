@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.digests import DigestCache, file_digest
+from shared.digest_cache import DigestCache
+from shared.digests import file_digest
 from shared.errors import UserError
 from shared.files import atomic_path, sync_folder, write_atomically
 from shared.manifest import read_manifest, shard_entries, write_manifest

@@ -118,12 +118,13 @@ def open_task_runner(
     Raises:
         UserError: the scheduler cannot be reached, or a worker lacks something.
     """
-    if scheduler or workers:
-        inputs = {str(npz.path): npz.content_digest for file in files for npz in file.files.values()}
-        with open_cluster(workers, scheduler, inputs, cache_dir) as client:
-            yield TaskRunner(client.get_executor(retries=RETRIES, pure=False), remote=True)
-        return
     # Tasks take the cores; threads of the BLAS would wait for each other ten times as long as small solutions take.
-    threads = max(1, min(usable_cores(), int(_MEMORY_BYTES / (_CHUNKS_PER_TASK * chunk_bytes))))
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads, thread_name_prefix="preprocess") as pool:
-        yield TaskRunner(pool, remote=False)
+    with threadpool_limits(1, user_api="blas"):
+        if scheduler or workers:
+            inputs = {str(npz.path): npz.content_digest for file in files for npz in file.files.values()}
+            with open_cluster(workers, scheduler, inputs, cache_dir) as client:
+                yield TaskRunner(client.get_executor(retries=RETRIES, pure=False), remote=True)
+            return
+        threads = max(1, min(usable_cores(), int(_MEMORY_BYTES / (_CHUNKS_PER_TASK * chunk_bytes))))
+        with ThreadPoolExecutor(threads, thread_name_prefix="preprocess") as pool:
+            yield TaskRunner(pool, remote=False)

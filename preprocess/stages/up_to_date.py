@@ -12,7 +12,8 @@ from preprocess.input.pairs import PairFiles, Reading, describe_input
 from preprocess.input.split_settings import split_settings
 from preprocess.stages.buckets import Plan
 from shared.buckets import FrameShape
-from shared.digests import DigestCache, settings_digest
+from shared.digest_cache import DigestCache
+from shared.digests import settings_digest
 from shared.errors import UserError
 from shared.input.npz_rows import verify_file
 from shared.manifest import current_stages, edges_digest, is_intact, read_manifest, stage_folder

@@ -19,7 +19,7 @@ MODEL = {**support.SMALL_MODEL, "physnet_iterations": 1, "dcmnet_iterations": 1,
 PROGRAM = ("-m", "train")
 
 
-def _flags(**changes: Any) -> list[str]:
+def flags_of_model(**changes: Any) -> list[str]:
     """Of the small model; the schedule is constant, for a run of two epochs to be the beginning of a run of three."""
     settings = {**MODEL, "batch_size": 6, "learning_rate": 3e-3, "limits": "off"}
     settings |= {"schedule": "constant", "warmup_epochs": 0, "ema_decay": 0.9, **changes}
@@ -33,7 +33,7 @@ class Run:
         self, cache: Path, runs: Path, name: str, *more: str, program: Sequence[str] = PROGRAM, **changes: Any
     ) -> None:
         self.folder = runs / name
-        self._start([*_flags(cache_dir=cache, runs_dir=runs, name=name, **changes), *more], program)
+        self._start([*flags_of_model(cache_dir=cache, runs_dir=runs, name=name, **changes), *more], program)
 
     @classmethod
     def by_make(cls, files: dict[str, tuple[str, ...]], cache: Path, runs: Path, name: str, **changes: Any) -> Run:
@@ -42,7 +42,7 @@ class Run:
         run.folder = runs / name
         variables = {key.upper(): " ".join(names) for key, names in files.items()}
         variables |= {"NAME": name, "CACHE_DIR": str(cache), "PREPROCESS_ARGS": "--checks off"}
-        variables["ARGS"] = " ".join([*_flags(runs_dir=runs, **changes), "--no-plot-results"])
+        variables["ARGS"] = " ".join([*flags_of_model(runs_dir=runs, **changes), "--no-plot-results"])
         # This interpreter's environment, as it is.
         made = ["make", "-o", ".venv/.installed", f"BIN={Path(sys.executable).parent}"]
         run._run([*made, "train", *(f"{key}={value}" for key, value in variables.items())])

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.digests import DigestCache, file_digest
+from shared.digest_cache import DigestCache
+from shared.digests import file_digest
 from shared.files import atomic_path, write_atomically
 from shared.shards import write_shard
 

@@ -21,6 +21,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (here / "shared").mkdir(parents=True)
     shutil.copy(provenance.__file__, here / "shared" / "provenance.py")
     monkeypatch.setattr(provenance, "__file__", str(here / "shared" / "provenance.py"))
+    monkeypatch.setattr(provenance, "ROOT", here.resolve())
     return here
 
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from shared.digests import DigestCache
+from shared.digest_cache import DigestCache
 from shared.errors import UserError
 from shared.shards import ShardWriter, describe_shard, map_shard, verify_shard
 from tests import support

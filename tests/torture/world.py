@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tests import support
-from tests.end_to_end.processes import _flags as flags_of_model
+from tests.end_to_end.processes import flags_of_model
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 3

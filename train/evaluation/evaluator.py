@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -115,15 +114,16 @@ def finish_run(
     with writing as targets.file:
         metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
         _require_finite(metrics, split)
+    digest = file_digest(path) if predictions else None
     kept = kept_baselines(folder, split)
     baselines = kept or spread_alone(loader, trained.config.n_dcm)
-    record = _write_record(folder, split, loader, metrics, targets, baselines, path if predictions else None)
+    record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
     if fitted_charges and kept is None:
         if not quiet:
             log.info("fitting charges to single molecules, to compare the errors with (--limits off leaves it out)")
         baselines = with_fitted_charges(baselines, loader, seed=0, quiet=quiet)
         keep_baselines(folder, split, baselines)
-        record = _write_record(folder, split, loader, metrics, targets, baselines, path if predictions else None)
+        record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
     if plots:
         # Imported here: matplotlib is slow to import and not needed while training.
         from train.evaluation.plots import draw_all
@@ -153,7 +153,7 @@ def _write_record(
     metrics: dict[str, float],
     targets: Targets,
     baselines: Baselines,
-    predictions: Path | None,
+    digest: str | None,
 ) -> dict[str, Any]:
     record: dict[str, Any] = {
         "format_version": EVALUATION_FORMAT,
@@ -167,7 +167,7 @@ def _write_record(
         },
         **targets.region_errors.as_record(baselines),
         **targets.molecule_errors.as_record(),
-        "predictions_digest": file_digest(predictions) if predictions else None,
+        "predictions_digest": digest,
     }
     write_sealed(folder.evaluation_file(split), record)
     return record

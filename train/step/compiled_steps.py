@@ -12,17 +12,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-import xxhash
 from jax import export
 
 from shared.digests import settings_digest
+from shared.provenance import ROOT, sources_digest, versions
 from shared.settings import COMPILED, names_in
 from train.config import TrainConfig
 from train.data.batch import Batch
@@ -262,16 +261,12 @@ class Steps:
     def _digest(self) -> str:
         compiled = names_in(TrainConfig, *COMPILED)
         settings = {name: getattr(self._config, name) for name in compiled}
-        digest = xxhash.xxh3_128()
-        for path in _sources():
-            digest.update(path.read_bytes())
-        versions = {name: metadata.version(name) for name in _PACKAGES}
         devices = [self.devices.platform, self.devices.count]
         return settings_digest(
             {
                 "settings": settings,
-                "sources": digest.hexdigest(),
-                "versions": versions,
+                "sources": sources_digest(_sources()),
+                "versions": versions(_PACKAGES),
                 "devices": devices,
                 "jax": trace_settings(),
             }
@@ -280,9 +275,8 @@ class Steps:
 
 def _sources() -> list[Path]:
     """Return the sources that a traced function can depend on: by the import contracts it reaches no other room."""
-    root = Path(__file__).parents[2]
-    rooms = [path for room in ("data", "model", "step") for path in (root / "train" / room).rglob("*.py")]
-    return sorted([*(root / "shared").glob("*.py"), root / "train" / "config.py", *rooms])
+    rooms = [path for room in ("data", "model", "step") for path in (ROOT / "train" / room).rglob("*.py")]
+    return [*(ROOT / "shared").glob("*.py"), ROOT / "train" / "config.py", *rooms]
 
 
 def compiler_options(devices: Devices) -> dict[str, Any]:
