@@ -17,6 +17,7 @@ import train.step.train_step
 from tests import support
 from train.config import TrainConfig
 from train.data.batch import Batch
+from train.data.quantities import ESP_PHYSNET
 from train.model.joint import build_model
 from train.step import compiled_steps as compiled
 from train.step.compiled_steps import Steps
@@ -90,7 +91,7 @@ def test_no_step_makes_nan_on_purpose() -> None:
     """For users who let JAX stop at NaN."""
     with jax.debug_nans(True):
         _, metrics = two_steps(new_steps(), make())
-    assert "esp_physnet_rmse_kcal_per_mol_e" not in metrics
+    assert ESP_PHYSNET.metric not in metrics
     assert np.isfinite(list(metrics.values())).all()
 
 

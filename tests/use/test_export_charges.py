@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import ase
@@ -14,6 +15,7 @@ from ase.build import molecule
 
 from shared.errors import UserError
 from train import export_charges
+from train.inference.charge_files import cube_grid, potential_cube
 from train.inference.charmm_frames import choose_frames, local_frames_text
 from train.inference.molecule_input import read_molecules
 from train.inference.predictor import MoleculePrediction, Predictor
@@ -111,6 +113,16 @@ def test_the_cube_is_coulombs_law_at_its_points(folder: Path, predictions: list[
         outside = distances.min(axis=1).reshape(values.shape) > 0.5
         np.testing.assert_allclose(values[outside], potential[outside], rtol=2e-5, atol=1e-5)
         assert np.isfinite(values).all()
+
+
+def test_a_cube_far_from_the_origin_can_be_read(predictor: Predictor) -> None:
+    """Where the numbers fill their columns."""
+    atoms = molecule("CO2")
+    atoms.positions -= 600.0
+    (prediction,) = predictor.predict([atoms])
+    text = potential_cube(predictor, atoms, prediction, cube_grid(atoms, 1.0, 2.0))
+    cube = ase.io.cube.read_cube(io.StringIO(text))
+    np.testing.assert_allclose(cube["atoms"].positions, atoms.positions, atol=1e-5)
 
 
 def test_the_cube_has_the_lines_that_strict_readers_want(folder: Path) -> None:
