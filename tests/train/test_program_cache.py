@@ -171,6 +171,19 @@ def test_whatever_else_fails_in_the_users_folder_is_one_line(
     assert "uid not found" in line
 
 
+def test_a_limit_without_filelock_is_one_line(
+    tmp_path: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JAX keeps to a limit only with that library, which a user may lack."""
+    monkeypatch.setattr("jax._src.lru_cache.filelock", None)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    settings = {"jax_compilation_cache_max_size": 1000}
+    monkeypatch.setattr(program_cache, "_setting", settings.get)
+    assert program_cache._open_cache(str(tmp_path)) is None
+    (line,) = notes
+    assert "filelock" in line
+
+
 def test_without_jaxs_cache_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = {"jax_enable_compilation_cache": True, "jax_compilation_cache_dir": str(tmp_path)}
     settings["jax_compilation_cache_max_size"] = 1000
