@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,19 +26,51 @@ ERRORS = {
 """Errors of one molecule: prediction minus reference, the mean over its forces' components, the length of the dipoles'
 difference, the root mean square over its grid points; NaN if there is no reference."""
 
+_SQUARED = np.array([name.startswith("esp") for name in ERRORS])
+
 WORST = 10
 _WIDTH = 20
 _SHOWN = 5
 
+_MOST_NAMED_TYPES = 10_000
+"""More names are those of single molecules; so memory does not grow with their number."""
+
+
+@dataclass
+class _Sums:
+    """Errors of the molecules of one type."""
+
+    molecules: int = 0
+    known: np.ndarray = field(default_factory=lambda: np.zeros(len(ERRORS), int))
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(len(ERRORS)))  # of magnitudes; of squares for the ESP
+
+    def add(self, errors: np.ndarray) -> None:
+        """Add the errors (5,) of a molecule."""
+        known = np.isfinite(errors)
+        self.molecules += 1
+        self.known += known
+        self.sums += np.where(known, np.where(_SQUARED, np.square(errors), np.abs(errors)), 0.0)
+
+    def means(self) -> dict[str, float | None]:
+        """Return mean absolute errors over the molecules that have a reference; for the ESP the root mean square."""
+        means: dict[str, float | None] = {}
+        for name, squared, known, total in zip(ERRORS, _SQUARED, self.known, self.sums, strict=True):
+            mean = float(total / known) if known else None
+            means[name.replace("_error_", "_mae_")] = math.sqrt(mean) if squared and mean is not None else mean
+        return means
+
 
 @dataclass
 class MoleculeErrors:
-    """Errors of all molecules of a split, added batch by batch."""
+    """Errors of all molecules of a split, added batch by batch, of which only the worst are kept one by one."""
 
-    names: list[str] = field(default_factory=list)
-    formulas: list[str] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    errors: list[np.ndarray] = field(default_factory=list)
+    _by_formula: dict[str, _Sums] = field(default_factory=dict)
+    _by_name: dict[str, _Sums] = field(default_factory=dict)
+    _names_may_be_types: bool = True
+    _worst: dict[str, list[tuple[float, int, dict[str, Any]]]] = field(
+        default_factory=lambda: {name: [] for name in ERRORS if name.startswith(("forces", "esp"))}
+    )
+    _molecules: int = 0
 
     def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str]) -> None:
         """Add the molecules of a batch of the host.
@@ -47,49 +81,53 @@ class MoleculeErrors:
             rows: (n,) rows of the molecules in the split's input files.
             names: n names, perhaps empty.
         """
-        n = len(rows)
-        atoms = (np.asarray(batch.atomic_numbers) > 0)[:n]
-        with_forces = np.asarray(known_targets(batch).forces)[:n].any(axis=1)
-        points = np.asarray(batch.esp_mask)[:n]
-        forces = np.abs(prediction.forces - batch.forces)[:n].mean(axis=-1)
-        forces = np.where(atoms, forces, 0.0).sum(axis=1) / atoms.sum(axis=1)
-        squares = np.square(prediction.esp - batch.esp)[:n]
-        count = points.sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            esp = np.sqrt(np.where(points, squares, 0.0).sum(axis=1) / count)
-        debye = 1.0 / DEBYE_IN_E_ANGSTROM
-        columns = (
-            (prediction.energy - batch.energy)[:n],
-            np.where(with_forces, forces, np.nan),
-            np.linalg.norm(prediction.dipole - batch.dipole, axis=-1)[:n] * debye,
-            np.linalg.norm(prediction.dipole_dcm - batch.dipole, axis=-1)[:n] * debye,
-            esp * HARTREE_IN_KCAL_PER_MOL,
-        )
-        self.errors.append(np.stack(columns, axis=1).astype(np.float64))
-        self.rows.extend(rows.tolist())
-        self.names.extend(names)
-        for i in range(n):
-            self.formulas.append(formula(np.asarray(batch.atomic_numbers)[i][atoms[i]]))
+        atoms = np.asarray(batch.atomic_numbers) > 0
+        for i, errors in enumerate(_errors(batch, prediction, len(rows))):
+            kind = formula(np.asarray(batch.atomic_numbers)[i][atoms[i]])
+            self._by_formula.setdefault(kind, _Sums()).add(errors)
+            if self._names_may_be_types:
+                self._by_name.setdefault(names[i], _Sums()).add(errors)
+                if not names[i] or len(self._by_name) > _MOST_NAMED_TYPES:
+                    self._names_may_be_types = False
+                    self._by_name.clear()
+            values = dict(zip(ERRORS, map(_number, errors), strict=True))
+            entry = {"row": int(rows[i]), "name": names[i], "formula": kind, **values}
+            for name, worst in self._worst.items():
+                value = values[name]
+                if value is not None:
+                    # Of equal ones, the first in the split.
+                    bisect.insort(worst, (-value, self._molecules, entry), key=lambda one: one[:2])
+                    del worst[WORST:]
+            self._molecules += 1
 
     def as_record(self) -> dict[str, Any]:
         """Return means by type of molecule, and the worst molecules by ESP and by forces, for the JSON file."""
-        errors = np.concatenate(self.errors)
-        types = np.array(molecule_types(self.names, self.formulas))
-        by_type = {
-            str(kind): {"molecules": int(mine.sum()), **_means(errors[mine])}
-            for kind in np.unique(types)
-            for mine in [types == kind]
-        }
-        worst = {}
-        for column, name in enumerate(ERRORS):
-            if name.startswith(("forces", "esp")):
-                order = np.argsort(-errors[:, column], kind="stable")[:WORST]  # NaN comes last
-                worst[name] = [self._entry(int(i), errors[i]) for i in order if np.isfinite(errors[i, column])]
-        return {"by_type": by_type, "worst": worst}
+        named = self._names_may_be_types and _name_types(len(self._by_name), self._molecules)
+        types = self._by_name if named else self._by_formula
+        by_type = {kind: {"molecules": sums.molecules, **sums.means()} for kind, sums in sorted(types.items())}
+        return {"by_type": by_type, "worst": {name: [one[2] for one in worst] for name, worst in self._worst.items()}}
 
-    def _entry(self, i: int, errors: np.ndarray) -> dict[str, Any]:
-        values = {name: _number(value) for name, value in zip(ERRORS, errors, strict=True)}
-        return {"row": self.rows[i], "name": self.names[i], "formula": self.formulas[i], **values}
+
+def _errors(batch: Batch, prediction: Prediction, n: int) -> np.ndarray:
+    """Return the errors (n, 5) of a batch's molecules, in float64."""
+    atoms = (np.asarray(batch.atomic_numbers) > 0)[:n]
+    with_forces = np.asarray(known_targets(batch).forces)[:n].any(axis=1)
+    points = np.asarray(batch.esp_mask)[:n]
+    forces = np.abs(prediction.forces - batch.forces)[:n].mean(axis=-1)
+    forces = np.where(atoms, forces, 0.0).sum(axis=1) / atoms.sum(axis=1)
+    squares = np.square(prediction.esp - batch.esp)[:n]
+    count = points.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        esp = np.sqrt(np.where(points, squares, 0.0).sum(axis=1) / count)
+    debye = 1.0 / DEBYE_IN_E_ANGSTROM
+    columns = (
+        (prediction.energy - batch.energy)[:n],
+        np.where(with_forces, forces, np.nan),
+        np.linalg.norm(prediction.dipole - batch.dipole, axis=-1)[:n] * debye,
+        np.linalg.norm(prediction.dipole_dcm - batch.dipole, axis=-1)[:n] * debye,
+        esp * HARTREE_IN_KCAL_PER_MOL,
+    )
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def formula(atomic_numbers: np.ndarray) -> str:
@@ -99,8 +137,11 @@ def formula(atomic_numbers: np.ndarray) -> str:
 
 def molecule_types(names: list[str], formulas: list[str]) -> list[str]:
     """Return the molecules' names if they name types, otherwise formulas: names that all differ name no types."""
-    named = all(names) and len(set(names)) <= len(names) / 2
-    return names if named else formulas
+    return names if all(names) and _name_types(len(set(names)), len(names)) else formulas
+
+
+def _name_types(distinct: int, molecules: int) -> bool:
+    return distinct <= min(molecules / 2, _MOST_NAMED_TYPES)
 
 
 def describe_molecules(record: dict[str, Any]) -> str:
@@ -134,21 +175,6 @@ def _cells(entry: dict[str, Any]) -> str:
     forces, esp = entry["forces_mae_ev_per_angstrom"], entry["esp_rmse_kcal_per_mol_e"]
     force = "-" if forces is None else f"{forces * 1000:.4g}"
     return f"{force:>11}{'-' if esp is None else f'{esp:.3g}':>18}"
-
-
-def _means(errors: np.ndarray) -> dict[str, float | None]:
-    """Return mean absolute errors over the molecules that have a reference; for the ESP the root mean square."""
-    means: dict[str, float | None] = {}
-    for column, name in enumerate(ERRORS):
-        known = errors[:, column][np.isfinite(errors[:, column])]
-        if not len(known):
-            mean = None
-        elif name.startswith("esp"):
-            mean = float(np.sqrt(np.square(known).mean()))
-        else:
-            mean = float(np.abs(known).mean())
-        means[name.replace("_error_", "_mae_")] = mean
-    return means
 
 
 def _number(value: float) -> float | None:

@@ -51,7 +51,7 @@ def evaluate_split(
         loader: of the split.
         quiet: no progress bar.
         between: called after each batch; may raise.
-        targets: collects references and predictions; all devices must then belong to this process.
+        targets: collects what tables, pictures and files need; all devices must then belong to this process.
     """
     devices = steps.devices
     sums = devices.place(zero_sums())

@@ -32,7 +32,7 @@ def draw_all(folder: RunFolder, targets: Targets, split: str, metrics: dict[str,
 def draw_scatter(targets: Targets, split: str, metrics: dict[str, float]) -> Figure:
     """Draw prediction against reference for every target, and each atom's DCMNet charges against PhysNet's.
 
-    Of the grid points some are drawn; the errors are those of the table, over all of them.
+    Of many values some are drawn; the errors are those of the table, over all of them.
     """
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(2, 3).ravel()

@@ -25,22 +25,48 @@ class MoleculeEsp:
     dcm_sites: np.ndarray  # (N, n_dcm, 3) Å
 
 
+_MOST_PAIRS = 200_000
+"""Of one target, in pictures."""
+
+
+class _Pairs:
+    """References and predictions of a target, of which at most a number is kept: every second, every fourth, ..."""
+
+    def __init__(self) -> None:
+        self._every, self._seen, self._count = 1, 0, 0
+        self._parts: list[np.ndarray] = []
+
+    def add(self, reference: np.ndarray, predicted: np.ndarray) -> None:
+        """Append values of any shape."""
+        pairs = np.stack([np.ravel(reference), np.ravel(predicted)])
+        kept = pairs[:, -self._seen % self._every :: self._every]
+        self._seen += pairs.shape[1]
+        self._parts.append(kept.copy())
+        self._count += kept.shape[1]
+        while self._count > _MOST_PAIRS:
+            self._parts = [np.concatenate(self._parts, axis=1)[:, ::2]]
+            self._every, self._count = 2 * self._every, self._parts[0].shape[1]
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the references and predictions that were kept."""
+        reference, predicted = np.concatenate(self._parts, axis=1)
+        return reference, predicted
+
+
 @dataclass
 class Targets:
-    """References and predictions of a split's known entries, flat, as lists of arrays under a target's name."""
+    """What an evaluation collects of its molecules; of references and predictions a part, for pictures."""
 
-    reference: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
     molecules: list[MoleculeEsp] = field(default_factory=list)
     region_errors: RegionErrors = field(default_factory=RegionErrors)
     molecule_errors: MoleculeErrors = field(default_factory=MoleculeErrors)
     file: PredictionFile | None = None
+    _pairs: dict[str, _Pairs] = field(default_factory=dict)
 
     def add(self, name: str, reference: np.ndarray, predicted: np.ndarray) -> None:
-        """Append values of a target."""
-        self.reference.setdefault(name, []).append(np.ravel(reference))
-        self.predicted.setdefault(name, []).append(np.ravel(predicted))
+        """Append known values of a target."""
+        self._pairs.setdefault(name, _Pairs()).add(reference, predicted)
 
     def arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return all references and predictions of a target, perhaps none."""
-        return np.concatenate(self.reference[name]), np.concatenate(self.predicted[name])
+        """Return references and predictions of a target, evenly chosen from all if they are many; perhaps none."""
+        return self._pairs[name].arrays()
