@@ -27,7 +27,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_device(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run(cache, tmp_path_factory.mktemp("one"), "one", epochs=3, host_devices=1)
+    run = Run(cache, tmp_path_factory.mktemp("one"), "one", epochs=3, host_devices=1, optimized=True)
     assert "1 cpu device(s)" in run.finish()
     return run
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.plain_dcmnet import PlainDCMNet
-from train.model.dcmnet import DCMNet, DistributedCharges
-from train.model.equivariant import MessagePass, TensorDense, couple, coupling_terms
+from train.model.dcmnet import DCMNet, DistributedCharges, reciprocal_bernstein
+from train.model.equivariant import MessagePass, TensorDense, couple, coupling_terms, spherical_harmonics
 from train.model.graph import Edges
 
 Array = jax.Array
@@ -62,6 +62,38 @@ def test_tensor_product_is_that_of_e3x(first: int, second: int, result: int) -> 
     expected = layer.apply(params, as_e3x(x), as_e3x(y))
     ours = couple(x, y, params["params"]["kernel"], result)
     np.testing.assert_allclose(as_e3x(ours), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("degree", range(5))
+def test_harmonics_are_those_of_e3x(degree: int) -> None:
+    """Of directions along the axes too, and of atoms at the same place, with their derivatives."""
+    rng = np.random.default_rng(degree)
+    vectors = jnp.asarray(np.concatenate([rng.normal(size=(20, 3)), 3.0 * np.eye(3), -np.eye(3), np.zeros((1, 3))]))
+    weights = jnp.asarray(rng.normal(size=(27, (degree + 1) ** 2)))
+
+    def ours(vectors: Array) -> Array:
+        return jnp.concatenate(spherical_harmonics(vectors, degree), axis=-1)
+
+    def theirs(vectors: Array) -> Array:
+        return e3x.so3.spherical_harmonics(vectors, degree)
+
+    np.testing.assert_allclose(ours(vectors), theirs(vectors), atol=1e-6)
+    slopes = [jax.grad(lambda v, f=f: (weights * f(v)).sum())(vectors) for f in (ours, theirs)]
+    np.testing.assert_allclose(*slopes, atol=2e-5)
+
+
+@pytest.mark.parametrize("num", [1, 2, 16, 40])
+def test_radial_functions_are_those_of_e3x(num: int) -> None:
+    distances = jnp.asarray([0.0, 1e-9, 0.3, 1.0, 2.5, 9.99, 20.0, 1e3], jnp.float32)
+    expected = e3x.nn.reciprocal_bernstein(distances, num)
+    np.testing.assert_allclose(reciprocal_bernstein(distances, num), expected, rtol=3e-5, atol=2e-7 * num)
+    np.testing.assert_allclose(reciprocal_bernstein(distances, num).sum(axis=-1), 1.0, rtol=3e-5)
+    with jax.enable_x64(True):
+        one = jnp.asarray([0.8])
+        ahead, behind = (reciprocal_bernstein(one + step, num) for step in (1e-6, -1e-6))
+        slope = jax.jacfwd(lambda r: reciprocal_bernstein(r, num))(one)[0, :, 0]
+        np.testing.assert_allclose(slope, (ahead - behind)[0] / 2e-6, atol=1e-8)
+    assert np.isfinite(jax.grad(lambda r: reciprocal_bernstein(r, num).sum())(distances)).all()
 
 
 def test_couplings_are_few() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import e3x
@@ -11,7 +12,15 @@ import numpy as np
 from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
-from train.model.equivariant import Components, DegreeDense, MessagePass, TensorDense, add, gated_silu
+from train.model.equivariant import (
+    Components,
+    DegreeDense,
+    MessagePass,
+    TensorDense,
+    add,
+    gated_silu,
+    spherical_harmonics,
+)
 from train.model.graph import Edges
 
 Array = jax.Array
@@ -68,6 +77,26 @@ def _initial_couplings(key: Array, shape: tuple[int, ...], dtype: Any = jnp.floa
 def _line(n_dcm: int) -> np.ndarray:
     """Return the initial places of an atom's charges on a line; a single one is not at its middle."""
     return np.linspace(1.0, -1.0, n_dcm)
+
+
+def reciprocal_bernstein(distances: Array, num: int) -> Array:
+    """Return C(K-1, k) y^k (1-y)^(K-1-k) of y = r / (1 + r), r in Å: e3x.nn.reciprocal_bernstein.
+
+    e3x computes the coefficients with JAX while a model is traced, which compiles some seventy small programs in every
+    cold start.
+
+    Args:
+        distances: (P,) in Å.
+        num: number of functions K.
+
+    Returns:
+        (P, K).
+    """
+    last, k = num - 1, np.arange(num)
+    coefficients = np.log([float(math.comb(last, i)) for i in k]).astype(distances.dtype)
+    # No logarithm of zero where two atoms are at the same place.
+    safe = jnp.maximum(distances, jnp.finfo(distances.dtype).eps)[:, None]
+    return jnp.exp(coefficients + k.astype(distances.dtype) * jnp.log(safe) - last * jnp.log1p(safe))
 
 
 class DCMNet(nn.Module):
@@ -128,11 +157,9 @@ class DCMNet(nn.Module):
     def _features(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> Components:
         """Return the features after message passing: (max_degree+1)² components of (N, features)."""
         distances = e3x.ops.norm(edges.displacements, axis=-1)
-        radial = e3x.nn.reciprocal_bernstein(distances, self.basis)
-        radial = radial * e3x.nn.smooth_cutoff(distances, cutoff=self.cutoff)[:, None]
-        harmonics = jnp.split(
-            e3x.so3.spherical_harmonics(edges.displacements, self.max_degree), (self.max_degree + 1) ** 2, axis=-1
-        )
+        cutoff = e3x.nn.smooth_cutoff(distances, cutoff=self.cutoff)
+        radial = reciprocal_bernstein(distances, self.basis) * cutoff[:, None]
+        harmonics = spherical_harmonics(edges.displacements, self.max_degree)
         half = nn.initializers.normal(0.5)
         embed = e3x.nn.Embed(MAX_ATOMIC_NUMBER + 1, self.features, embedding_init=half, name="embedding")
         embedded = embed(atomic_numbers)

@@ -35,12 +35,22 @@ Term = tuple[int, int, float]
 Initializer = Callable[..., Any]
 """An initialiser of flax: (key, shape, dtype) -> array."""
 
+_USUAL_DEGREE = 4
+"""Largest that a model has."""
+
 Rotations = dict[Path, dict[int, dict[int, Array]]]
 
 
 def max_degree_of(components: Components) -> int:
     """Return L from the number of components."""
     return math.isqrt(len(components)) - 1
+
+
+@functools.cache
+def _coefficients(degree: int) -> np.ndarray:
+    """Return e3x's Clebsch-Gordan coefficients of all degrees up to this one; computing them, JAX compiles."""
+    with jax.ensure_compile_time_eval():
+        return np.asarray(e3x.so3.clebsch_gordan(degree, degree, degree))
 
 
 @functools.cache
@@ -55,14 +65,34 @@ def coupling_terms(first: int, second: int, result: int) -> dict[Path, dict[int,
     Returns:
         for each path (l1, l2, l3) with l1 + l2 + l3 even, for each component of degree l3, its terms.
     """
-    with jax.ensure_compile_time_eval():
-        coefficients = np.asarray(e3x.so3.clebsch_gordan(first, second, result))
+    coefficients = _coefficients(max(first, second, result, _USUAL_DEGREE))
+    coefficients = coefficients[: (first + 1) ** 2, : (second + 1) ** 2, : (result + 1) ** 2]
     paths: dict[Path, dict[int, list[Term]]] = {}
     for i, j, k in np.argwhere(np.abs(coefficients) > 1e-9).tolist():
         path = (math.isqrt(i), math.isqrt(j), math.isqrt(k))
         if sum(path) % 2 == 0:
             paths.setdefault(path, {}).setdefault(k, []).append((i, j, float(coefficients[i, j, k])))
     return paths
+
+
+def spherical_harmonics(vectors: Array, max_degree: int) -> Components:
+    """Return real spherical harmonics of directions (P, 3), (P, 1) each: e3x.so3.spherical_harmonics.
+
+    Each degree from the one below: coupled with the direction itself, to a value of 1 on the z axis. e3x computes its
+    coefficients with JAX while a model is traced, which compiles some fifty small programs in every cold start.
+    """
+    unit = jnp.split(e3x.ops.normalize(vectors, axis=-1), 3, axis=-1)
+    harmonics: Components = [jnp.ones_like(unit[0]), *unit][: (max_degree + 1) ** 2]
+    for degree in range(2, max_degree + 1):
+        components = coupling_terms(1, degree - 1, degree)[1, degree - 1, degree]
+        # On the z axis only the last component of each degree is not zero.
+        on_axis = sum(value for i, j, value in components[(degree + 1) ** 2 - 1] if (i, j) == (3, degree**2 - 1))
+        for k in range(degree**2, (degree + 1) ** 2):
+            terms = [value / on_axis * unit[i - 1] * harmonics[j] for i, j, value in components[k]]
+            harmonics.append(sum(terms[1:], start=terms[0]))
+    # Computed once: the compiler would compute them again in each product (4 % of a step of 132 edges, measured).
+    together = jax.lax.optimization_barrier(jnp.concatenate(harmonics, axis=-1))
+    return jnp.split(together, len(harmonics), axis=-1)
 
 
 def couple(first: Components, second: Components, kernel: Array, max_degree: int) -> Components:
