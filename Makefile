@@ -1,6 +1,8 @@
 # Everything runs from a fresh clone with Python 3.11 or later, make and git: `make train`, `make test`, `make help`.
 
 PYTHON ?= python3
+# Exact versions; those with jax 0.11, for Python 3.12 or later, are in constraints-jax-0.11.txt.
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -39,7 +41,7 @@ RUN_FLAG = --run $(call quoted,$(or $(RUN),runs/$(or $(NAME),joint)))
 SPLIT_FLAG = --split $(call quoted,$(or $(SPLIT),test))
 
 .DEFAULT_GOAL := help
-.PHONY: help install reference-data preprocess check-data train evaluate predict report test test-slow lint bench clean clean-cache
+.PHONY: help install reference-data preprocess check-data train evaluate predict report test test-slow lint bench bench-gpu clean clean-cache
 
 help:  ## This list
 	@echo "Targets:"
@@ -59,15 +61,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[dev]"
 	@touch $@
 
 $(VENV)/.installed-reference: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[reference]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[reference]"
 	@touch $@
 
 install: $(VENV)/.installed  ## Create .venv and install what training needs
@@ -94,7 +96,7 @@ predict: $(VENV)/.installed  ## Energies, forces, dipoles, charges of the molecu
 report: $(VENV)/.installed  ## One HTML page on a trained run: data, curves, errors, ESP in 3D; and pictures
 	@$(BIN)/python -m train.report $(RUN_FLAG) $(SPLIT_FLAG) $(ARGS)
 
-test: $(VENV)/.installed-dev  ## The tests (11 minutes on two cores, less once programs are kept)
+test: $(VENV)/.installed-dev  ## The tests (7 minutes on two cores, less once programs are kept)
 	$(BIN)/python -m pytest -q -n logical --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed-dev  ## The long checks as well
@@ -108,6 +110,9 @@ lint: $(VENV)/.installed-dev  ## ruff, mypy, and the import contracts
 
 bench: preprocess  ## Batched training against batch size 1 with Python edge loops
 	$(BIN)/python -m tests.benchmarks.throughput $(ARGS)
+
+bench-gpu: $(VENV)/.installed-dev  ## What training does on the accelerator here: numbers, speed, floors; six minutes
+	$(BIN)/python -m tests.benchmarks.gpu $(ARGS)
 
 clean-cache: $(VENV)/.installed  ## Remove shards that the latest preprocessing does not need, with their sizes
 	@$(BIN)/python -m preprocess.clean_cache $(CACHE_FLAG) $(ARGS)

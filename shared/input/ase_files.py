@@ -100,7 +100,8 @@ def database_metadata(name: str) -> dict[str, Any]:
     if format_of(path) not in ("db", "json"):
         return {}
     try:
-        return dict(_connect(path).metadata)
+        with _connect(path) as database:
+            return dict(database.metadata)
     except _UNREADABLE as error:
         require_readable(path)
         raise UserError(f"{path}: {_reason(error)}") from error
@@ -172,17 +173,18 @@ def _extended_xyz(path: Path, index: slice) -> Iterator[ase.Atoms]:
 
 
 def _database(path: Path, kind: str) -> Iterator[ase.Atoms]:
-    database = _connect(path)
-    if kind == "json":
-        yield from (_of_row(row) for row in database.select())
-        return
-    last = 0
-    while True:
-        rows = list(database.select(f"id>{last}", sort="id", limit=_ROWS_AT_ONCE))
-        yield from map(_of_row, rows)
-        if len(rows) < _ROWS_AT_ONCE:
+    # Otherwise ASE opens a file of SQLite once more for every row, and closes none.
+    with _connect(path) as database:
+        if kind == "json":
+            yield from (_of_row(row) for row in database.select())
             return
-        last = rows[-1].id
+        last = 0
+        while True:
+            rows = list(database.select(f"id>{last}", sort="id", limit=_ROWS_AT_ONCE))
+            yield from map(_of_row, rows)
+            if len(rows) < _ROWS_AT_ONCE:
+                return
+            last = rows[-1].id
 
 
 def _connect(path: Path) -> Any:

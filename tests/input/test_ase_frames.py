@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +311,7 @@ def test_files_that_are_not_what_they_seem_are_one_line(tmp_path: Path) -> None:
 def test_nothing_is_unpickled_or_written_into(tmp_path: Path) -> None:
     (tmp_path / "old.traj").write_bytes(b"PickleTrajectory cos\nsystem\n(S'false'\ntR.")
     assert "pickle" in refused(tmp_path / "old.traj")
-    with sqlite3.connect(tmp_path / "other.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "other.db")) as connection, connection:
         connection.execute("CREATE TABLE mine (a INTEGER)")
     before = (tmp_path / "other.db").read_bytes()
     assert "not one of ASE's" in refused(tmp_path / "other.db")

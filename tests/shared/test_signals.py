@@ -77,7 +77,8 @@ globals()[sys.argv[1]]()
 
 
 def start(how: str, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM, how, *more]
+    # Newer Pythons warn of forks beside threads.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM, how, *more]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections import namedtuple
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -210,6 +211,8 @@ class Checkpoints:
         try:
             read = self._manager.restore(step, args=items)["state"]
         except Exception as error:
+            # Orbax leaves its other reads to the garbage collector, which would say so whenever that comes.
+            warnings.filterwarnings("ignore", r"coroutine '.*' was never awaited", RuntimeWarning)
             raise _DamagedError(_first_line(error)) from error
         if progress.pop("checksum", None) != _checksum(read, progress):
             raise _DamagedError("it has another checksum")

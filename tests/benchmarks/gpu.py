@@ -1,0 +1,360 @@
+"""``make bench-gpu``: what this project does on the accelerator here, in some minutes and without a network.
+
+Right first: gradients against those of the processor, padding, a state that goes to the host and back, and what less
+precise matrix products change. Then speed, with three floors beside each time: of the launches (operations of a step
+times the time of an empty one), of the bytes (if none stays in a cache) and of the operations, by XLA's own counts over
+rates measured here. Then seconds to an accuracy, and a trained model in use. When its minutes are over it begins nothing
+more, and writes what it has.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from shared.log import log
+from tests import support
+from tests.benchmarks.arms import ours
+from tests.benchmarks.runs import table
+from tests.benchmarks.time_to_accuracy import AccuracyConfig, first_reached
+from train.config import TrainConfig
+from train.data.batch import Batch
+from train.data.dataset import open_cache
+from train.inference.predictor import Predictor
+from train.model.joint import build_model
+from train.run import loop
+from train.run.session import split_loader
+from train.step.compiled_steps import Steps
+from train.step.devices import Devices, all_devices, start_devices
+from train.step.metrics import zero_sums
+from train.step.start import start_jax
+
+
+@dataclass(frozen=True)
+class GpuConfig:
+    """What to measure."""
+
+    batch_sizes: tuple[int, ...] = (16, 64, 256, 1024, 4096)
+    """Batch sizes of both sets."""
+
+    streamed: int = 256
+    """Batch size of a further arm, whose data are streamed (0 = none)."""
+
+    molecules: int = 8000
+    """Molecules of each set, repeated from the carried sample with displaced atoms; a round trains on all of them."""
+
+    rounds: int = 3
+    """Timed rounds of each arm; the median counts."""
+
+    esp: float = 0.1
+    """ESP RMSE on CO2 (kcal/mol/e) that is trained to."""
+
+    epochs: int = 60
+    """Most epochs of that training."""
+
+    minutes: float = 6.0
+    """After these no further part begins."""
+
+    output: str = "bench-gpu"
+    """Stem of a JSON file and a picture."""
+
+
+Record = dict[str, Any]
+
+
+def write_set(folder: Path, kind: str, molecules: int) -> Path:
+    """Preprocess so many molecules of the carried sample; of repeated ones the atoms are displaced. For speed alone."""
+    rng, settings = np.random.default_rng(0), {}
+    for split, count in (("train", molecules), ("valid", 64), ("test", 64)):
+        size = 240 if kind == "co2" else 300
+        efd, esp = support.read_sample(kind, "train", np.arange(count) % size)
+        efd["R"] = esp["R"] = efd["R"] + rng.normal(scale=1e-3, size=efd["R"].shape)
+        pair = support.write_pair(folder / kind, split, efd, esp)
+        settings |= {f"{split}_{name}": (str(path),) for name, path in zip(("efd", "esp"), pair, strict=True)}
+    support.run_preprocess(settings, folder / f"{kind}-cache", min_bucket_size=128)
+    return folder / f"{kind}-cache"
+
+
+def first_batch(config: TrainConfig, devices: Devices) -> Batch:
+    """The first batch of the largest bucket of the training split, on the host."""
+    cache = open_cache(Path(config.cache_dir), config.physnet_cutoff, config.dcmnet_cutoff)
+    loader = split_loader(cache, "train", config, devices)
+    loader.buckets = [max(loader.buckets, key=len)]
+    return loader.read(loader.plan(0)[0])
+
+
+def check_numbers(config: TrainConfig) -> Record:
+    """Compare with the processor, with padding, through the host, and in less precise products."""
+    devices = all_devices()
+    batch = first_batch(config, devices)
+    steps = Steps(config, 10, devices)
+    state = steps.create_state(0)
+    vector = np.asarray(state.params)
+    placed = devices.place_batch(batch, config.batch_size)
+    gradient = np.asarray(steps.gradient(devices.place(vector), placed)[0])
+    found: Record = {}
+
+    processor = jax.local_devices(backend="cpu")[0]
+    model = build_model(config)
+    with jax.default_device(processor):
+        params = jax.tree.map(jnp.asarray, steps.parameters.to_host(vector))
+        expected = jax.jit(model.apply)(params, jax.tree.map(jnp.asarray, batch))
+        own = Steps(replace(config, chunk_size=0), 10, Devices(jax.sharding.Mesh(np.array([processor]), ("data",))))
+        slope = np.asarray(
+            own.gradient(own.devices.place(vector), own.devices.place_batch(batch, len(batch.energy)))[0]
+        )
+    found["gradient beside the processor's, relative"] = _relative(gradient, slope)
+
+    def predict(precision: str, given: Batch) -> Any:
+        with jax.default_matmul_precision(precision):
+            return jax.device_get(jax.jit(model.apply)(jax.device_put(params, jax.devices()[0]), given))
+
+    for precision in ("float32", "tensorfloat32", "bfloat16"):
+        prediction = predict(precision, batch)
+        found[f"forces in {precision} beside the processor's, meV/Å"] = _mean(prediction.forces, expected.forces, 1e3)
+        found[f"ESP in {precision}, kcal/mol/e"] = _mean(prediction.esp, expected.esp, 627.509)
+    wider = Batch(*(np.concatenate([array, np.zeros_like(array[:3])]) for array in batch))
+    padded = predict("float32", wider)
+    found["forces with padding, meV/Å"] = _mean(
+        padded.forces[: len(batch.energy)], predict("float32", batch).forces, 1e3
+    )
+
+    def two_steps(between: Callable[[Any], Any]) -> np.ndarray:
+        state, sums = steps.create_state(0), devices.place(zero_sums())
+        state, sums, _ = steps.train(state, sums, devices.place_batch(batch, config.batch_size))
+        state, sums, _ = steps.train(between(state), sums, devices.place_batch(batch, config.batch_size))
+        return np.asarray(state.params)
+
+    through = two_steps(lambda state: devices.place(jax.device_get(state)))
+    found["steps through the host, bits that differ"] = int((through != two_steps(lambda state: state)).sum())
+    return found
+
+
+def _relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def _mean(found: Any, expected: Any, factor: float) -> float:
+    return float(np.abs(np.asarray(found) - np.asarray(expected)).mean() * factor)
+
+
+def rates_here() -> Record:
+    """Rates of this device: matrix products, copies, and launches of operations that do nothing else."""
+    size = 4096 if jax.default_backend() != "cpu" else 1024
+    square = jax.random.normal(jax.random.key(0), (size, size))
+    long = jnp.zeros(1 << (28 if jax.default_backend() != "cpu" else 24))
+    # Each sorts a few numbers: nothing that the compiler could join with its neighbours.
+    launches = jax.jit(lambda x: jax.lax.fori_loop(0, 1000, lambda _, x: jnp.sort(x) * 1.0001, x))
+    seconds = {
+        "product": _seconds(jax.jit(lambda x: x @ x), square),
+        "copy": _seconds(jax.jit(lambda x: x + 1.0), long),
+        "launch": _seconds(launches, jnp.arange(8.0)) / 1000,
+    }
+    return {
+        "gflop_per_second": 2 * size**3 / seconds["product"] / 1e9,
+        "gb_per_second": 2 * long.nbytes / seconds["copy"] / 1e9,
+        "microseconds_per_launch": 1e6 * seconds["launch"],
+    }
+
+
+def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure_arm(label: str, config: TrainConfig, bench: GpuConfig, rates: Record) -> Record:
+    """Train some rounds at one batch size, and say what would bound it."""
+    compiled: list[Any] = []
+    compile_one = Steps._compile
+
+    def keep(steps: Steps, name: str, traced: Any) -> Any:
+        executable = compile_one(steps, name, traced)
+        if name.startswith("train"):
+            compiled.append(executable)
+        return executable
+
+    Steps._compile = keep  # type: ignore[method-assign]
+    try:
+        prepared, one_round = ours(config, bench.molecules)
+    finally:
+        Steps._compile = compile_one  # type: ignore[method-assign]
+    one_round()
+    times = [figures["seconds"] / figures["molecules"] for figures in (one_round() for _ in range(bench.rounds))]
+    operations = statistics.mean(count_operations(executable.as_text()) for executable in compiled)
+    bytes_read = statistics.mean(executable.cost_analysis().get("bytes accessed", 0.0) for executable in compiled)
+    seconds = statistics.median(times)
+    return {
+        "arm": label,
+        "batch_size": config.batch_size,
+        "seconds_per_8000": 8000 * seconds,
+        "molecules_per_second": 1.0 / seconds,
+        "seconds_to_compile": prepared["compile_seconds"],
+        "operations_per_step": operations,
+        "floor_launches_s": 8000 / config.batch_size * operations * rates["microseconds_per_launch"] * 1e-6,
+        "floor_bytes_s": 8000 / config.batch_size * bytes_read / rates["gb_per_second"] / 1e9,
+        "floor_flops_s": 8000 * prepared["flops"] / rates["gflop_per_second"] / 1e9,
+        "peak_mib": _peak_mib(),
+    }
+
+
+def count_operations(compiled: str) -> int:
+    """Return how many operations of a compiled program do work of their own: fusions, products, calls, sorts."""
+    working = r"= \S+ (fusion|dot|custom-call|sort|scatter|reduce|all-reduce|copy|convolution|reduce-window)\("
+    inside = re.sub(r"(?m)^%?fused_computation[^{]*\{.*?^\}", "", compiled, flags=re.DOTALL)
+    return len(re.findall(working, inside))
+
+
+def _peak_mib() -> float | None:
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use", 0) / 2**20 or None
+
+
+def train_to(config: GpuConfig, folder: Path) -> Record:
+    """Train the carried CO2 until its ESP is good enough; ``folder/runs/joint`` is used afterwards."""
+    settings: Record = {}
+    for split in ("train", "valid", "test"):
+        for name in ("efd", "esp"):
+            settings[f"{split}_{name}"] = (str(support.SAMPLE / f"co2-{name}-{split}.npz"),)
+    support.run_preprocess(settings, folder / "sample")
+    training = TrainConfig(
+        cache_dir=str(folder / "sample"),
+        runs_dir=str(folder / "runs"),
+        epochs=config.epochs,
+        limits="off",
+        plot_results=False,
+    )
+    start = time.perf_counter()
+    run = loop.train(training)
+    whole = time.perf_counter() - start
+    reached = first_reached(run / "metrics.jsonl", AccuracyConfig(esp=config.esp, forces=float("inf")))
+    return {
+        "epochs": config.epochs,
+        "seconds_with_compiling": whole,
+        "epoch_reached": reached[0] if reached else None,
+        "seconds_of_training_until_reached": reached[1] if reached else None,
+    }
+
+
+def use(run: Path) -> Record:
+    """Rates of the trained model: energies and forces in batches, and one by one."""
+    predictor = Predictor(run)
+    efd, _ = support.read_sample("co2", "test", np.arange(1))
+    import ase
+
+    images = [ase.Atoms(efd["Z"][0][: efd["N"][0]], efd["R"][0][: efd["N"][0]]) for _ in range(4096)]
+    rng = np.random.default_rng(0)
+    for image in images:
+        image.positions += 0.005 * rng.normal(size=image.positions.shape)
+    together = _seconds(lambda: predictor.predict(images))
+    one_by_one = _seconds(lambda: [predictor.predict([image]) for image in images[:32]])
+    return {"in_batches_per_second": len(images) / together, "one_by_one_per_second": 32 / one_by_one}
+
+
+def parts(config: GpuConfig, folder: Path, record: Record) -> Iterator[str]:
+    """Measure one part after another, into ``record``, and yield what to print of each."""
+    co2 = write_set(folder, "co2", config.molecules)
+    numbers = TrainConfig(cache_dir=str(co2), batch_size=16, host_devices=1)
+    record["numbers"] = check_numbers(numbers)
+    yield "\n".join(f"  {name:<52}{value:>12.3g}" for name, value in record["numbers"].items())
+    record["rates"] = rates = rates_here()
+    yield "  " + ", ".join(f"{name} {value:.3g}" for name, value in rates.items())
+    record["arms"] = []
+    titles = [
+        "arm",
+        "s / 8,000",
+        "molecules/s",
+        "compile, s",
+        "operations",
+        "floor: launches, s",
+        "bytes, s",
+        "flops, s",
+    ]
+    yield "\n".join(table(titles, []).splitlines())
+    record["time_to_accuracy"] = None
+    for kind in ("co2", "mixed"):
+        cache = co2 if kind == "co2" else write_set(folder, kind, config.molecules)
+        arms = [(size, "auto") for size in config.batch_sizes]
+        arms += [(config.streamed, "stream")] if config.streamed and kind == "co2" else []
+        for size, placement in arms:
+            label = f"{kind}, {size}" + (", streamed" if placement == "stream" else "")
+            settings = TrainConfig(cache_dir=str(cache), batch_size=size, data_placement=placement)  # type: ignore[arg-type]
+            arm = measure_arm(label, settings, config, rates)
+            record["arms"].append(arm)
+            figures = [value for name, value in arm.items() if name not in ("arm", "batch_size", "peak_mib")]
+            yield "| " + " | ".join([label, *(f"{value:,.3g}" for value in figures)]) + " |"
+        if kind == "co2":
+            record["time_to_accuracy"] = train_to(config, folder)
+            yield f"  {record['time_to_accuracy']}"
+            record["use"] = use(folder / "runs" / "joint")
+            yield f"  {record['use']}"
+
+
+def draw(record: Record, path: Path) -> None:
+    """Draw molecules per second against the batch size, and what the floors would allow."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    for axes, kind in zip(panels, ("co2", "mixed"), strict=True):
+        arms = [arm for arm in record["arms"] if arm["arm"].startswith(kind) and "streamed" not in arm["arm"]]
+        sizes = [arm["batch_size"] for arm in arms]
+        axes.plot(sizes, [arm["molecules_per_second"] for arm in arms], "o-", label="measured")
+        for name, said in (("launches", "launches"), ("bytes", "bytes, none cached"), ("flops", "operations")):
+            axes.plot(sizes, [8000 / arm[f"floor_{name}_s"] for arm in arms], "--", label=f"bound by {said}")
+        axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="molecules per second", title=kind)
+        axes.grid(alpha=0.3, which="both")
+    panels[0].legend()
+    figure.suptitle(record["device"], fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measure, print, and write."""
+    config = tyro.cli(GpuConfig, description=__doc__)
+    log.setLevel(logging.WARNING)
+    start_jax(find_devices=False)
+    start_devices(TrainConfig())
+    device = jax.devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit", 0) / 2**30
+    memory = f", {limit:.0f} GiB" if limit else ""
+    record: Record = {
+        "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform}{memory}), jax {jax.__version__}"
+    }
+    print(record["device"], flush=True)
+    end = time.monotonic() + 60.0 * config.minutes
+    with tempfile.TemporaryDirectory() as folder:
+        for said in parts(config, Path(folder), record):
+            print(said, flush=True)
+            if time.monotonic() > end:
+                print(f"the {config.minutes:g} minutes are over; what is missing was not begun")
+                break
+    Path(config.output).with_suffix(".json").write_text(
+        json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
+    if record.get("arms"):
+        draw(record, Path(config.output).with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
