@@ -45,15 +45,27 @@ MAY_DIFFER = ("XLA_FLAGS",)
 
 
 def cases(world: World, rng: np.random.Generator, count: int) -> Iterator[Case]:
-    """First every switch, each with a plain training after it; then damage to files of the caches."""
-    for number, switch in enumerate(SWITCHES[:count]):
-        shown = " ".join(f"{name}={value}" if value is not None else f"no {name}" for name, value in switch.items())
-        yield Case(shown, partial(_switched, world, switch, number))
+    """In turn a switch, with a plain training after it, until none is left, and damage to a file of the caches."""
+    switches = rng.permutation(len(SWITCHES)).tolist()[: count // 2]
     xdg = world.folder / "xdg"
     kept = [path.relative_to(xdg) for path in files_below(xdg)]
-    for number, path in enumerate(drawn(rng, kept, max(0, count - len(SWITCHES)))):
-        seed = int(rng.integers(2**32))
-        yield Case(f"{path} (seed {seed})", partial(_damaged, world, path, seed, number))
+    damages = enumerate(drawn(rng, kept, count - len(switches)))
+    for number in switches:
+        yield _switch_case(world, number)
+        yield _damage_case(world, rng, *next(damages))
+    for i, path in damages:
+        yield _damage_case(world, rng, i, path)
+
+
+def _switch_case(world: World, number: int) -> Case:
+    switch = SWITCHES[number]
+    shown = " ".join(f"{name}={value}" if value is not None else f"no {name}" for name, value in switch.items())
+    return Case(shown, partial(_switched, world, switch, number))
+
+
+def _damage_case(world: World, rng: np.random.Generator, number: int, path: Path) -> Case:
+    seed = int(rng.integers(2**32))
+    return Case(f"{path} (seed {seed})", partial(_damaged, world, path, seed, number))
 
 
 def _switched(world: World, switch: dict[str, str | None], number: int) -> str:
