@@ -129,7 +129,7 @@ def test_a_step_waits_for_all_that_is_traced(tiny: tuple[Steps, list[str]], monk
         return trace(key, *more)
 
     monkeypatch.setattr(steps, "_trace", trace_slowly)
-    two, three = np.ones(2), np.ones(3)
+    two, three = np.ones(2, np.float32), np.ones(3, np.float32)
     steps._executable("gradient", (two, two), ())
     steps._executable("gradient", (three, three), ())
     assert begun.wait(60.0)
@@ -156,7 +156,7 @@ def test_new_shapes_wait_for_all_steps(tiny: tuple[Steps, list[str]]) -> None:
 
     with steps.dispatches.one(("train", (1,)), 1) as dispatch:
         dispatch.output = Output()
-    steps.gradient(np.ones(2), np.ones(2))
+    steps.gradient(np.ones(2, np.float32), np.ones(2, np.float32))
     assert events == ["called 1", "ended", "traced 2", "called 2"]
 
 
