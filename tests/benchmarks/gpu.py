@@ -3,8 +3,8 @@
 Right first: gradients against those of the processor, padding, a state that goes to the host and back, and what less
 precise matrix products change. Then speed, with three floors beside each time: of the launches (operations of a step
 times the time of an empty one), of the bytes (if none stays in a cache) and of the operations, by XLA's own counts over
-rates measured here. Then seconds to an accuracy, and a trained model in use. When its minutes are over it begins nothing
-more, and writes what it has.
+rates measured here. Then seconds to an accuracy, and a trained model in use. When its minutes are over, it begins
+nothing more, and writes what it has.
 """
 
 from __future__ import annotations
