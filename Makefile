@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # Exact versions; those with jax 0.11, for Python 3.12 or later, are in constraints-jax-0.11.txt.
 CONSTRAINTS ?= constraints.txt
-VENV := .venv
+VENV := .venv$(patsubst constraints%.txt,%,$(CONSTRAINTS))
 BIN := $(VENV)/bin
 
 # The user's files, or the carried sample. Naming TRAIN_EFD replaces all of the sample: no split is mixed with it.
@@ -57,7 +57,7 @@ help:  ## This list
 	@echo "  MOLECULES GEOMETRIES OUTPUT              of make reference-data: \"CO2 H2O\", extended XYZ files, folder"
 	@echo "  RUN SPLIT                                of make evaluate and report (default: runs/NAME and test)"
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)

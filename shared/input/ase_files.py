@@ -173,18 +173,18 @@ def _extended_xyz(path: Path, index: slice) -> Iterator[ase.Atoms]:
 
 
 def _database(path: Path, kind: str) -> Iterator[ase.Atoms]:
-    # Otherwise ASE opens a file of SQLite once more for every row, and closes none.
-    with _connect(path) as database:
-        if kind == "json":
-            yield from (_of_row(row) for row in database.select())
-            return
-        last = 0
-        while True:
+    if kind == "json":
+        yield from (_of_row(row) for row in _connect(path).select())
+        return
+    last = 0
+    while True:
+        # Otherwise ASE opens a file of SQLite once more for every row, and closes none.
+        with _connect(path) as database:
             rows = list(database.select(f"id>{last}", sort="id", limit=_ROWS_AT_ONCE))
-            yield from map(_of_row, rows)
-            if len(rows) < _ROWS_AT_ONCE:
-                return
-            last = rows[-1].id
+        yield from map(_of_row, rows)
+        if len(rows) < _ROWS_AT_ONCE:
+            return
+        last = rows[-1].id
 
 
 def _connect(path: Path) -> Any:

@@ -29,8 +29,8 @@ from tests.docs.pages import PAGES, README, ROOT, Block, anchors, blocks, code_s
 
 OUR_PACKAGES = ("preprocess", "train", "tests")
 LAUNCHERS = ("srun",)
-SHELL = ("[", "exit", "scontrol")
-"""Commands of batch scripts that are not of this project."""
+SHELL = ("[", "exit", "scontrol", "python3.13")
+"""Commands that are not of this project: of batch scripts, and a newer Python."""
 
 EXECUTED = (
     (README, "Quick start"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -46,13 +47,14 @@ MAY_DIFFER = ("XLA_FLAGS",)
 
 def cases(world: World, rng: np.random.Generator, count: int) -> Iterator[Case]:
     """In turn a switch, with a plain training after it, until none is left, and damage to a file of the caches."""
-    switches = rng.permutation(len(SWITCHES)).tolist()[: count // 2]
+    switches = rng.permutation(len(SWITCHES)).tolist()[: (count + 1) // 2]
     xdg = world.folder / "xdg"
     kept = [path.relative_to(xdg) for path in files_below(xdg)]
     damages = enumerate(drawn(rng, kept, count - len(switches)))
     for number in switches:
         yield _switch_case(world, number)
-        yield _damage_case(world, rng, *next(damages))
+        for i, path in itertools.islice(damages, 1):
+            yield _damage_case(world, rng, i, path)
     for i, path in damages:
         yield _damage_case(world, rng, i, path)
 

@@ -49,6 +49,8 @@ def two_steps(steps: Steps, batch: Batch) -> tuple[TrainState, dict[str, float]]
 
 def test_kept_programs_are_not_traced_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "kept_programs", lambda digest: KeptPrograms(tmp_path, digest))
+    # They are of the steps' own devices, also where another kind is the process's first.
+    monkeypatch.setattr(compiled.export, "default_export_platform", lambda: "cuda")
     first = two_steps(new_steps(), make())
     traced: list[str] = []
     build = train.step.train_step.build_functions

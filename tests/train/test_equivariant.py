@@ -78,6 +78,9 @@ def test_harmonics_are_those_of_e3x(degree: int) -> None:
         return e3x.so3.spherical_harmonics(vectors, degree)
 
     np.testing.assert_allclose(ours(vectors), theirs(vectors), atol=1e-6)
+    with jax.enable_x64(True):
+        double = jnp.asarray(np.asarray(vectors, np.float64))
+        np.testing.assert_allclose(ours(double), theirs(double), atol=1e-14)
     slopes = [jax.grad(lambda v, f=f: (weights * f(v)).sum())(vectors) for f in (ours, theirs)]
     np.testing.assert_allclose(*slopes, atol=2e-5)
 

@@ -12,15 +12,22 @@ from train.evaluation.results import Targets
 from train.model.prediction import Prediction
 
 
-def test_pairs_that_are_drawn_are_every_second_or_fourth_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "_MOST_PAIRS", 100)
-    rng = np.random.default_rng(0)
-    values, targets = np.arange(1500.0), Targets()
-    for part in np.split(values, np.sort(rng.integers(0, 1500, 200))):
-        targets.add("energy", part, -part)
+def test_pairs_that_are_drawn_are_some_of_all_with_equal_chances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "_MOST_PAIRS", 1000)
+    monkeypatch.setattr(results, "_MOST_PARTS", 7)
+    values, targets = np.arange(40_000.0), Targets()
+    for i, part in enumerate(np.split(values, 1000)):
+        targets.add("energy", part.reshape(-1, 4), -part.reshape(-1, 4))
+        targets.add("energy", part[:0], part[:0])
+        if i == 20:  # few enough: all of them, as they came
+            np.testing.assert_array_equal(targets.arrays("energy")[0], values[:840])
+        assert sum(kept.shape[1] for kept in targets._pairs["energy"]._parts) < 1400
     reference, predicted = targets.arrays("energy")
-    np.testing.assert_array_equal(reference, values[::16])
     np.testing.assert_array_equal(predicted, -reference)
+    assert len(set(reference)) == len(reference) == 1000
+    # Of each quarter of the values, and of each place among four: within four deviations of a binomial distribution.
+    for kinds in (reference // 10_000, reference % 4):
+        assert np.abs(np.bincount(kinds.astype(int), minlength=4) - 250).max() < 4 * np.sqrt(250 * 0.75)
     targets.add("dipole", np.zeros((0, 3)), np.zeros((0, 3)))
     assert [len(array) for array in targets.arrays("dipole")] == [0, 0]
 

@@ -28,28 +28,39 @@ class MoleculeEsp:
 _MOST_PAIRS = 200_000
 """Of one target, in pictures."""
 
+_MOST_PARTS = 256
+"""Batches after which what they left is chosen from."""
+
 
 class _Pairs:
-    """References and predictions of a target, of which at most a number is kept: every second, every fourth, ..."""
+    """References and predictions of a target; of many, a number that is drawn from all of them with equal chances."""
 
     def __init__(self) -> None:
-        self._every, self._seen, self._count = 1, 0, 0
-        self._parts: list[np.ndarray] = []
+        self._rng = np.random.default_rng(0)
+        self._parts = [np.zeros((3, 0))]
+        self._largest = 1.0
 
     def add(self, reference: np.ndarray, predicted: np.ndarray) -> None:
         """Append values of any shape."""
-        pairs = np.stack([np.ravel(reference), np.ravel(predicted)])
-        kept = pairs[:, -self._seen % self._every :: self._every]
-        self._seen += pairs.shape[1]
-        self._parts.append(kept.copy())
-        self._count += kept.shape[1]
-        while self._count > _MOST_PAIRS:
-            self._parts = [np.concatenate(self._parts, axis=1)[:, ::2]]
-            self._every, self._count = 2 * self._every, self._parts[0].shape[1]
+        # Those with the smallest of random keys are kept: regular steps would fall in with the atoms of molecules.
+        keys = self._rng.random(np.size(reference))
+        kept = keys < self._largest
+        if kept.any():
+            self._parts.append(np.stack([keys[kept], np.ravel(reference)[kept], np.ravel(predicted)[kept]]))
+        if len(self._parts) > _MOST_PARTS:
+            self._parts = [self._chosen()]
+
+    def _chosen(self) -> np.ndarray:
+        """Return keys, references and predictions (3, n) of those that are kept."""
+        pairs = np.concatenate(self._parts, axis=1)
+        if pairs.shape[1] > _MOST_PAIRS:
+            self._largest = float(np.partition(pairs[0], _MOST_PAIRS)[_MOST_PAIRS])
+            pairs = pairs[:, pairs[0] < self._largest]
+        return pairs
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the references and predictions that were kept."""
-        reference, predicted = np.concatenate(self._parts, axis=1)
+        _, reference, predicted = self._chosen()
         return reference, predicted
 
 
@@ -68,5 +79,5 @@ class Targets:
         self._pairs.setdefault(name, _Pairs()).add(reference, predicted)
 
     def arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return references and predictions of a target, evenly chosen from all if they are many; perhaps none."""
+        """Return references and predictions of a target, drawn from all if they are many; perhaps none."""
         return self._pairs[name].arrays()

@@ -93,7 +93,7 @@ def reciprocal_bernstein(distances: Array, num: int) -> Array:
         (P, K).
     """
     last, k = num - 1, np.arange(num)
-    coefficients = np.log([float(math.comb(last, i)) for i in k]).astype(distances.dtype)
+    coefficients = np.array([math.log(math.comb(last, i)) for i in k], distances.dtype)
     # No logarithm of zero where two atoms are at the same place.
     safe = jnp.maximum(distances, jnp.finfo(distances.dtype).eps)[:, None]
     return jnp.exp(coefficients + k.astype(distances.dtype) * jnp.log(safe) - last * jnp.log1p(safe))

@@ -49,7 +49,8 @@ def max_degree_of(components: Components) -> int:
 @functools.cache
 def _coefficients(degree: int) -> np.ndarray:
     """Return e3x's Clebsch-Gordan coefficients of all degrees up to this one; computing them, JAX compiles."""
-    with jax.ensure_compile_time_eval():
+    # In full precision, whatever the first model to be traced has.
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         return np.asarray(e3x.so3.clebsch_gordan(degree, degree, degree))
 
 

@@ -212,7 +212,9 @@ class Checkpoints:
             read = self._manager.restore(step, args=items)["state"]
         except Exception as error:
             # Orbax leaves its other reads to the garbage collector, which would say so whenever that comes.
-            warnings.filterwarnings("ignore", r"coroutine '.*' was never awaited", RuntimeWarning)
+            warnings.filterwarnings(
+                "ignore", r"coroutine '(_read_array_index|Store\._get).*' was never awaited", RuntimeWarning
+            )
             raise _DamagedError(_first_line(error)) from error
         if progress.pop("checksum", None) != _checksum(read, progress):
             raise _DamagedError("it has another checksum")

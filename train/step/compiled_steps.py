@@ -254,7 +254,9 @@ class Steps:
             entry = settings_digest({"key": key})
             kept = self._kept.load(entry)
             if kept is None:
-                platform = "cpu" if name == "create" else export.default_export_platform()
+                # Not the process's: a program of the processor may be used beside a GPU.
+                own = name == "create" or self.devices.platform == "cpu"
+                platform = "cpu" if own else export.default_export_platform()
                 kept = bytes(export.export(jax.jit(flat), platforms=[platform])(*shapes).serialize())
                 self._kept.save(entry, kept)
             function = export.deserialize(bytearray(kept)).call
