@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # Exact versions; those with jax 0.11, for Python 3.12 or later, are in constraints-jax-0.11.txt.
 CONSTRAINTS ?= constraints.txt
-VENV := .venv$(patsubst constraints%.txt,%,$(CONSTRAINTS))
+VENV := .venv$(patsubst constraints%.txt,%,$(notdir $(CONSTRAINTS)))
 BIN := $(VENV)/bin
 
 # The user's files, or the carried sample. Naming TRAIN_EFD replaces all of the sample: no split is mixed with it.
@@ -117,5 +117,5 @@ bench-gpu: $(VENV)/.installed-dev  ## What training does on the accelerator here
 clean-cache: $(VENV)/.installed  ## Remove shards that the latest preprocessing does not need, with their sizes
 	@$(BIN)/python -m preprocess.clean_cache $(CACHE_FLAG) $(ARGS)
 
-clean:  ## Remove the environment and what tools left (never data_cache or runs)
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+clean:  ## Remove the environments and what tools left (never data_cache or runs)
+	rm -rf .venv .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -65,8 +65,8 @@ def count_atoms(loader: Loader, plans: list[BatchPlan]) -> int:
     return sum(int((loader.buckets[plan.bucket].take("atomic_numbers", plan.rows) > 0).sum()) for plan in plans)
 
 
-def ours(config: TrainConfig, molecules: int) -> tuple[dict[str, Any], Round]:
-    """This project's training, exactly as ``make train`` does it."""
+def training(config: TrainConfig, molecules: int) -> tuple[Steps, Loader, float, Round]:
+    """This project's training, exactly as ``make train`` does it, and the seconds until all was compiled."""
     start = time.perf_counter()
     devices = all_devices()
     loader = open_loader(config, devices)
@@ -88,11 +88,6 @@ def ours(config: TrainConfig, molecules: int) -> tuple[dict[str, Any], Round]:
     firsts = {plan.bucket: plan for plan in loader.plan()}
     run(list(firsts.values()))
     prepared = time.perf_counter() - start
-    compiled_steps = [made.result() for (name, *_), made in steps._executables.items() if name.startswith("train")]
-    flops = [
-        compiled.cost_analysis()["flops"] * _turns(config, devices, loader, bucket) * devices.count / config.batch_size
-        for bucket, compiled in zip(firsts, compiled_steps, strict=True)
-    ]
 
     def one_round() -> dict[str, Any]:
         plans = next(pieces)
@@ -101,6 +96,22 @@ def ours(config: TrainConfig, molecules: int) -> tuple[dict[str, Any], Round]:
         waited = epochs.input_wait / seconds
         return {"seconds": seconds, "molecules": number, "atoms": count_atoms(loader, plans), "input_wait": waited}
 
+    return steps, loader, prepared, one_round
+
+
+def training_steps(steps: Steps) -> list[Any]:
+    """The compiled training steps, one for each bucket in the order of the first plans."""
+    return [made.result() for (name, *_), made in steps._executables.items() if name.startswith("train")]
+
+
+def ours(config: TrainConfig, molecules: int) -> tuple[dict[str, Any], Round]:
+    """The training, and the operations of a molecule by XLA's count."""
+    steps, loader, prepared, one_round = training(config, molecules)
+    devices = steps.devices
+    flops = [
+        compiled.cost_analysis()["flops"] * _turns(config, devices, loader, bucket) * devices.count / config.batch_size
+        for bucket, compiled in zip({plan.bucket: plan for plan in loader.plan()}, training_steps(steps), strict=True)
+    ]
     return {"compile_seconds": prepared, "flops": float(np.mean(flops)), "devices": devices.count}, one_round
 
 

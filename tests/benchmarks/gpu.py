@@ -20,27 +20,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
+from shared.drawing import save_picture
 from shared.log import log
 from tests import support
-from tests.benchmarks.arms import ours
+from tests.benchmarks.arms import training, training_steps
 from tests.benchmarks.runs import table
 from tests.benchmarks.time_to_accuracy import AccuracyConfig, first_reached
 from train.config import TrainConfig
 from train.data.batch import Batch
 from train.data.dataset import open_cache
+from train.data.loader import Loader
 from train.inference.predictor import Predictor
 from train.model.joint import build_model
 from train.run import loop
 from train.run.session import split_loader
 from train.step.compiled_steps import Steps
-from train.step.devices import Devices, all_devices, start_devices
+from train.step.devices import AXIS, Devices, all_devices, start_devices
 from train.step.metrics import zero_sums
 from train.step.start import start_jax
+from train.step.train_step import build_functions
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def check_numbers(config: TrainConfig) -> Record:
     with jax.default_device(processor):
         params = jax.tree.map(jnp.asarray, steps.parameters.to_host(vector))
         expected = jax.jit(model.apply)(params, jax.tree.map(jnp.asarray, batch))
-        own = Steps(replace(config, chunk_size=0), 10, Devices(jax.sharding.Mesh(np.array([processor]), ("data",))))
+        own = Steps(config, 10, Devices(jax.sharding.Mesh(np.array([processor]), (AXIS,))))
         slope = np.asarray(
             own.gradient(own.devices.place(vector), own.devices.place_batch(batch, len(batch.energy)))[0]
         )
@@ -190,44 +195,36 @@ def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
 
 def measure_arm(label: str, config: TrainConfig, bench: GpuConfig, rates: Record) -> Record:
     """Train some rounds at one batch size, and say what would bound it."""
-    compiled: list[Any] = []
-    flops: list[float] = []
-    compile_one = Steps._compile
-
-    def keep(steps: Steps, name: str, traced: Any) -> Any:
-        executable = compile_one(steps, name, traced)
-        if name.startswith("train"):
-            compiled.append(executable)
-            flops.append(traced.result().cost_analysis()["flops"])
-        return executable
-
-    Steps._compile = keep  # type: ignore[method-assign]
-    try:
-        prepared, one_round = ours(config, bench.molecules)
-    finally:
-        Steps._compile = compile_one  # type: ignore[method-assign]
+    steps, loader, prepared, one_round = training(config, bench.molecules)
     one_round()
     times = [figures["seconds"] / figures["molecules"] for figures in (one_round() for _ in range(bench.rounds))]
+    seconds, batches, compiled = statistics.median(times), 8000 / config.batch_size, training_steps(steps)
     operations = statistics.mean(count_operations(executable.as_text()) for executable in compiled)
     bytes_used = statistics.mean(map(count_bytes, compiled))
-    devices = len(jax.devices())
-    # Of an accelerator's compiled program, products in its libraries do not count; a processor works in chunks.
-    per_molecule = prepared["flops"]
-    if jax.default_backend() != "cpu":
-        per_molecule = statistics.mean(flops) * devices / config.batch_size
-    seconds = statistics.median(times)
     return {
         "arm": label,
         "batch_size": config.batch_size,
         "seconds_per_8000": 8000 * seconds,
         "molecules_per_second": 1.0 / seconds,
-        "seconds_to_compile": prepared["compile_seconds"],
+        "seconds_to_compile": prepared,
         "operations_per_step": operations,
-        "floor_launches_s": 8000 / config.batch_size * operations * rates["microseconds_per_launch"] * 1e-6,
-        "floor_bytes_s": 8000 / config.batch_size * bytes_used / rates["gb_per_second"] / 1e9,
-        "floor_flops_s": 8000 * per_molecule / devices / rates["gflop_per_second"] / 1e9,
+        "floor_launches_s": batches * operations * rates["microseconds_per_launch"] * 1e-6,
+        "floor_bytes_s": batches * bytes_used / rates["gb_per_second"] / 1e9,
+        "floor_flops_s": batches * count_flops(config, steps, loader) / rates["gflop_per_second"] / 1e9,
         "temporary_mib": statistics.mean(made.memory_analysis().temp_size_in_bytes for made in compiled) / 2**20,
     }
+
+
+def count_flops(config: TrainConfig, steps: Steps, loader: Loader) -> float:
+    """Return the operations of each device for the gradient of a batch, before the compiler puts it into libraries."""
+    # Of its own molecules all at once: of chunks, a loop, XLA counts one turn.
+    functions = build_functions(replace(config, chunk_size=loader.places), steps.devices, steps.parameters)
+    vector = steps.devices.place(np.zeros(steps.parameters.size, np.float32))
+    flops = []
+    for plan in {plan.bucket: plan for plan in loader.plan()}.values():
+        batch = steps.devices.place_batch(loader.read(plan), loader.places)
+        flops.append(jax.jit(functions["gradient"]).lower(vector, batch).cost_analysis()["flops"])
+    return float(np.mean(flops))
 
 
 def count_operations(compiled: str) -> int:
@@ -279,8 +276,6 @@ def use(run: Path) -> Record:
     """Rates of the trained model: energies and forces in batches, and one by one."""
     predictor = Predictor(run)
     efd, _ = support.read_sample("co2", "test", np.arange(1))
-    import ase
-
     images = [ase.Atoms(efd["Z"][0][: efd["N"][0]], efd["R"][0][: efd["N"][0]]) for _ in range(4096)]
     rng = np.random.default_rng(0)
     for image in images:
@@ -309,8 +304,7 @@ def parts(config: GpuConfig, folder: Path, record: Record) -> Iterator[str]:
         "bytes, s",
         "flops, s",
     ]
-    yield "\n".join(table(titles, []).splitlines())
-    record["time_to_accuracy"] = None
+    yield table(titles, [])
     for kind in ("co2", "mixed"):
         cache = co2 if kind == "co2" else write_set(folder, kind, config.molecules)
         arms = [(size, "auto") for size in config.batch_sizes]
@@ -329,28 +323,22 @@ def parts(config: GpuConfig, folder: Path, record: Record) -> Iterator[str]:
             yield f"  {record['use']}"
 
 
-def draw(record: Record, path: Path) -> None:
+def draw(record: Record) -> Figure:
     """Draw molecules per second against the batch size, and what the floors would allow."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
     for axes, kind in zip(panels, ("co2", "mixed"), strict=True):
         arms = [arm for arm in record["arms"] if arm["arm"].startswith(kind) and "streamed" not in arm["arm"]]
         sizes = [arm["batch_size"] for arm in arms]
         axes.plot(sizes, [arm["molecules_per_second"] for arm in arms], "o-", label="measured")
         for name, said in (("launches", "launches"), ("bytes", "bytes, none cached"), ("flops", "operations")):
-            axes.plot(
-                sizes, [8000 / (arm[f"floor_{name}_s"] or np.nan) for arm in arms], "--", label=f"bound by {said}"
-            )
+            bound = [8000 / (arm[f"floor_{name}_s"] or np.nan) for arm in arms]
+            axes.plot(sizes, bound, "--", label=f"bound by {said}")
         axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="molecules per second", title=kind)
         axes.grid(alpha=0.3, which="both")
     panels[0].legend()
     figure.suptitle(record["device"], fontsize=9)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def main() -> None:
@@ -358,9 +346,6 @@ def main() -> None:
     config = tyro.cli(GpuConfig, description=__doc__)
     log.setLevel(logging.WARNING)
     start_jax(find_devices=False)
-    kept = tempfile.TemporaryDirectory()
-    # For the seconds to compile to be those of a first start.
-    jax.config.update("jax_compilation_cache_dir", kept.name)
     start_devices(TrainConfig())
     device = jax.devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit", 0) / 2**30
@@ -371,6 +356,8 @@ def main() -> None:
     print(record["device"], flush=True)
     end = time.monotonic() + 60.0 * config.minutes
     with tempfile.TemporaryDirectory() as folder:
+        # For the seconds to compile to be those of a first start.
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "programs"))
         for said in parts(config, Path(folder), record):
             print(said, flush=True)
             if time.monotonic() > end:
@@ -380,7 +367,7 @@ def main() -> None:
         json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8"
     )
     if record.get("arms"):
-        draw(record, Path(config.output).with_suffix(".png"))
+        save_picture(Path(config.output).with_suffix(".png"), lambda: draw(record))
 
 
 if __name__ == "__main__":

@@ -275,3 +275,13 @@ def test_the_quick_start_and_the_use_of_a_model_run_as_written(workplace: Path) 
         "spectra/CO2",
     ):
         assert (run / name).exists(), name
+
+
+def test_files_of_constraints_differ_in_jax_alone() -> None:
+    """They are kept side by side, and each names every package."""
+    usual, newer = (
+        dict(line.split("==") for line in (ROOT / name).read_text().splitlines() if "==" in line)
+        for name in ("constraints.txt", "constraints-jax-0.11.txt")
+    )
+    assert usual.keys() == newer.keys()
+    assert {name for name in usual if usual[name] != newer[name]} == {"jax", "jaxlib"}

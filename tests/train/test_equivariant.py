@@ -64,7 +64,7 @@ def test_tensor_product_is_that_of_e3x(first: int, second: int, result: int) -> 
     np.testing.assert_allclose(as_e3x(ours), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("degree", range(5))
+@pytest.mark.parametrize("degree", [0, 4])  # which has those between
 def test_harmonics_are_those_of_e3x(degree: int) -> None:
     """Of directions along the axes too, and of atoms at the same place, with their derivatives."""
     rng = np.random.default_rng(degree)

@@ -28,6 +28,9 @@ def test_pairs_that_are_drawn_are_some_of_all_with_equal_chances(monkeypatch: py
     # Of each quarter of the values, and of each place among four: within four deviations of a binomial distribution.
     for kinds in (reference // 10_000, reference % 4):
         assert np.abs(np.bincount(kinds.astype(int), minlength=4) - 250).max() < 4 * np.sqrt(250 * 0.75)
+    for size in (40_000, 100_000):  # large batches
+        targets.add("forces", np.zeros(size), np.zeros(size))
+        assert sum(kept.shape[1] for kept in targets._pairs["forces"]._parts) <= 1000
     targets.add("dipole", np.zeros((0, 3)), np.zeros((0, 3)))
     assert [len(array) for array in targets.arrays("dipole")] == [0, 0]
 

@@ -29,7 +29,7 @@ _MOST_PAIRS = 200_000
 """Of one target, in pictures."""
 
 _MOST_PARTS = 256
-"""Batches after which what they left is chosen from."""
+"""Batches of whatever size, after which what they left is chosen from."""
 
 
 class _Pairs:
@@ -47,7 +47,7 @@ class _Pairs:
         kept = keys < self._largest
         if kept.any():
             self._parts.append(np.stack([keys[kept], np.ravel(reference)[kept], np.ravel(predicted)[kept]]))
-        if len(self._parts) > _MOST_PARTS:
+        if len(self._parts) > _MOST_PARTS or sum(part.shape[1] for part in self._parts) > 2 * _MOST_PAIRS:
             self._parts = [self._chosen()]
 
     def _chosen(self) -> np.ndarray:
