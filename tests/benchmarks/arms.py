@@ -229,8 +229,8 @@ def parts(config: TrainConfig) -> tuple[dict[str, Any], Round]:
     whole, divided = PartitionSpec(), PartitionSpec(AXIS)
 
     def energy(params: Any, batch: Batch, positions: Any) -> Any:
-        edges, _ = model._edges(batch, positions)
-        out: Any = model.physnet.apply(params, batch.atomic_numbers, positions, edges, batch.total_charge)
+        pairs, _ = model._graphs(batch, positions)
+        out: Any = model.physnet.apply(params, batch.atomic_numbers, positions, pairs, batch.total_charge)
         return out.energy.sum(), out
 
     def energy_and_forces(params: Any, batch: Batch) -> Any:
@@ -241,7 +241,7 @@ def parts(config: TrainConfig) -> tuple[dict[str, Any], Round]:
         return (out.energy**2).sum() + ((forces + batch.forces) ** 2).sum() + (out.charges**2).sum()
 
     def dcmnet_loss(params: Any, batch: Batch) -> Any:
-        _, edges = model._edges(batch, batch.positions)
+        _, edges = model._graphs(batch, batch.positions)
         out: Any = model.dcmnet.apply(params, batch.atomic_numbers, batch.positions[..., 0], edges)
         return (out.charges**2).sum() + (out.displacements**2).sum()
 

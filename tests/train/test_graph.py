@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.model.graph import batch_edges, pair_distances
+from train.model.graph import batch_edges, batch_pairs, pair_distances
 
 POSITIONS = np.random.default_rng(0).normal(size=(3, 3, 3)).astype(np.float32)
 DST = np.array([[0, 0, 1, 2, 2], [1, 2, 2, 2, 2], [2, 2, 2, 2, 2]])
@@ -32,6 +32,29 @@ def test_edges_are_those_of_the_lists(poison: int | None) -> None:
                 assert lengths[place] >= CUTOFF
                 assert edges.dst_idx[place] // 3 == edges.src_idx[place] // 3 == b
     assert (np.diff(edges.dst_idx) >= 0).all()
+
+
+@pytest.mark.parametrize("poison", [None, -7, 1_000_000])
+def test_pairs_are_each_edge_once(poison: int | None) -> None:
+    """Of lists with both directions: all three pairs of a molecule, one pair and padding, none."""
+    dst = np.array([[0, 0, 1, 1, 2, 2, 2], [1, 2, 2, 2, 2, 2, 2], [2, 2, 2, 2, 2, 2, 2]])
+    src = np.array([[1, 2, 0, 2, 0, 1, 2], [2, 1, 2, 2, 2, 2, 2], [2, 2, 2, 2, 2, 2, 2]])
+    n_edges = np.array([6, 2, 0])
+    if poison is not None:
+        real = np.arange(7) < n_edges[:, None]
+        dst, src = np.where(real, dst, poison), np.where(real, src, poison + 1)
+    pairs = batch_pairs(POSITIONS, dst, src, n_edges, CUTOFF)
+    expected = [[(0, 1), (0, 2), (1, 2)], [(1, 2)], []]
+    lengths = np.linalg.norm(pairs.displacements, axis=1)
+    for b, places in enumerate(np.arange(12).reshape(3, 4)):
+        for place, pair in zip(places, expected[b], strict=False):
+            assert (pairs.first_idx[place] - 3 * b, pairs.second_idx[place] - 3 * b) == pair
+            displacement = POSITIONS[b, pair[1]] - POSITIONS[b, pair[0]]
+            np.testing.assert_allclose(pairs.displacements[place], displacement, rtol=1e-5)
+        padding = places[len(expected[b]) :]
+        assert (lengths[padding] >= CUTOFF).all()
+        assert (pairs.first_idx[padding] // 3 == b).all()
+        assert (pairs.second_idx[padding] // 3 == b).all()
 
 
 def test_pairs_are_those_of_distinct_real_atoms() -> None:

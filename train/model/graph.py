@@ -1,4 +1,4 @@
-"""Edges of a batch on the device: flat indices and displacement vectors, with padding beyond the cutoff."""
+"""Edges and pairs of a batch on the device: flat indices and displacement vectors, with padding beyond the cutoff."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ class Edges(NamedTuple):
     displacements: Array  # (P, 3) Å, r_src - r_dst; a constant beyond the cutoff for padding
 
 
+class Pairs(NamedTuple):
+    """P pairs of atoms of a batch, each once: an edge and the opposite one, at one distance."""
+
+    first_idx: Array  # (P,) int32
+    second_idx: Array  # (P,) int32
+    displacements: Array  # (P, 3) Å, r_second - r_first; a constant beyond the cutoff for padding
+
+
 def batch_edges(positions: Array, dst: Array, src: Array, n_edges: Array, cutoff: float) -> Edges:
     """Return the edges of a batch from its molecules' local edge lists.
 
@@ -32,11 +40,36 @@ def batch_edges(positions: Array, dst: Array, src: Array, n_edges: Array, cutoff
         n_edges: (B,) real edges.
         cutoff: Å.
     """
-    batch_size, atoms, _ = positions.shape
-    if dst.shape[1] == 0:
-        # No molecule of the bucket has an edge: one place of padding, because e3x cannot reduce over no edges.
-        dst = src = jnp.zeros((batch_size, 1), jnp.int32)
+    dst, src = _at_least_one(dst), _at_least_one(src)
     real = jnp.arange(dst.shape[1])[None, :] < n_edges[:, None]
+    return Edges(*_connect(positions, dst, src, real, cutoff))
+
+
+def batch_pairs(positions: Array, dst: Array, src: Array, n_edges: Array, cutoff: float) -> Pairs:
+    """Return the pairs of atoms of a batch from its molecules' local edge lists, which hold both directions of each.
+
+    Arguments are those of :func:`batch_edges`. A molecule's ⌈E/2⌉ places hold its pairs in the order of its list, then
+    the padding.
+    """
+    dst, src = _at_least_one(dst), _at_least_one(src)
+    number = dst.shape[1]
+    place = jnp.arange(number)[None, :]
+    once = (place < n_edges[:, None]) & (dst < src)
+    place = jnp.sort(jnp.where(once, place, number), axis=1)[:, : (number + 1) // 2]
+    real = place < number
+    place = jnp.minimum(place, number - 1)
+    first, second = (jnp.take_along_axis(idx, place, axis=1) for idx in (dst, src))
+    return Pairs(*_connect(positions, first, second, real, cutoff))
+
+
+def _at_least_one(idx: Array) -> Array:
+    """Return a place of padding where no molecule of the bucket has an edge: e3x cannot reduce over none."""
+    return idx if idx.shape[1] else jnp.zeros((idx.shape[0], 1), jnp.int32)
+
+
+def _connect(positions: Array, dst: Array, src: Array, real: Array, cutoff: float) -> tuple[Array, Array, Array]:
+    """Return flat indices of both ends, and displacements from dst to src."""
+    batch_size, atoms, _ = positions.shape
     first_atom = jnp.arange(batch_size, dtype=jnp.int32)[:, None] * atoms
     # Padding points to the molecule's last place, so that dst stays sorted over the whole batch.
     dst_idx = (jnp.where(real, dst, atoms - 1) + first_atom).reshape(-1)
@@ -44,7 +77,7 @@ def batch_edges(positions: Array, dst: Array, src: Array, n_edges: Array, cutoff
     flat = positions.reshape(-1, 3)
     beyond = jnp.asarray([2.0 * cutoff, 0.0, 0.0], positions.dtype)
     displacements = jnp.where(real.reshape(-1, 1), flat[src_idx] - flat[dst_idx], beyond[None, :])
-    return Edges(dst_idx, src_idx, displacements)
+    return dst_idx, src_idx, displacements
 
 
 def pair_distances(positions: Array, atom_mask: Array) -> tuple[Array, Array]:

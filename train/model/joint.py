@@ -12,7 +12,7 @@ from train.config import ModelConfig
 from train.data.batch import Batch
 from train.model.dcmnet import DCMNet
 from train.model.electrostatics import centers_of_mass, dipole, distributed_coulomb_energy, electrostatic_potential
-from train.model.graph import batch_edges
+from train.model.graph import Edges, Pairs, batch_edges, batch_pairs
 from train.model.physnet import PhysNet
 from train.model.prediction import Params, Prediction
 
@@ -65,13 +65,11 @@ class JointModel:
         """Return new parameters; only the shapes of ``batch`` matter."""
         physnet_key, dcmnet_key = jax.random.split(key)
         batch = clean(batch)
-        physnet_edges, dcmnet_edges = self._edges(batch, batch.positions)
+        pairs, edges = self._graphs(batch, batch.positions)
         params: dict[str, Any] = {
-            "physnet": self.physnet.init(
-                physnet_key, batch.atomic_numbers, batch.positions, physnet_edges, batch.total_charge
-            ),
+            "physnet": self.physnet.init(physnet_key, batch.atomic_numbers, batch.positions, pairs, batch.total_charge),
             "dcmnet": self.dcmnet.init(
-                dcmnet_key, batch.atomic_numbers, jnp.zeros_like(batch.positions[..., 0]), dcmnet_edges
+                dcmnet_key, batch.atomic_numbers, jnp.zeros_like(batch.positions[..., 0]), edges
             ),
         }
         if self.mix_coulomb_energy:
@@ -113,11 +111,9 @@ class JointModel:
         )
 
     def _networks(self, params: Params, batch: Batch, positions: Array) -> _State:
-        physnet_edges, dcmnet_edges = self._edges(batch, positions)
-        physnet: Any = self.physnet.apply(
-            params["physnet"], batch.atomic_numbers, positions, physnet_edges, batch.total_charge
-        )
-        distributed: Any = self.dcmnet.apply(params["dcmnet"], batch.atomic_numbers, physnet.charges, dcmnet_edges)
+        pairs, edges = self._graphs(batch, positions)
+        physnet: Any = self.physnet.apply(params["physnet"], batch.atomic_numbers, positions, pairs, batch.total_charge)
+        distributed: Any = self.dcmnet.apply(params["dcmnet"], batch.atomic_numbers, physnet.charges, edges)
         sites = positions[:, :, None, :] + distributed.displacements
         energy = physnet.energy
         if self.mix_coulomb_energy:
@@ -125,9 +121,10 @@ class JointModel:
             energy = energy + params["coulomb_scale"] * coulomb
         return _State(energy, physnet.charges, physnet.charge_excess, distributed.charges, sites)
 
-    def _edges(self, batch: Batch, positions: Array) -> tuple[Any, Any]:
+    def _graphs(self, batch: Batch, positions: Array) -> tuple[Pairs, Edges]:
+        """Return PhysNet's pairs of atoms and DCMNet's edges."""
         return (
-            batch_edges(positions, batch.physnet_dst, batch.physnet_src, batch.physnet_n_edges, self.physnet.cutoff),
+            batch_pairs(positions, batch.physnet_dst, batch.physnet_src, batch.physnet_n_edges, self.physnet.cutoff),
             batch_edges(positions, batch.dcmnet_dst, batch.dcmnet_src, batch.dcmnet_n_edges, self.dcmnet.cutoff),
         )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import e3x
 import jax
@@ -12,18 +13,23 @@ from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
 from train.model.electrostatics import damped_coulomb_energy, polynomial_cutoff
-from train.model.graph import Edges
+from train.model.graph import Pairs
 
 Array = jax.Array
 
 
+@jax.custom_jvp
 def activation(x: Array) -> Array:
     """Return the shifted softplus ln(1 + eˣ) - ln 2 (eq 3): smooth, and zero at zero.
 
-    Computed as ln(½ + ½eˣ), which is cheaper than the usual form; beyond 20 it equals x - ln 2 in float32.
+    Computed as ln(½ + ½eˣ), which is cheaper than the usual form; beyond 20 it equals x - ln 2 in float32. Its
+    derivative is named, because that of this form, and of its derivatives, are many operations.
     """
     small = jnp.minimum(x, 20.0)
     return jnp.where(x > 20.0, x - math.log(2.0), jnp.log(0.5 + 0.5 * jnp.exp(small)))
+
+
+activation.defjvps(lambda tangent, _, x: tangent * jax.nn.sigmoid(x))
 
 
 class PhysNetOutput(NamedTuple):
@@ -52,6 +58,47 @@ def radial_basis(distances: Array, num: int, cutoff: float) -> Array:
     return polynomial_cutoff(distances, cutoff)[:, None] * gaussians
 
 
+def _basis_derivative(distances: Array, num: int, cutoff: float, order: int) -> Array:
+    if order == 0:
+        return radial_basis(distances, num, cutoff)
+    lower = functools.partial(_basis_derivative, num=num, cutoff=cutoff, order=order - 1)
+    derivative: Array = jax.jvp(lower, (distances,), (jnp.ones_like(distances),))[1]
+    return derivative
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def radial_filters(distances: Array, kernel: Array, cutoff: float, order: int = 0) -> Array:
+    """Return the filters Σ_k g_k(r) G_k of distances (eq 6), or a derivative of them by r.
+
+    Each has one distance and many features: its derivative is one number for each feature, which takes one matrix
+    product. Automatic differentiation goes back to all basis functions, with another product, and forward again with a
+    third for the forces' loss.
+
+    Args:
+        distances: (P,) in Å.
+        kernel: (K, features) G, of K basis functions.
+        cutoff: r_c in Å.
+        order: of the derivative.
+
+    Returns:
+        (P, features), in 1/Å^order.
+    """
+    return _basis_derivative(distances, kernel.shape[0], cutoff, order) @ kernel
+
+
+@functools.partial(radial_filters.defjvp, symbolic_zeros=True)
+def _radial_filters_jvp(cutoff: float, order: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    distances, kernel = primals
+    by_distance, by_kernel = tangents
+    filters = radial_filters(distances, kernel, cutoff, order)
+    parts = []
+    if not isinstance(by_distance, jax.custom_derivatives.SymbolicZero):
+        parts.append(by_distance[:, None] * radial_filters(distances, kernel, cutoff, order + 1))
+    if not isinstance(by_kernel, jax.custom_derivatives.SymbolicZero):
+        parts.append(radial_filters(distances, by_kernel, cutoff, order))
+    return filters, sum(parts, start=jnp.zeros_like(filters)) if len(parts) != 1 else parts[0]
+
+
 class Residual(nn.Module):
     """A residual block x + W₂σ(W₁σ(x) + b₁) + b₂ (eq 4); W₂ starts at zero, so that a new block changes nothing."""
 
@@ -63,21 +110,37 @@ class Residual(nn.Module):
         return x + nn.Dense(features, kernel_init=nn.initializers.zeros, name="second")(activation(y))
 
 
+class _Filter(nn.Module):
+    """The filters of one interaction."""
+
+    features: int
+    basis: int
+    cutoff: float
+
+    @nn.compact
+    def __call__(self, distances: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.basis, self.features))
+        return radial_filters(distances, kernel, self.cutoff)
+
+
 class Interaction(nn.Module):
     """One message pass, residual blocks on the messages, and the gated update of the features (eqs 5 and 6)."""
 
     residuals: int
+    basis: int
+    cutoff: float
 
     @nn.compact
-    def __call__(self, x: Array, basis: Array, edges: Edges) -> Array:
-        """Update features (N, features) along P edges with radial functions ``basis`` (P, K)."""
+    def __call__(self, x: Array, distances: Array, pairs: Pairs) -> Array:
+        """Update features (N, features) with messages both ways between P pairs at ``distances`` (P,) in Å."""
         features = x.shape[-1]
         activated = activation(x)
         own = activation(nn.Dense(features, name="own")(activated))
         others = activation(nn.Dense(features, name="others")(activated))
-        filters = nn.Dense(features, use_bias=False, name="filter")(basis)
-        messages = filters * others[edges.src_idx]
-        v = own + jax.ops.segment_sum(messages, edges.dst_idx, x.shape[0], indices_are_sorted=True)
+        filters = _Filter(features, self.basis, self.cutoff, name="filter")(distances)
+        messages = jnp.concatenate([filters * others[pairs.second_idx], filters * others[pairs.first_idx]])
+        receivers = jnp.concatenate([pairs.first_idx, pairs.second_idx])
+        v = own + jax.ops.segment_sum(messages, receivers, x.shape[0])
         for i in range(self.residuals):
             v = Residual(name=f"residual_{i}")(v)
         gate = self.param("gate", nn.initializers.ones, (features,))
@@ -122,26 +185,27 @@ class PhysNet(nn.Module):
     residual_output: int = 1
 
     @nn.compact
-    def __call__(self, atomic_numbers: Array, positions: Array, edges: Edges, total_charge: Array) -> PhysNetOutput:
+    def __call__(self, atomic_numbers: Array, positions: Array, pairs: Pairs, total_charge: Array) -> PhysNetOutput:
         """Return energies and charges.
 
         Args:
             atomic_numbers: (B, A), 0 = padding.
             positions: (B, A, 3) in Å.
-            edges: edges within ``cutoff`` of this batch.
+            pairs: pairs within ``cutoff`` of this batch.
             total_charge: (B,) in e.
         """
         shape = atomic_numbers.shape
         flat_numbers = atomic_numbers.reshape(-1)
         atom_mask = atomic_numbers > 0
         elements = MAX_ATOMIC_NUMBER + 1
-        basis = radial_basis(e3x.ops.norm(edges.displacements, axis=-1), self.basis, self.cutoff)
+        distances = e3x.ops.norm(pairs.displacements, axis=-1)
         x = nn.Embed(elements, self.features, embedding_init=nn.initializers.normal(1.0), name="embedding")(
             flat_numbers
         )
         outputs = jnp.zeros((x.shape[0], 2), x.dtype)
         for i in range(self.iterations):
-            x = Interaction(self.residual_interaction, name=f"interaction_{i}")(x, basis, edges)
+            interaction = Interaction(self.residual_interaction, self.basis, self.cutoff, name=f"interaction_{i}")
+            x = interaction(x, distances, pairs)
             for j in range(self.residual_atomic):
                 x = Residual(name=f"atomic_{i}_{j}")(x)
             outputs = outputs + Output(self.residual_output, name=f"output_{i}")(x)
