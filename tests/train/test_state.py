@@ -68,6 +68,23 @@ def test_each_network_has_its_own_rule() -> None:
     np.testing.assert_allclose(directions[:, 3:], amsgrad(clipped), rtol=2e-4, atol=1e-6)
 
 
+def test_state_and_directions_are_those_of_optax() -> None:
+    """Without DCMNet's parameters; some gradients are clipped. A refused step leaves no trace."""
+    rng = np.random.default_rng(4)
+    gradients = (rng.normal(size=(30, 7)) * np.geomspace(0.01, 10.0, 30)[:, None]).astype(np.float32)
+    directions, state = run(gradients, grad_clip_norm=2.0)
+    optimizer = optax.chain(optax.clip_by_global_norm(2.0), optax.scale_by_amsgrad())
+    reference, expected = optimizer.init(jnp.zeros(7)), []
+    for gradient in gradients:
+        direction, reference = optimizer.update(jnp.asarray(gradient), reference)
+        expected.append(direction)
+    np.testing.assert_allclose(directions, np.array(expected), rtol=1e-5)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), state, reference)
+    ours = build_optimizer(TrainConfig(grad_clip_norm=2.0), networks(0, 7))
+    _, refused = ours.update(jnp.full(7, jnp.nan), state, sound=jnp.asarray(False))
+    jax.tree.map(np.testing.assert_array_equal, refused, state)
+
+
 def test_every_parameter_belongs_to_one_network() -> None:
     """In the order of the vector, which clipping puts together again."""
     vector = parameter_vector(small_config(mix_coulomb_energy=True))

@@ -15,7 +15,7 @@ from train.config import TrainConfig
 from train.data.batch import Batch, empty_batch
 from train.step import train_step as training
 from train.step.metrics import MetricSums, zero_sums
-from train.step.optimizer import new_state, schedule
+from train.step.optimizer import build_optimizer, new_state, schedule
 
 PEAK, STEPS_PER_EPOCH = 0.02, 5
 TARGET = np.array([1.0, -2.0, 0.5], np.float32)
@@ -33,7 +33,9 @@ def test_steps_are_those_of_optax(ema_decay: float) -> None:
     config = dataclasses.replace(TrainConfig(), learning_rate=PEAK, epochs=3, warmup_epochs=1.0)
     adam = optax.scale_by_adam()
     batch = empty_batch(BucketShape(FrameShape(2, 1), EdgeShape(2, 2)), 1)
-    state, sums = new_state(jnp.zeros(3), adam), zero_sums()
+    networks = {"dcmnet": slice(0, 3)}
+    optimizer = build_optimizer(dataclasses.replace(config, grad_clip_norm=0.0), networks)
+    state, sums = new_state(jnp.zeros(3), optimizer), zero_sums()
     params, average, moments = np.zeros(3), np.zeros(3), adam.init(jnp.zeros(3))
     rising = optax.linear_schedule(0.01 * PEAK, PEAK, STEPS_PER_EPOCH)
     for taken, decay in enumerate((2 / 11, 0.2, 0.2) if ema_decay else (0.0, 0.0, 0.0)):
@@ -43,7 +45,8 @@ def test_steps_are_those_of_optax(ema_decay: float) -> None:
             batch,
             schedule(config, STEPS_PER_EPOCH),
             gradient=slope,  # type: ignore[arg-type]
-            optimizer=adam,
+            optimizer=optimizer,
+            networks=networks,
             ema_decay=ema_decay,
         )
         assert float(loss) == pytest.approx(0.5 * ((params - TARGET) ** 2).sum(), rel=1e-6)

@@ -55,7 +55,16 @@ def learning_rate(schedule: Schedule, step: Array) -> Array:
     return jnp.where(step < schedule.warmup, rising, falling)
 
 
-def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax.GradientTransformation:
+_FIRST_DECAY, _SECOND_DECAY, _SMALLEST_ROOT = 0.9, 0.999, 1e-8
+"""β₁, β₂ and ε of Adam and AMSGrad, as published."""
+
+
+def network_norms(gradient: Array, networks: Mapping[str, slice]) -> dict[str, Array]:
+    """Return the Euclidean norm of each network's part of the gradient (P,)."""
+    return {name: jnp.sqrt(jnp.vdot(gradient[place], gradient[place])) for name, place in networks.items()}
+
+
+def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax.GradientTransformationExtraArgs:
     """Return the optimizer, whose updates are to be multiplied by the learning rate.
 
     Each network's gradient is clipped by its own norm: by that of both, the size of DCMNet's step would
@@ -67,26 +76,63 @@ def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax
     gets forces of 10³ eV/Å. DCMNet's gradients fall with its errors, and AMSGrad, which divides by the largest ever,
     would go on in ever shorter steps: six times shorter (median) after 80 epochs of mixed molecules.
 
+    The rules and the state are those of optax (``scale_by_amsgrad`` after ``clip_by_global_norm``). Here each array is
+    written by one pass over what was already written, in place: the compiler would compute it again from the old state
+    in every pass, and copy what it still needs. A step of 16 molecules is a quarter shorter so on a processor.
+
+    Its ``update`` takes two more arguments: ``norms``, if they are known (:func:`network_norms`), and ``sound``, a
+    boolean without which the state stays what it is.
+
     Args:
         config: of the training.
         networks: slice of each network's parameters in the vector.
     """
-    amsgrad = optax.scale_by_amsgrad()
+    rules = optax.scale_by_amsgrad(_FIRST_DECAY, _SECOND_DECAY, _SMALLEST_ROOT)
+    largest = config.grad_clip_norm
+    init = optax.chain(optax.clip_by_global_norm(largest), rules).init if largest else rules.init
 
-    def update(gradient: Array, state: Any, _params: Array | None = None) -> tuple[Array, Any]:
+    def update(
+        gradient: Array,
+        state: Any,
+        _params: Array | None = None,
+        *,
+        norms: dict[str, Array] | None = None,
+        sound: Array | bool = True,
+        **_: Any,
+    ) -> tuple[Array, Any]:
+        place = jax.lax.iota(jnp.int32, gradient.shape[0])
+        if largest:
+            norms = norms or network_norms(gradient, networks)
+            share = jnp.ones(())
+            for name, norm in norms.items():
+                share = jnp.where(_within(place, networks[name]), largest / jnp.maximum(norm, largest), share)
+            # Not put together from parts, which would be a pass over memory by itself.
+            gradient = gradient * share
+
+        def decayed(name: str, decay: float, value: Array) -> Array:
+            moment = optax.tree.get(state, name)
+            new = jnp.where(sound, (1.0 - decay) * value + decay * moment, moment)
+            written: Array = jax.lax.optimization_barrier(new)
+            return written
+
+        # After n steps, the moments are 1 - βⁿ of what they would be had they not begun at zero.
+        count = optax.tree.get(state, "count") + 1
+        first = decayed("mu", _FIRST_DECAY, gradient)
+        second = decayed("nu", _SECOND_DECAY, gradient**2)
+        corrected = second / (1.0 - _SECOND_DECAY**count)
         # Without a largest second moment so far, AMSGrad's step is Adam's.
-        return amsgrad.update(gradient, state._replace(nu_max=state.nu_max.at[networks["dcmnet"]].set(0.0)))
+        before = optax.tree.get(state, "nu_max")
+        so_far = jnp.where(_within(place, networks["dcmnet"]), 0.0, before)
+        root = jax.lax.optimization_barrier(jnp.where(sound, jnp.maximum(so_far, corrected), before))
+        direction = first / (1.0 - _FIRST_DECAY**count) / (jnp.sqrt(root) + _SMALLEST_ROOT)
+        count = jnp.where(sound, count, count - 1)
+        return direction, optax.tree.set(state, count=count, mu=first, nu=second, nu_max=root)
 
-    direction = optax.GradientTransformation(amsgrad.init, update)
-    if config.grad_clip_norm == 0:
-        return direction
-    clip = optax.clip_by_global_norm(config.grad_clip_norm)
+    return optax.GradientTransformationExtraArgs(init, update)
 
-    def clip_each(gradient: Array, _params: Array | None = None) -> Array:
-        parts = [clip.update(gradient[place], optax.EmptyState())[0] for place in networks.values()]
-        return jnp.concatenate(parts)
 
-    return optax.chain(optax.stateless(clip_each), direction)
+def _within(place: Array, of: slice) -> Array:
+    return (place >= of.start) & (place < of.stop)
 
 
 def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:

@@ -6,7 +6,7 @@ All are pure, and run on every device on its part of the batch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from train.model.prediction import Params, Prediction
 from train.step.devices import AXIS, Devices
 from train.step.losses import Counts, Losses, LossWeights, count, joint_loss, loss_weights
 from train.step.metrics import MetricSums, add_sums, batch_sums
-from train.step.optimizer import Schedule, TrainState, build_optimizer, learning_rate, new_state
+from train.step.optimizer import Schedule, TrainState, build_optimizer, learning_rate, network_norms, new_state
 from train.step.parameter_vector import ParameterVector
 
 Array = jax.Array
@@ -67,6 +67,7 @@ def build_functions(
         _step,
         gradient=gradient,
         optimizer=optimizer,
+        networks=parameters.networks,
         ema_decay=config.ema_decay,
     )
 
@@ -143,24 +144,30 @@ def _step(
     schedule: Schedule,
     *,
     gradient: _Gradient,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
+    networks: Mapping[str, slice],
     ema_decay: float,
 ) -> _Stepped:
     slope, loss, own_sums = gradient(state.params, batch)
+    norms = network_norms(slope, networks)
+    finite = jnp.isfinite(jnp.stack([sums.loss, *norms.values()])).all()
     # A step that diverges is not taken, and none after it: the state stays what it was before, and its step number
     # says where. The loss of the epoch so far is NaN from then on, which is how the steps that follow know.
-    sound = (loss <= schedule.largest_loss) & jnp.isfinite(jnp.vdot(slope, slope)) & jnp.isfinite(sums.loss)
-    direction, opt_state = optimizer.update(slope, state.opt_state, state.params)
-    params = state.params - learning_rate(schedule, state.step) * direction
+    sound = (loss <= schedule.largest_loss) & finite
+    direction, opt_state = optimizer.update(slope, state.opt_state, state.params, norms=norms, sound=sound)
+    moved = jnp.where(sound, state.params - learning_rate(schedule, state.step) * direction, state.params)
+    # Written once, see :func:`build_optimizer`.
+    params = jax.lax.optimization_barrier(moved)
     step = state.step + 1
     # Warmed up, so that the average forgets the initial weights within the first steps. Written as a difference, it
     # leaves a parameter that does not change (a frozen one) as it is, to the last bit.
     decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
-    ema = state.ema_params + (1.0 - decay) * (params - state.ema_params) if ema_decay else params
-    taken = TrainState(step, params, opt_state, ema)
+    ema = params
+    if ema_decay:
+        ema = jnp.where(sound, state.ema_params + (1.0 - decay) * (params - state.ema_params), state.ema_params)
     sums = add_sums(sums, own_sums)
     return (
-        jax.tree.map(lambda new, old: jnp.where(sound, new, old), taken, state),
+        TrainState(jnp.where(sound, step, state.step), params, opt_state, ema),
         sums._replace(loss=jnp.where(sound, sums.loss, jnp.nan)),
         jnp.where(sound, loss, jnp.nan),
     )
