@@ -51,6 +51,9 @@ class BenchConfig:
     pad_edges: bool = False
     """Pad the reference arm's edges, for it to compile once for each bucket and not for each molecule."""
 
+    beside: str = ""
+    """Folder of another checkout (a worktree of an older commit), whose arms take turns with ours; same environment."""
+
     output: str = ""
     """Stem of a JSON file and a picture (none if empty)."""
 
@@ -58,11 +61,12 @@ class BenchConfig:
 class Arm:
     """A process that runs rounds."""
 
-    def __init__(self, label: str, arm: str, settings: dict[str, Any], **wanted: Any) -> None:
+    def __init__(self, label: str, arm: str, settings: dict[str, Any], folder: str = "", **wanted: Any) -> None:
         self.label = label
         described = json.dumps({"arm": arm, "settings": settings, **wanted})
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.arms", described],
+            cwd=folder or None,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -99,13 +103,14 @@ class Arm:
 def main() -> None:
     """Run every arm in turn and print the tables."""
     bench = tyro.cli(BenchConfig, description=__doc__)
-    data = {"cache_dir": bench.cache_dir}
+    data = {"cache_dir": str(Path(bench.cache_dir).absolute())}
     alone = {**data, "batch_size": 1, "host_devices": 1}
     arms = [Arm("reference", "reference", alone, molecules=bench.reference_molecules, pad_edges=bench.pad_edges)]
-    arms += [
-        Arm(f"batch {size}", "ours", {**data, "batch_size": size}, molecules=max(bench.molecules, size))
-        for size in bench.batch_sizes
-    ]
+    for size in bench.batch_sizes:
+        settings = {**data, "batch_size": size}
+        arms.append(Arm(f"batch {size}", "ours", settings, molecules=max(bench.molecules, size)))
+        if bench.beside:
+            arms.append(Arm(f"{size}, beside", "ours", settings, bench.beside, molecules=max(bench.molecules, size)))
     if bench.streamed:
         settings = {**data, "batch_size": bench.streamed, "data_placement": "stream"}
         arms.append(Arm(f"{bench.streamed}, streamed", "ours", settings, molecules=bench.molecules))
