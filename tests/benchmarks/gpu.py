@@ -31,8 +31,8 @@ from shared.drawing import save_picture
 from shared.log import log
 from tests import support
 from tests.benchmarks.arms import training, training_steps
-from tests.benchmarks.runs import table
-from tests.benchmarks.time_to_accuracy import AccuracyConfig, first_reached
+from tests.benchmarks.runs import read_metrics, table
+from tests.benchmarks.time_to_accuracy import first_reached
 from train.config import TrainConfig
 from train.data.batch import Batch
 from train.data.dataset import open_cache
@@ -263,12 +263,14 @@ def train_to(config: GpuConfig, folder: Path) -> Record:
     start = time.perf_counter()
     run = loop.train(training)
     whole = time.perf_counter() - start
-    reached = first_reached(run / "metrics.jsonl", AccuracyConfig(esp=config.esp, forces=float("inf")))
+    records = read_metrics(run)
+    reached = first_reached(records, config.esp, forces=float("inf"))
+    until = records[: records.index(reached) + 1] if reached else []
     return {
         "epochs": config.epochs,
         "seconds_with_compiling": whole,
-        "epoch_reached": reached[0] if reached else None,
-        "seconds_of_training_until_reached": reached[1] if reached else None,
+        "epoch_reached": reached["epoch"] if reached else None,
+        "seconds_of_training_until_reached": sum(record["seconds"] for record in until) or None,
     }
 
 
