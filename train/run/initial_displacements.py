@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from train.data.loader import Loader
 from train.model.graph import batch_edges
 from train.model.joint import build_model, clean
 from train.model.prediction import Params
+from train.step.compiled_steps import UNOPTIMIZED
 from train.step.devices import largest
 
 _TARGET_ANGSTROM = 0.2
@@ -60,7 +62,7 @@ def _lengths(params: Params, config: ModelConfig, charges: np.ndarray, loader: L
         return np.zeros(0)
     dcmnet = build_model(config).dcmnet
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=UNOPTIMIZED)
     def farthest(params: Params, batch: Batch) -> jax.Array:
         batch = clean(batch)
         edges = batch_edges(batch.positions, batch.dcmnet_dst, batch.dcmnet_src, batch.dcmnet_n_edges, dcmnet.cutoff)

@@ -36,9 +36,10 @@ from train.step.program_cache import kept_programs, trace_settings
 
 Array = jax.Array
 
-_COMPILED_AT_ONCE = 2
-
 _LEVEL = "xla_backend_optimization_level"
+
+UNOPTIMIZED: dict[str, Any] = {_LEVEL: 0}
+"""XLA's options for what runs once, and would take longer to be optimized."""
 
 _PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax")
 
@@ -68,7 +69,11 @@ class Steps:
         self._traced: dict[tuple[Any, ...], Future[Any]] = {}
         self._executables: dict[tuple[Any, ...], Future[Any]] = {}
         self._tracer = ThreadPoolExecutor(1, thread_name_prefix="trace")
-        self._compiler = ThreadPoolExecutor(_COMPILED_AT_ONCE, thread_name_prefix="compile")
+        # One program after another: XLA divides each among all cores, and the first step begins before the evaluation
+        # is compiled. Two at once took a sixth longer for eight programs.
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        # The new state is needed first, and compiled while the steps are traced.
+        self._creator = ThreadPoolExecutor(1, thread_name_prefix="create")
 
     def create_state(self, seed: int) -> TrainState:
         """Return a new state, the same for any devices, and placed where it stays so that the step compiles once.
@@ -229,7 +234,8 @@ class Steps:
             shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves]
             count = len(jax.tree.leaves(donated))
             self._traced[key] = self._tracer.submit(self._trace, key, shapes, tree, count)
-            self._executables[key] = self._compiler.submit(self._compile, name, self._traced[key])
+            compiler = self._creator if name == "create" else self._compiler
+            self._executables[key] = compiler.submit(self._compile, name, self._traced[key])
         return self._executables[key]
 
     def _trace(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
@@ -239,8 +245,7 @@ class Steps:
             return self._lower(key, shapes, tree, donated)
 
     def _compile(self, name: str, traced: Future[Any]) -> Any:
-        # A new state is drawn once: optimizing that would take longer.
-        options = {_LEVEL: 0} if name == "create" else compiler_options(self.devices)
+        options = UNOPTIMIZED if name == "create" else compiler_options(self.devices)
         return traced.result().compile(compiler_options=options)
 
     def _lower(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
