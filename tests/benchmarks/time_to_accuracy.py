@@ -33,11 +33,11 @@ class AccuracyConfig:
 
     recipes: tuple[str, ...] = (
         "1:1e-3:4:constant",
-        "8:3e-3:15",
-        "16:3e-3:15",
-        "32:3e-3:20",
-        "32:5e-3:20",
-        "64:5e-3:25",
+        "8:3e-3:20",
+        "16:3e-3:25",
+        "32:3e-3:30",
+        "32:5e-3:30",
+        "64:5e-3:40",
     )
     """Batch size, peak learning rate and epochs of each run; ":constant" where it is not lowered along a cosine."""
 
