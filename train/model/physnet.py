@@ -96,7 +96,7 @@ def _radial_filters_jvp(cutoff: float, order: int, primals: Any, tangents: Any) 
         parts.append(by_distance[:, None] * radial_filters(distances, kernel, cutoff, order + 1))
     if not isinstance(by_kernel, jax.custom_derivatives.SymbolicZero):
         parts.append(radial_filters(distances, by_kernel, cutoff, order))
-    return filters, sum(parts, start=jnp.zeros_like(filters)) if len(parts) != 1 else parts[0]
+    return filters, sum(parts[1:], start=parts[0])
 
 
 class Residual(nn.Module):

@@ -17,6 +17,9 @@ Array = jax.Array
 _FIRST_FRACTION = 0.01
 _FINAL_FRACTION = 0.01
 
+_FIRST_DECAY, _SECOND_DECAY, _SMALLEST_ROOT = 0.9, 0.999, 1e-8
+"""β₁, β₂ and ε of Adam and AMSGrad, as published."""
+
 
 class TrainState(NamedTuple):
     """The arrays that a step replaces and a checkpoint holds; P parameters as one vector."""
@@ -55,10 +58,6 @@ def learning_rate(schedule: Schedule, step: Array) -> Array:
     return jnp.where(step < schedule.warmup, rising, falling)
 
 
-_FIRST_DECAY, _SECOND_DECAY, _SMALLEST_ROOT = 0.9, 0.999, 1e-8
-"""β₁, β₂ and ε of Adam and AMSGrad, as published."""
-
-
 def network_norms(gradient: Array, networks: Mapping[str, slice]) -> dict[str, Array]:
     """Return the Euclidean norm of each network's part of the gradient (P,)."""
     return {name: jnp.sqrt(jnp.vdot(gradient[place], gradient[place])) for name, place in networks.items()}
@@ -80,8 +79,7 @@ def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax
     written by one pass over what was already written, in place: the compiler would compute it again from the old state
     in every pass, and copy what it still needs. A step of 16 molecules is a quarter shorter so on a processor.
 
-    Its ``update`` takes two more arguments: ``norms``, if they are known (:func:`network_norms`), and ``sound``, a
-    boolean without which the state stays what it is.
+    Its ``update`` takes a further argument, ``sound``: a boolean without which the state stays what it is.
 
     Args:
         config: of the training.
@@ -92,41 +90,32 @@ def build_optimizer(config: TrainConfig, networks: Mapping[str, slice]) -> optax
     init = optax.chain(optax.clip_by_global_norm(largest), rules).init if largest else rules.init
 
     def update(
-        gradient: Array,
-        state: Any,
-        _params: Array | None = None,
-        *,
-        norms: dict[str, Array] | None = None,
-        sound: Array | bool = True,
-        **_: Any,
+        gradient: Array, state: Any, _params: Array | None = None, *, sound: Array | bool = True
     ) -> tuple[Array, Any]:
         place = jax.lax.iota(jnp.int32, gradient.shape[0])
         if largest:
-            norms = norms or network_norms(gradient, networks)
             share = jnp.ones(())
-            for name, norm in norms.items():
+            for name, norm in network_norms(gradient, networks).items():
                 share = jnp.where(_within(place, networks[name]), largest / jnp.maximum(norm, largest), share)
             # Not put together from parts, which would be a pass over memory by itself.
             gradient = gradient * share
 
-        def decayed(name: str, decay: float, value: Array) -> Array:
-            moment = optax.tree.get(state, name)
-            new = jnp.where(sound, (1.0 - decay) * value + decay * moment, moment)
-            written: Array = jax.lax.optimization_barrier(new)
-            return written
+        def written(new: Array, before: Array) -> Array:
+            array: Array = jax.lax.optimization_barrier(jnp.where(sound, new, before))
+            return array
 
-        # After n steps, the moments are 1 - βⁿ of what they would be had they not begun at zero.
-        count = optax.tree.get(state, "count") + 1
-        first = decayed("mu", _FIRST_DECAY, gradient)
-        second = decayed("nu", _SECOND_DECAY, gradient**2)
-        corrected = second / (1.0 - _SECOND_DECAY**count)
+        count, mu, nu, nu_max = (optax.tree.get(state, name) for name in ("count", "mu", "nu", "nu_max"))
+        taken = optax.safe_increment(count)
+        first = written(optax.tree.update_moment(gradient, mu, _FIRST_DECAY, 1), mu)
+        second = written(optax.tree.update_moment_per_elem_norm(gradient, nu, _SECOND_DECAY, 2), nu)
         # Without a largest second moment so far, AMSGrad's step is Adam's.
-        before = optax.tree.get(state, "nu_max")
-        so_far = jnp.where(_within(place, networks["dcmnet"]), 0.0, before)
-        root = jax.lax.optimization_barrier(jnp.where(sound, jnp.maximum(so_far, corrected), before))
-        direction = first / (1.0 - _FIRST_DECAY**count) / (jnp.sqrt(root) + _SMALLEST_ROOT)
-        count = jnp.where(sound, count, count - 1)
-        return direction, optax.tree.set(state, count=count, mu=first, nu=second, nu_max=root)
+        so_far = jnp.where(_within(place, networks["dcmnet"]), 0.0, nu_max)
+        largest_second = jnp.maximum(so_far, optax.tree.bias_correction(second, _SECOND_DECAY, taken))
+        largest_second = written(largest_second, nu_max)
+        root = jnp.sqrt(largest_second) + _SMALLEST_ROOT
+        direction = optax.tree.bias_correction(first, _FIRST_DECAY, taken) / root
+        count = jnp.where(sound, taken, count)
+        return direction, optax.tree.set(state, count=count, mu=first, nu=second, nu_max=largest_second)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -149,12 +149,13 @@ def _step(
     ema_decay: float,
 ) -> _Stepped:
     slope, loss, own_sums = gradient(state.params, batch)
-    norms = network_norms(slope, networks)
-    finite = jnp.isfinite(jnp.stack([sums.loss, *norms.values()])).all()
+    # The norms by which the optimizer clips: the compiler computes them once for both.
+    norms = network_norms(slope, networks).values()
+    finite = jnp.isfinite(jnp.stack([sums.loss, *norms])).all()
     # A step that diverges is not taken, and none after it: the state stays what it was before, and its step number
     # says where. The loss of the epoch so far is NaN from then on, which is how the steps that follow know.
     sound = (loss <= schedule.largest_loss) & finite
-    direction, opt_state = optimizer.update(slope, state.opt_state, state.params, norms=norms, sound=sound)
+    direction, opt_state = optimizer.update(slope, state.opt_state, state.params, sound=sound)
     moved = jnp.where(sound, state.params - learning_rate(schedule, state.step) * direction, state.params)
     # Written once, see :func:`build_optimizer`.
     params = jax.lax.optimization_barrier(moved)
