@@ -32,7 +32,10 @@ class CompileProgress:
             return
         if not self._announced:
             self._announced = True
-            self._log(f"compiling {programs} programs: half a minute or so the first time, seconds once they are kept")
+            self._log(
+                f"compiling {programs} programs: half a minute to a minute and a half the first time, "
+                "seconds once they are kept"
+            )
         else:
             self._log(f"compiling: {done} of {programs} programs after {now - self._began:.0f} s")
         self._next = now + _SECONDS_BETWEEN_LINES
