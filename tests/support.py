@@ -29,6 +29,8 @@ SMALL_MODEL: dict[str, Any] = {
     "physnet_features": 8,
     "physnet_iterations": 1,
     "physnet_basis": 8,
+    "physnet_degree": 1,
+    "physnet_channels": 3,
     "dcmnet_features": 4,
     "dcmnet_iterations": 1,
     "dcmnet_max_degree": 1,

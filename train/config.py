@@ -42,6 +42,12 @@ class ModelConfig(SharedConfig):
     physnet_residual_output: NonNegativeInt = setting(1, Scope.MODEL)
     """Residual blocks in each output block (1 in the paper)."""
 
+    physnet_degree: Annotated[int, Field(ge=0, le=4)] = setting(2, Scope.MODEL, before=0)
+    """Highest degree of the directions in PhysNet's messages: angles (0 = distances alone, as published)."""
+
+    physnet_channels: PositiveInt = setting(16, Scope.MODEL)
+    """Channels of PhysNet's messages for each degree of direction."""
+
     dcmnet_features: PositiveInt = setting(32, Scope.MODEL)
     """Feature channels per atom and spherical-harmonic component in DCMNet."""
 

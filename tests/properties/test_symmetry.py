@@ -24,11 +24,11 @@ Case = tuple[Batch, Callable[[Batch], Prediction], Prediction]
 @pytest.fixture(
     scope="module",
     params=[
-        {"n_dcm": 1, "exact_monopoles": False},
-        {"n_dcm": 3, "exact_monopoles": True, "mix_coulomb_energy": True},
+        {"n_dcm": 1, "exact_monopoles": False, "physnet_degree": 0},
+        {"n_dcm": 3, "exact_monopoles": True, "mix_coulomb_energy": True, "physnet_degree": 3},
         {"n_dcm": 3, "exact_monopoles": False, "dcmnet_max_degree": 1},
     ],
-    ids=["1-penalised", "3-exact-mixed", "3-penalised"],
+    ids=["1-penalised-distances", "3-exact-mixed-angles", "3-penalised"],
 )
 def case(request: pytest.FixtureRequest) -> Case:
     """A batch of molecules and ions, a model, and its prediction there."""

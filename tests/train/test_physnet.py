@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import eval_legendre
 
+from train.model.equivariant import spherical_harmonics
 from train.model.graph import Pairs
-from train.model.physnet import Interaction, activation, radial_basis, radial_filters
+from train.model.physnet import Angular, Interaction, activation, radial_basis, radial_filters
 
 ATOMS, FEATURES, BASIS, CUTOFF = 5, 3, 6, 4.0
 FIRST = np.array([0, 0, 1, 2])
@@ -59,11 +61,47 @@ def test_interaction_is_the_sum_over_neighbours() -> None:
     with jax.enable_x64(True):
         pairs = Pairs(jnp.asarray(FIRST), jnp.asarray(SECOND), jnp.zeros((len(FIRST), 3)))
         module = Interaction(residuals=1, basis=BASIS, cutoff=CUTOFF)
-        drawn = module.init(jax.random.key(0), x, DISTANCES, pairs)
+        drawn = module.init(jax.random.key(0), x, DISTANCES, pairs, [])
         # None of them zero, as those of a new block are.
         params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), drawn)
-        found = np.asarray(module.apply(params, x, DISTANCES, pairs))
+        found = np.asarray(module.apply(params, x, DISTANCES, pairs, []))
     np.testing.assert_allclose(found, expected_interaction(params["params"], x), rtol=1e-10)
+
+
+def test_angular_terms_are_legendre_polynomials_of_the_angles() -> None:
+    """Without spherical harmonics, by their addition theorem: a sum over pairs of neighbours of P_l(cos θ)."""
+    rng = np.random.default_rng(1)
+    degree, channels = 3, 2
+    x, positions = rng.normal(size=(ATOMS, FEATURES)), rng.uniform(-1.0, 1.0, size=(ATOMS, 3))
+    vectors = positions[SECOND] - positions[FIRST]
+    distances = np.linalg.norm(vectors, axis=1)
+    with jax.enable_x64(True):
+        pairs = Pairs(jnp.asarray(FIRST), jnp.asarray(SECOND), jnp.asarray(vectors))
+        module = Angular(degree, channels, BASIS, CUTOFF)
+        arguments = (x, distances, spherical_harmonics(pairs.displacements, degree), pairs)
+        params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), module.init(jax.random.key(0), *arguments))
+        found = np.asarray(module.apply(params, *arguments))
+    weights = params["params"]
+    for i in range(ATOMS):
+        neighbours = []
+        for first, second, distance in zip(FIRST, SECOND, distances, strict=True):
+            if i in (first, second):
+                j = second if i == first else first
+                message = expected_basis(distance) @ weights["filter"]["kernel"]
+                message = message * softplus(dense(weights["others"], x[j]))
+                neighbours.append((message.reshape(degree, channels), (positions[j] - positions[i]) / distance))
+        for number in range(1, degree + 1):
+            left, right = np.split(weights[f"mix_{number}"]["kernel"], 2, axis=1)
+            expected = sum(
+                (
+                    (one[number - 1] @ left) * (other[number - 1] @ right) * eval_legendre(number, u @ v)
+                    for one, u in neighbours
+                    for other, v in neighbours
+                ),
+                start=np.zeros(channels),
+            )
+            own = found[i, (number - 1) * channels : number * channels]
+            np.testing.assert_allclose(own, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

@@ -140,6 +140,8 @@ def build_model(config: ModelConfig) -> JointModel:
             residual_interaction=config.physnet_residual_interaction,
             residual_atomic=config.physnet_residual_atomic,
             residual_output=config.physnet_residual_output,
+            degree=config.physnet_degree,
+            channels=config.physnet_channels,
         ),
         dcmnet=DCMNet(
             features=config.dcmnet_features,

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
 from train.model.electrostatics import damped_coulomb_energy, polynomial_cutoff
+from train.model.equivariant import Components, spherical_harmonics
 from train.model.graph import Pairs
 
 Array = jax.Array
@@ -123,16 +124,70 @@ class _Filter(nn.Module):
         return radial_filters(distances, kernel, self.cutoff)
 
 
-class Interaction(nn.Module):
-    """One message pass, residual blocks on the messages, and the gated update of the features (eqs 5 and 6)."""
+class Angular(nn.Module):
+    """Invariants of the directions in which an atom's neighbours lie, which no single distance tells.
 
-    residuals: int
+    The neighbours' density A_i^{lm} = Σ_j (G_l g(r_ij)) ∘ σ(W_l σ(x_j) + b_l) Y_lm(r_ij), and of each degree l the
+    products b_i^l = Σ_m (U_l A_i^{lm}) ∘ (V_l A_i^{lm}): the terms of three bodies of the atomic cluster expansion
+    (Drautz, Phys. Rev. B 2019, 99, 014104), with messages that the network learns (Batatia et al., MACE, NeurIPS 2022).
+    """
+
+    degree: int
+    channels: int
     basis: int
     cutoff: float
 
     @nn.compact
-    def __call__(self, x: Array, distances: Array, pairs: Pairs) -> Array:
-        """Update features (N, features) with messages both ways between P pairs at ``distances`` (P,) in Å."""
+    def __call__(self, activated: Array, distances: Array, harmonics: Components, pairs: Pairs) -> Array:
+        """Return invariants (N, degree · channels).
+
+        Args:
+            activated: (N, features) σ(x).
+            distances: (P,) of the pairs in Å.
+            harmonics: (degree + 1)² spherical harmonics of the pairs' directions, (P, 1) each.
+            pairs: of the batch.
+        """
+        width = self.degree * self.channels
+        others = activation(nn.Dense(width, name="others")(activated))
+        filters = _Filter(width, self.basis, self.cutoff, name="filter")(distances)
+        to_first, to_second = filters * others[pairs.second_idx], filters * others[pairs.first_idx]
+        receivers = jnp.concatenate([pairs.first_idx, pairs.second_idx])
+        invariants = []
+        for degree in range(1, self.degree + 1):
+            channels = slice((degree - 1) * self.channels, degree * self.channels)
+            directions = jnp.stack(harmonics[degree**2 : (degree + 1) ** 2], axis=1)
+            # Seen from the other atom, the direction is the opposite one.
+            parts = to_first[:, None, channels] * directions, to_second[:, None, channels] * directions
+            messages = jnp.concatenate([parts[0], (-1) ** degree * parts[1]])
+            density = jax.ops.segment_sum(messages, receivers, activated.shape[0])
+            mixed = nn.Dense(2 * self.channels, use_bias=False, name=f"mix_{degree}")(density)
+            left, right = jnp.split(mixed, 2, axis=-1)
+            invariants.append((left * right).sum(axis=1))
+        return jnp.concatenate(invariants, axis=-1)
+
+
+class Interaction(nn.Module):
+    """One message pass, residual blocks on the messages, and the gated update of the features (eqs 5 and 6).
+
+    With a ``degree``, the invariants of :class:`Angular` join the messages by a linear map.
+    """
+
+    residuals: int
+    basis: int
+    cutoff: float
+    degree: int = 0
+    channels: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array, distances: Array, pairs: Pairs, harmonics: Components) -> Array:
+        """Update features (N, features) with messages both ways between P pairs.
+
+        Args:
+            x: (N, features).
+            distances: (P,) of the pairs in Å.
+            pairs: of the batch.
+            harmonics: spherical harmonics of the pairs' directions, (P, 1) each, up to ``degree``.
+        """
         features = x.shape[-1]
         activated = activation(x)
         own = activation(nn.Dense(features, name="own")(activated))
@@ -141,6 +196,9 @@ class Interaction(nn.Module):
         messages = jnp.concatenate([filters * others[pairs.second_idx], filters * others[pairs.first_idx]])
         receivers = jnp.concatenate([pairs.first_idx, pairs.second_idx])
         v = own + jax.ops.segment_sum(messages, receivers, x.shape[0])
+        if self.degree:
+            angular = Angular(self.degree, self.channels, self.basis, self.cutoff, name="angular")
+            v = v + nn.Dense(features, name="angular_update")(angular(activated, distances, harmonics, pairs))
         for i in range(self.residuals):
             v = Residual(name=f"residual_{i}")(v)
         gate = self.param("gate", nn.initializers.ones, (features,))
@@ -174,6 +232,8 @@ class PhysNet(nn.Module):
         residual_interaction: residual blocks on the messages.
         residual_atomic: residual blocks on the features after each interaction.
         residual_output: residual blocks in each output block.
+        degree: highest degree of the angular terms; 0: distances alone, as published.
+        channels: angular channels of each degree.
     """
 
     features: int
@@ -183,6 +243,8 @@ class PhysNet(nn.Module):
     residual_interaction: int = 1
     residual_atomic: int = 1
     residual_output: int = 1
+    degree: int = 0
+    channels: int = 16
 
     @nn.compact
     def __call__(self, atomic_numbers: Array, positions: Array, pairs: Pairs, total_charge: Array) -> PhysNetOutput:
@@ -202,10 +264,13 @@ class PhysNet(nn.Module):
         x = nn.Embed(elements, self.features, embedding_init=nn.initializers.normal(1.0), name="embedding")(
             flat_numbers
         )
+        harmonics = spherical_harmonics(pairs.displacements, self.degree) if self.degree else []
+        interaction = functools.partial(
+            Interaction, self.residual_interaction, self.basis, self.cutoff, self.degree, self.channels
+        )
         outputs = jnp.zeros((x.shape[0], 2), x.dtype)
         for i in range(self.iterations):
-            interaction = Interaction(self.residual_interaction, self.basis, self.cutoff, name=f"interaction_{i}")
-            x = interaction(x, distances, pairs)
+            x = interaction(name=f"interaction_{i}")(x, distances, pairs, harmonics)
             for j in range(self.residual_atomic):
                 x = Residual(name=f"atomic_{i}_{j}")(x)
             outputs = outputs + Output(self.residual_output, name=f"output_{i}")(x)
