@@ -29,11 +29,14 @@ class Level:
     max_cycles: int = 100
     xc_grid_level: int = 3
     memory_mib: int = 2000
+    density_fit: bool = False
+    """Whether the electrons' repulsion is expanded in PySCF's default fitting basis (resolution of the identity)."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return all that the results depend on, as JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "memory_mib"}
+        """Return all that the results depend on, as JSON; ``density_fit``, which is newer than the rest, only if on."""
+        left_out = {"memory_mib"} if self.density_fit else {"memory_mib", "density_fit"}
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
 def pyscf_version() -> str:

@@ -42,7 +42,11 @@ def find_modes(molecule: Molecule, level: Level) -> Modes:
         LeftOut: it does not relax, or to a saddle point.
     """
     relaxed = molecule.at(relax(molecule, level))
-    hessian = np.asarray(converge(relaxed, level).Hessian().kernel())  # (n, n, 3, 3), Hartree/Bohr²
+    derivatives = converge(relaxed, level).Hessian()
+    if level.density_fit:
+        # The fitting functions move with the atoms: versions of PySCF differ in how much of this they take by default.
+        derivatives.auxbasis_response = 2
+    hessian = np.asarray(derivatives.kernel())  # (n, n, 3, 3), Hartree/Bohr²
     hessian = hessian.transpose(0, 2, 1, 3).reshape(3 * len(molecule), 3 * len(molecule))
     return harmonic_modes(relaxed, hessian * units.CODATA_2018_HARTREE_IN_EV / units.BOHR_IN_ANGSTROM**2)
 

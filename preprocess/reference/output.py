@@ -25,6 +25,7 @@ UNITS = {
     "E": "eV (total; 1 Hartree = 27.211386245988 eV, CODATA 2018)",
     "F": "eV/angstrom",
     "Dxyz": "debye; about the origin, of ions about the centre of mass",
+    "quadrupole": "e*angstrom^2 (1/2 sum q (3 x x^T - |x|^2), traceless); about the centre of mass",
     "Q": "e",
     "esp": "hartree/e",
     "vdw_surface": "angstrom",
@@ -91,9 +92,11 @@ class Output:
             self.write_record({"complete": False, "settings": settings})
         elif record["settings"] != settings:
             there = record["settings"]
-            key = next(key for key in sorted({*there, *settings}) if there.get(key) != settings.get(key))
+            different = sorted(key for key in {*there, *settings} if there.get(key) != settings.get(key))
+            # Other settings may be why geometries made from SMILES differ.
+            key = next((key for key in different if key not in ("molecules", "names")), None)
             what = "other molecules or geometries"
-            if key not in ("molecules", "names"):
+            if key:
                 what = f"{key} = {there.get(key, 'none')}, not {settings.get(key, 'none')}"
             raise UserError(
                 f"{self.folder}: holds another calculation ({what}); choose another --output, or remove the folder"
@@ -133,8 +136,8 @@ def draw_split(count: int, fractions: Sequence[float], seed: int) -> dict[Split,
 
 def _geometry(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {
-        "R": _padded([row.molecule.positions for row in rows]),
-        "Z": _padded([row.molecule.atomic_numbers.astype(np.int32) for row in rows]),
+        "R": padded([row.molecule.positions for row in rows]),
+        "Z": padded([row.molecule.atomic_numbers.astype(np.int32) for row in rows]),
         "N": np.array([len(row.molecule) for row in rows], np.int32),
     }
 
@@ -143,8 +146,9 @@ def _efd(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {
         **_geometry(rows),
         "E": np.array([row.arrays["energy"] for row in rows]),
-        "F": _padded([row.arrays["forces"] for row in rows]),
+        "F": padded([row.arrays["forces"] for row in rows]),
         "Dxyz": np.array([row.arrays["dipole"] for row in rows]),
+        "quadrupole": np.array([row.arrays["quadrupole"] for row in rows]),
         "Q": np.array([row.molecule.charge for row in rows], np.float64),
         "name": np.array([row.molecule.name for row in rows]),
     }
@@ -153,14 +157,14 @@ def _efd(rows: Sequence[Row]) -> dict[str, np.ndarray]:
 def _esp(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {
         **_geometry(rows),
-        "esp": _padded([row.arrays["esp"].astype(np.float32) for row in rows]),
-        "vdw_surface": _padded([row.arrays["grid"] for row in rows]),
+        "esp": padded([row.arrays["esp"].astype(np.float32) for row in rows]),
+        "vdw_surface": padded([row.arrays["grid"] for row in rows]),
         "n_grid": np.array([len(row.arrays["esp"]) for row in rows], np.int32),
         "name": np.array([row.molecule.name for row in rows]),
     }
 
 
-def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Stack arrays of different lengths to (n, widest, ...), padded with zeros."""
     stacked = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
     for row, array in zip(stacked, arrays, strict=True):
