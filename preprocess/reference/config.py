@@ -18,7 +18,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """Make reference data in the input format: energies, forces, dipoles, ESP on Merz-Kollman shells (needs PySCF)."""
+    """Make reference data in the input format: energies, forces, moments, ESP on Merz-Kollman shells (needs PySCF)."""
 
     molecules: tuple[str, ...] = ()
     """Names of ASE's collection (g2: CO2 H2O CH3OH ...); radicals have the multiplicity given there."""
@@ -39,7 +39,7 @@ class ReferenceConfig:
     """Basis set as PySCF names it, with its own effective core potentials."""
 
     density_fit: bool = False
-    """Fit the electrons' repulsion (PySCF's default fitting basis): sooner, but tens of meV from the exact energies."""
+    """Fit the electrons' repulsion (PySCF's default fitting basis): sooner, but several meV from the exact energies."""
 
     conv_tol: Positive = 1e-9
     """The SCF has converged when the energy changes by less, Hartree."""

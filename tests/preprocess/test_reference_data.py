@@ -271,6 +271,12 @@ def test_a_saddle_point_is_left_out() -> None:
         find_modes(linear, SMALL)
 
 
+def test_an_electron_alone_is_left_out() -> None:
+    """PySCF's second derivatives need electrons of both spins."""
+    with pytest.raises(LeftOut, match=r"no second derivatives .* --sampling displacement"):
+        find_modes(Molecule("H2+", np.array([1, 1]), np.array([[0, 0, 0], [0, 0, 1.0]]), 1, 2), SMALL)
+
+
 def test_conformers_do_not_depend_on_each_other() -> None:
     """Each from its seed, molecule and number alone; turned ones keep their distances; none has atoms on each other."""
     molecule, config = named("CH4"), ReferenceConfig(seed=3)
