@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pyscf import dft, gto, scf
 
-from preprocess.reference.method import Level, core_potentials
+from preprocess.reference.method import Level, core_potentials, without_advice
 from preprocess.reference.molecules import Molecule
 from shared import units
 from shared.elements import centers_of_mass, symbol
@@ -77,7 +77,8 @@ def converge(molecule: Molecule, level: Level) -> Any:
     if level.density_fit:
         field = field.density_fit()
     field.conv_tol, field.max_cycle, field.chkfile = level.conv_tol, level.max_cycles, None
-    field.kernel()
+    with without_advice():  # on fitting bases
+        field.kernel()
     if not field.converged:
         raise LeftOut(f"the SCF does not converge to {level.conv_tol:g} Hartree in {level.max_cycles} cycles")
     return field

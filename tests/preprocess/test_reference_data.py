@@ -27,7 +27,7 @@ from pyscf.hessian import thermo
 from preprocess import reference_data
 from preprocess.reference.config import ReferenceConfig, parse
 from preprocess.reference.grid import RADII, Shells, sphere
-from preprocess.reference.method import Level
+from preprocess.reference.method import Level, require_computable
 from preprocess.reference.modes import Modes, find_modes, harmonic_modes, mean_squares, relax
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import Output, Row, draw_split
@@ -131,6 +131,14 @@ def test_fitted_energy_is_near_the_exact_one() -> None:
     )
     assert 1e-4 < abs(exact.energy - fitted.energy) < 0.01
     np.testing.assert_allclose(fitted.forces, exact.forces, rtol=0, atol=5e-3)
+
+
+def test_fitting_without_a_predefined_basis_is_silent() -> None:
+    """PySCF makes one of lithium's orbitals, and would advise to install other sets in every process."""
+    molecule, level = named("LiH"), Level("hf", "6-31g*")
+    fitted = replace(level, density_fit=True)
+    require_computable(fitted, [molecule])
+    assert converge(molecule, fitted).e_tot == pytest.approx(converge(molecule, level).e_tot, abs=1e-4)
 
 
 def test_exact_level_has_the_digest_of_before() -> None:
@@ -614,6 +622,7 @@ def test_damaged_part_is_computed_again(tmp_path: Path) -> None:
         (["--molecules", "CO2", "--method", "pbe0-d3bj"], "dispersion"),
         (["--molecules", "CO2", "--basis", "6-32g"], "--basis 6-32g: PySCF has none of this name for C"),
         (["--molecules", "CO2", "--basis", "gth-dzvp"], "pseudopotentials"),
+        (["--molecules", "LiH", "--basis", "cc-pvdz", "--density-fit"], "cc-pvdz-jkfit, which has no functions for Li"),
         (["--molecules", "H", "--samples", "3"], "H: a single atom has no conformers"),
         (["--molecules", "CO2", "CO2"], "the same geometry is given twice"),
         (["--molecules", "CO2", "--split", "0.8", "0.1", "0.2"], "adds up to 1.1"),
