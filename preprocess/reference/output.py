@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -88,23 +88,26 @@ class Output:
         """
         record = self.record()
         settings = json.loads(json.dumps(settings))
-        if record is None:
-            self.write_record({"complete": False, "settings": settings})
-        elif record["settings"] != settings:
-            there = record["settings"]
-            different = sorted(key for key in {*there, *settings} if there.get(key) != settings.get(key))
-            # Other settings may be why geometries made from SMILES differ.
-            key = next((key for key in different if key not in ("molecules", "names")), None)
-            what = "other molecules or geometries"
-            if key:
-                what = f"{key} = {there.get(key, 'none')}, not {settings.get(key, 'none')}"
-            raise UserError(
-                f"{self.folder}: holds another calculation ({what}); choose another --output, or remove the folder"
-            )
-        elif record["complete"] and all((self.folder / name).is_file() for name in record["files"]):
-            return record
+        if record is not None:
+            if record["settings"] != settings:
+                self._refuse(record["settings"], settings)
+            if record["complete"] and all((self.folder / name).is_file() for name in record["files"]):
+                return record
+        self.write_record({"complete": False, "settings": settings})
         self.parts.mkdir(exist_ok=True)
         return None
+
+    def _refuse(self, there: dict[str, Any], wanted: dict[str, Any]) -> NoReturn:
+        """Raise a UserError that names the first setting that differs."""
+        different = sorted(key for key in {*there, *wanted} if there.get(key) != wanted.get(key))
+        # Geometries made from SMILES may differ because of the others, which then come first.
+        key = next((key for key in different if key not in ("molecules", "names")), None)
+        what = "other molecules or geometries"
+        if key:
+            what = f"{key} = {there.get(key, 'none')}, not {wanted.get(key, 'none')}"
+        raise UserError(
+            f"{self.folder}: holds another calculation ({what}); choose another --output, or remove the folder"
+        )
 
     def write_split(self, split: Split, rows: Sequence[Row]) -> list[str]:
         """Write the pair of a split, and return the files' names."""

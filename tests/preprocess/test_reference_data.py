@@ -515,7 +515,7 @@ def test_finished_run_is_not_repeated(
 def test_finished_run_of_an_older_version_is_accepted(
     words: list[str], quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without quadrupoles, which is said."""
+    """Without quadrupoles, which is said; where a file is missing, all are made anew, and none counts meanwhile."""
     monkeypatch.setattr("preprocess.reference_data.run_tasks", lambda *_: pytest.fail("computed again"))
     shutil.copytree(quiet, tmp_path / "out")
     older = Output(tmp_path / "out")
@@ -525,6 +525,10 @@ def test_finished_run_of_an_older_version_is_accepted(
     older.write_record(record)
     reference_data.main([*words, "--output", str(tmp_path / "out")])
     assert "of an older version, without quadrupoles" in capsys.readouterr().out
+    older.path("efd", "test").unlink()
+    assert older.begin(record["settings"]) is None
+    begun = older.record()
+    assert begun == {"complete": False, "settings": record["settings"]}
 
 
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
