@@ -54,7 +54,7 @@ help:  ## This list
 	@echo "  DATA GRIDS                               or files to be divided: DATA=all.npz (GRIDS: their ESP, if apart)"
 	@echo "  PREPROCESS_ARGS                          flags of preprocessing alone: \"--grid-unit bohr\""
 	@echo "  CACHE_DIR CONFIG PYTHON                  shards' folder, settings file, interpreter of the new environment"
-	@echo "  MOLECULES GEOMETRIES OUTPUT              of make reference-data: \"CO2 H2O\", extended XYZ files, folder"
+	@echo "  MOLECULES GEOMETRIES SMILES OUTPUT       of make reference-data: \"CO2 H2O\", extended XYZ, .smi files, folder"
 	@echo "  RUN SPLIT                                of make evaluate and report (default: runs/NAME and test)"
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
@@ -64,19 +64,16 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[dev]"
-	@touch $@
-
-$(VENV)/.installed-reference: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[reference]"
+$(addprefix $(VENV)/.installed-,dev reference smiles): $(VENV)/.installed-%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[$*]"
 	@touch $@
 
 install: $(VENV)/.installed  ## Create .venv and install what training needs
 
-reference-data: $(VENV)/.installed-reference  ## NPZ pairs of MOLECULES or GEOMETRIES, computed by PySCF
+reference-data: $(VENV)/.installed-reference $(if $(SMILES),$(VENV)/.installed-smiles)  ## NPZ pairs of MOLECULES, GEOMETRIES or SMILES, computed by PySCF
 	@$(BIN)/python -m preprocess.reference_data $(if $(MOLECULES),--molecules $(MOLECULES)) \
-		$(if $(GEOMETRIES),--geometries $(call files,$(GEOMETRIES))) $(call flag,--output,$(OUTPUT)) $(ARGS)
+		$(if $(GEOMETRIES),--geometries $(call files,$(GEOMETRIES))) $(if $(SMILES),--smiles $(call files,$(SMILES))) \
+		$(call flag,--output,$(OUTPUT)) $(ARGS)
 
 preprocess: $(VENV)/.installed  ## Your files to padded HDF5 shards; a no-op when nothing changed
 	@$(BIN)/python -m preprocess $(FILES) $(SHARED_FLAGS) $(PREPROCESS_ARGS)

@@ -21,14 +21,15 @@ import numpy as np
 from preprocess.reference.config import ReferenceConfig, parse
 from preprocess.reference.method import Level, pyscf_version, require_computable
 from preprocess.reference.molecules import Molecule, collect
-from preprocess.reference.output import UNITS, Output, Row, draw_split
+from preprocess.reference.output import UNITS, Output, Row, draw_split, padded
+from preprocess.reference.smiles import rdkit_version
 from preprocess.reference.tasks import ModesTask, ReferenceTask, Task
 from preprocess.reference.workers import run_tasks
 from shared.errors import UserError, run_program
 from shared.job_limits import usable_cores
 from shared.locks import lock_folder
 from shared.log import log
-from shared.schema import SPLITS
+from shared.schema import SPLITS, Split
 from shared.signals import say_when_stopped
 
 
@@ -50,26 +51,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: bad settings or molecules, a folder in other use, or no geometry can be computed.
     """
     config = parse(argv)
-    molecules = collect(config.molecules, config.geometries)
+    molecules = collect(config.molecules, config.geometries, config.smiles, config.seed)
     version = pyscf_version()
     require_computable(config.level, molecules)
     if config.samples and (single := next((m for m in molecules if len(m) == 1), None)):
         raise UserError(f"{single.name}: a single atom has no conformers; compute it with --samples 0")
+    split_of_molecule = divide_molecules(molecules, config) if config.split_by == "molecule" else None
     output = Output(Path(config.output))
     output.folder.mkdir(parents=True, exist_ok=True)
     say_when_stopped("stopped with all finished geometries kept; the same command goes on")
     with lock_folder(output.folder):
         record = output.begin(identity(config, molecules, version))
         if record is None:
-            record = _Calculation(config, molecules, version, output).run()
+            record = _Calculation(config, molecules, version, output, split_of_molecule).run()
         if not config.keep_parts:
             output.remove_parts()
     counts = ", ".join(f"{split} {count:,}" for split, count in record["splits"].items())
     log.info(f"reference data in {output.folder}: {counts} geometries")
+    if "quadrupole" not in record["units"]:
+        log.info("they are of an older version, without quadrupoles; another --output computes them with these")
 
 
 def identity(config: ReferenceConfig, molecules: Sequence[Molecule], version: str) -> dict[str, Any]:
-    """Return all that the files depend on, as JSON."""
+    """Return all that the files depend on, as JSON; settings newer than the others only where they are used."""
     settings: dict[str, Any] = {
         **config.level.identity,
         "shells": list(config.shells),
@@ -81,6 +85,10 @@ def identity(config: ReferenceConfig, molecules: Sequence[Molecule], version: st
         "molecules": [molecule.digest for molecule in molecules],
         "pyscf": version,
     }
+    if config.smiles:
+        settings["rdkit"] = rdkit_version()
+    if config.split_by == "molecule":
+        settings["split_by"] = config.split_by
     if config.samples:
         settings |= {"sampling": config.sampling, "rotate": config.rotate}
         chosen = ("displacement",) if config.sampling == "displacement" else ("temperature", "statistics")
@@ -88,11 +96,51 @@ def identity(config: ReferenceConfig, molecules: Sequence[Molecule], version: st
     return settings
 
 
+def divide_molecules(molecules: Sequence[Molecule], config: ReferenceConfig) -> np.ndarray:
+    """Return the split (molecules,), index into SPLITS, of every molecule; those that are the same are in one.
+
+    The same are those of one bond graph, in any geometry and of any charge, and those of one name.
+
+    Raises:
+        UserError: training or validation would be empty.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    from preprocess.input.molecule_kinds import describe_kinds, join_kinds
+    from preprocess.input.splits import divide_by_kind
+
+    n_atoms = np.array([len(molecule) for molecule in molecules])
+    numbers, positions = (padded([getattr(m, key) for m in molecules]) for key in ("atomic_numbers", "positions"))
+    graphs = join_kinds([describe_kinds(numbers, n_atoms, positions, np.full(len(molecules), b""))])
+    _, graph = np.unique(graphs, return_inverse=True)
+    _, name = np.unique([molecule.name for molecule in molecules], return_inverse=True)
+    nodes = len(molecules)
+    links = coo_matrix((np.ones(nodes), (graph, nodes + name)), shape=(2 * nodes, 2 * nodes))
+    kinds = connected_components(links, directed=False)[1][graph]
+    found = divide_by_kind(kinds, config.split, config.seed)
+    for number, split in enumerate(SPLITS[:2]):
+        if config.split[number] and not (found == number).any():
+            raise UserError(
+                f"--split-by molecule: the {split} split would be empty ({len(np.unique(kinds))} different molecules); "
+                "name more molecules, change --split, or take --split-by geometry"
+            )
+    return found
+
+
 class _Calculation:
     """The calculation of all geometries of one folder."""
 
-    def __init__(self, config: ReferenceConfig, molecules: list[Molecule], version: str, output: Output) -> None:
+    def __init__(
+        self,
+        config: ReferenceConfig,
+        molecules: list[Molecule],
+        version: str,
+        output: Output,
+        split_of_molecule: np.ndarray | None,
+    ) -> None:
         self._config, self._molecules, self._version, self._output = config, molecules, version, output
+        self._split_of_molecule = split_of_molecule
         self._wavenumbers: dict[int, list[float]] = {}
 
     def run(self) -> dict[str, Any]:
@@ -122,7 +170,7 @@ class _Calculation:
         if not rows:
             self._output.discard()
             raise UserError(f"none of {len(planned)} geometries could be computed; the reasons are printed above")
-        return self._write(len(planned), rows, left_out)
+        return self._write(planned, rows, left_out)
 
     def _plan(self) -> list[Planned]:
         if not self._config.samples:
@@ -185,11 +233,19 @@ class _Calculation:
         log.info(f"left out: {name} (molecule {plan.molecule}), sample {plan.sample}: {reason}")
         return {"name": name, "molecule": plan.molecule, "sample": plan.sample, "reason": reason}
 
-    def _write(self, count: int, rows: dict[int, Row], left_out: list[dict[str, Any]]) -> dict[str, Any]:
+    def _divide(self, planned: Sequence[Planned]) -> dict[Split, np.ndarray]:
+        """Return the indices of each split, drawn over all: one that is left out moves no other to another split."""
+        if self._split_of_molecule is None:
+            return draw_split(len(planned), self._config.split, self._config.seed)
+        splits = self._split_of_molecule[[plan.molecule for plan in planned]]
+        return {split: np.flatnonzero(splits == number) for number, split in enumerate(SPLITS)}
+
+    def _write(
+        self, planned: Sequence[Planned], rows: dict[int, Row], left_out: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         files: list[str] = []
         counts = {}
-        # Drawn over all requested geometries: one that is left out moves no other to another split.
-        for split, indices in draw_split(count, self._config.split, self._config.seed).items():
+        for split, indices in self._divide(planned).items():
             chosen = [rows[i] for i in indices.tolist() if i in rows]
             counts[split] = len(chosen)
             if chosen:
@@ -197,7 +253,12 @@ class _Calculation:
         record = {
             "complete": True,
             "settings": identity(self._config, self._molecules, self._version),
-            "versions": {"pyscf": self._version, "numpy": np.__version__, "python": sys.version.split()[0]},
+            "versions": {
+                "pyscf": self._version,
+                **({"rdkit": rdkit_version()} if self._config.smiles else {}),
+                "numpy": np.__version__,
+                "python": sys.version.split()[0],
+            },
             "units": UNITS,
             "splits": {split: counts[split] for split in SPLITS},
             "files": files,

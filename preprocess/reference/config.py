@@ -18,13 +18,16 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """Make reference data in the input format: energies, forces, dipoles, ESP on Merz-Kollman shells (needs PySCF)."""
+    """Make reference data in the input format: energies, forces, moments, ESP on Merz-Kollman shells (needs PySCF)."""
 
     molecules: tuple[str, ...] = ()
     """Names of ASE's collection (g2: CO2 H2O CH3OH ...); radicals have the multiplicity given there."""
 
     geometries: tuple[str, ...] = ()
     """Extended XYZ files, every frame a molecule; charge=, multiplicity= (default 1) and name= in its comment line."""
+
+    smiles: tuple[str, ...] = ()
+    """Files of one SMILES a line, and a name after a blank; RDKit makes the geometries (ETKDGv3, MMFF94 or UFF)."""
 
     output: PathName = "reference-data"
     """Folder of the NPZ pairs; what is finished there is not computed again."""
@@ -34,6 +37,9 @@ class ReferenceConfig:
 
     basis: str = "6-31g*"
     """Basis set as PySCF names it, with its own effective core potentials."""
+
+    density_fit: bool = False
+    """Fit the electrons' repulsion (PySCF's default fitting basis): sooner, but several meV from the exact energies."""
 
     conv_tol: Positive = 1e-9
     """The SCF has converged when the energy changes by less, Hartree."""
@@ -69,10 +75,13 @@ class ReferenceConfig:
     """ESP points on each sphere, 1/Å²."""
 
     split: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)
-    """Parts of the geometries for train, valid and test; drawn at random over all of them."""
+    """Parts of the geometries (or molecules) for train, valid and test; drawn at random over all of them."""
+
+    split_by: Literal["geometry", "molecule"] = "geometry"
+    """What is divided; by molecule, all geometries of one name or one bond graph are in one split."""
 
     seed: Seed = 0
-    """Seed of the conformers and the split."""
+    """Seed of the conformers, of the split, and of the geometries made from SMILES."""
 
     workers: NonNegativeInt = 0
     """Worker processes, of one thread each (0 = one for each core)."""
@@ -87,7 +96,13 @@ class ReferenceConfig:
     def level(self) -> Level:
         """Return the level of theory."""
         return Level(
-            self.method.lower(), self.basis.lower(), self.conv_tol, self.max_cycles, self.xc_grid_level, self.memory_mib
+            self.method.lower(),
+            self.basis.lower(),
+            self.conv_tol,
+            self.max_cycles,
+            self.xc_grid_level,
+            self.memory_mib,
+            self.density_fit,
         )
 
     @property
@@ -104,8 +119,8 @@ def parse(argv: Sequence[str] | None = None) -> ReferenceConfig:
         SystemExit: with code 2 for an unknown flag, with 0 after --help.
     """
     config = parse_flags(ReferenceConfig, "python -m preprocess.reference_data", argv)
-    if not config.molecules and not config.geometries:
-        raise UserError("nothing to compute: give --molecules CO2 H2O ... or --geometries FILE.xyz")
+    if not config.molecules and not config.geometries and not config.smiles:
+        raise UserError("nothing to compute: give --molecules CO2 H2O ..., --geometries FILE.xyz or --smiles FILE.smi")
     if not config.shells:
         raise UserError("--shells names no shell: the ESP needs points")
     if abs(sum(config.split) - 1.0) > 1e-6:

@@ -29,11 +29,14 @@ class Level:
     max_cycles: int = 100
     xc_grid_level: int = 3
     memory_mib: int = 2000
+    density_fit: bool = False
+    """Whether the electrons' repulsion is expanded in PySCF's default fitting basis (resolution of the identity)."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return all that the results depend on, as JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "memory_mib"}
+        """Return all that the results depend on, as JSON; ``density_fit``, which is newer than the rest, only if on."""
+        left_out = {"memory_mib"} if self.density_fit else {"memory_mib", "density_fit"}
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
 def pyscf_version() -> str:
@@ -61,6 +64,8 @@ def require_computable(level: Level, molecules: Sequence[Molecule]) -> None:
     _check_method(level.method)
     for number in sorted({int(number) for molecule in molecules for number in molecule.atomic_numbers}):
         _check_basis(level.basis, symbol(number))
+        if level.density_fit:
+            _check_fitting_basis(level, symbol(number))
 
 
 def core_potentials(basis: str, symbols: Iterable[str]) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def core_potentials(basis: str, symbols: Iterable[str]) -> dict[str, Any]:
 
     found = {}
     for element in set(symbols):
-        with _without_advice():
+        with without_advice():
             try:
                 potential = gto.basis.load_ecp(basis, element)
             except (RuntimeError, KeyError, FileNotFoundError):  # the basis comes without any
@@ -105,7 +110,7 @@ def _check_basis(basis: str, element: str) -> None:
         raise UserError(
             f"--basis {basis}: is for pseudopotentials; take one for all electrons, such as 6-31g* or def2-svp"
         )
-    with _without_advice():
+    with without_advice():
         try:
             functions = gto.basis.load(basis, element)
         except (RuntimeError, KeyError, ValueError, IndexError) as error:
@@ -117,7 +122,25 @@ def _check_basis(basis: str, element: str) -> None:
         raise UserError(f"--basis {basis}: holds nothing for {element}")
 
 
-class _without_advice(warnings.catch_warnings):
+def _check_fitting_basis(level: Level, element: str) -> None:
+    from pyscf import gto
+    from pyscf.df.addons import predefined_auxbasis
+
+    atom = gto.M(atom=element, basis=level.basis, ecp=core_potentials(level.basis, [element]), spin=None, verbose=0)
+    fitting_basis = predefined_auxbasis(atom, level.basis, level.method)
+    if fitting_basis is None:  # made from the orbitals' basis
+        return
+    with without_advice():
+        try:
+            gto.basis.load(fitting_basis, element)
+        except (RuntimeError, KeyError) as error:
+            raise UserError(
+                f"--density-fit: PySCF fits {level.basis} by {fitting_basis}, which has no functions for {element}; "
+                "take another --basis (def2-svp: all elements to Rn), or leave --density-fit out"
+            ) from error
+
+
+class without_advice(warnings.catch_warnings):
     """Suppress PySCF's advice to install a library of more basis sets."""
 
     def __enter__(self) -> None:

@@ -39,10 +39,19 @@ def find_modes(molecule: Molecule, level: Level) -> Modes:
     """Relax a molecule and find its modes.
 
     Raises:
-        LeftOut: it does not relax, or to a saddle point.
+        LeftOut: it does not relax, or to a saddle point, or PySCF has no second derivatives for it.
     """
     relaxed = molecule.at(relax(molecule, level))
-    hessian = np.asarray(converge(relaxed, level).Hessian().kernel())  # (n, n, 3, 3), Hartree/Bohr²
+    derivatives = converge(relaxed, level).Hessian()
+    if level.density_fit:
+        # The fitting functions move with the atoms; before version 2.13 PySCF neglects the second order of it.
+        derivatives.auxbasis_response = 2
+    try:
+        hessian = np.asarray(derivatives.kernel())  # (n, n, 3, 3), Hartree/Bohr²
+    # Of one electron, or of several that have one spin; and, before version 2.14, of open shells at a pure functional
+    # that are fitted.
+    except (ValueError, UnboundLocalError) as error:
+        raise LeftOut("PySCF finds no second derivatives of its energy; take --sampling displacement") from error
     hessian = hessian.transpose(0, 2, 1, 3).reshape(3 * len(molecule), 3 * len(molecule))
     return harmonic_modes(relaxed, hessian * units.CODATA_2018_HARTREE_IN_EV / units.BOHR_IN_ANGSTROM**2)
 

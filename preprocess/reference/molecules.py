@@ -1,4 +1,4 @@
-"""Molecules to compute: by their names in ASE's collection, or frames of extended XYZ files."""
+"""Molecules to compute: by their names in ASE's collection, frames of extended XYZ files, or SMILES."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ase.build.molecule import extra
 from ase.collections import g2
 from ase.io.extxyz import XYZError
 
+from preprocess.reference.smiles import embed_files
 from shared.digests import settings_digest
 from shared.elements import MASSES, MAX_ATOMIC_NUMBER
 from shared.errors import UserError
@@ -61,8 +62,16 @@ class Molecule:
         )
 
 
-def collect(names: Sequence[str], paths: Sequence[str]) -> list[Molecule]:
-    """Collect all molecules, the named ones first.
+def collect(
+    names: Sequence[str], paths: Sequence[str], smiles_paths: Sequence[str] = (), seed: int = 0
+) -> list[Molecule]:
+    """Collect all molecules: the named ones first, those of SMILES last.
+
+    Args:
+        names: in ASE's collection.
+        paths: extended XYZ files.
+        smiles_paths: files of SMILES.
+        seed: of the geometries made from SMILES.
 
     Raises:
         UserError: an unknown name, a file that cannot be read, an impossible molecule.
@@ -70,6 +79,8 @@ def collect(names: Sequence[str], paths: Sequence[str]) -> list[Molecule]:
     molecules = [_from_name(name) for name in names]
     for path in paths:
         molecules += _from_file(Path(path))
+    remedy = "write charges and unpaired electrons into the SMILES: [NH4+], [CH3]"
+    molecules += [_checked(*embedded, remedy) for embedded in embed_files(smiles_paths, seed)]
     seen: dict[str, str] = {}
     for molecule in molecules:
         if molecule.digest in seen:
@@ -142,7 +153,10 @@ def _integer(where: str, key: str, value: Any) -> int:
     return round(value)
 
 
-def _checked(where: str, name: str, atoms: Atoms, charge: int, multiplicity: int) -> Molecule:
+_IN_FRAME = "give charge= and multiplicity= in the frame's comment line of an extended XYZ file"
+
+
+def _checked(where: str, name: str, atoms: Atoms, charge: int, multiplicity: int, remedy: str = _IN_FRAME) -> Molecule:
     """Return the molecule after a check of its atoms and electrons.
 
     Raises:
@@ -161,8 +175,5 @@ def _checked(where: str, name: str, atoms: Atoms, charge: int, multiplicity: int
         raise UserError(f"{where}: is periodic (Lattice=...); only molecules can be computed: remove the lattice")
     electrons = int(numbers.sum()) - charge
     if electrons < 1 or not 1 <= multiplicity <= electrons + 1 or (electrons - multiplicity) % 2 == 0:
-        raise UserError(
-            f"{where}: {electrons} electron(s) cannot have multiplicity {multiplicity}; give charge= and "
-            "multiplicity= in the frame's comment line of an extended XYZ file"
-        )
+        raise UserError(f"{where}: {electrons} electron(s) cannot have multiplicity {multiplicity}; {remedy}")
     return Molecule(name, numbers, positions, charge, multiplicity, atoms.get_masses() if atoms.has("masses") else None)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -25,6 +25,7 @@ UNITS = {
     "E": "eV (total; 1 Hartree = 27.211386245988 eV, CODATA 2018)",
     "F": "eV/angstrom",
     "Dxyz": "debye; about the origin, of ions about the centre of mass",
+    "quadrupole": "e*angstrom^2 (1/2 sum q (3 x x^T - |x|^2), traceless); about the centre of mass",
     "Q": "e",
     "esp": "hartree/e",
     "vdw_surface": "angstrom",
@@ -87,21 +88,26 @@ class Output:
         """
         record = self.record()
         settings = json.loads(json.dumps(settings))
-        if record is None:
-            self.write_record({"complete": False, "settings": settings})
-        elif record["settings"] != settings:
-            there = record["settings"]
-            key = next(key for key in sorted({*there, *settings}) if there.get(key) != settings.get(key))
-            what = "other molecules or geometries"
-            if key not in ("molecules", "names"):
-                what = f"{key} = {there.get(key, 'none')}, not {settings.get(key, 'none')}"
-            raise UserError(
-                f"{self.folder}: holds another calculation ({what}); choose another --output, or remove the folder"
-            )
-        elif record["complete"] and all((self.folder / name).is_file() for name in record["files"]):
-            return record
+        if record is not None:
+            if record["settings"] != settings:
+                self._refuse(record["settings"], settings)
+            if record["complete"] and all((self.folder / name).is_file() for name in record["files"]):
+                return record
+        self.write_record({"complete": False, "settings": settings})
         self.parts.mkdir(exist_ok=True)
         return None
+
+    def _refuse(self, there: dict[str, Any], wanted: dict[str, Any]) -> NoReturn:
+        """Raise a UserError that names the first setting that differs."""
+        different = sorted(key for key in {*there, *wanted} if there.get(key) != wanted.get(key))
+        # Geometries made from SMILES may differ because of the others, which then come first.
+        key = next((key for key in different if key not in ("molecules", "names")), None)
+        what = "other molecules or geometries"
+        if key:
+            what = f"{key} = {there.get(key, 'none')}, not {wanted.get(key, 'none')}"
+        raise UserError(
+            f"{self.folder}: holds another calculation ({what}); choose another --output, or remove the folder"
+        )
 
     def write_split(self, split: Split, rows: Sequence[Row]) -> list[str]:
         """Write the pair of a split, and return the files' names."""
@@ -133,8 +139,8 @@ def draw_split(count: int, fractions: Sequence[float], seed: int) -> dict[Split,
 
 def _geometry(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {
-        "R": _padded([row.molecule.positions for row in rows]),
-        "Z": _padded([row.molecule.atomic_numbers.astype(np.int32) for row in rows]),
+        "R": padded([row.molecule.positions for row in rows]),
+        "Z": padded([row.molecule.atomic_numbers.astype(np.int32) for row in rows]),
         "N": np.array([len(row.molecule) for row in rows], np.int32),
     }
 
@@ -143,8 +149,9 @@ def _efd(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {
         **_geometry(rows),
         "E": np.array([row.arrays["energy"] for row in rows]),
-        "F": _padded([row.arrays["forces"] for row in rows]),
+        "F": padded([row.arrays["forces"] for row in rows]),
         "Dxyz": np.array([row.arrays["dipole"] for row in rows]),
+        "quadrupole": np.array([row.arrays["quadrupole"] for row in rows]),
         "Q": np.array([row.molecule.charge for row in rows], np.float64),
         "name": np.array([row.molecule.name for row in rows]),
     }
@@ -153,14 +160,14 @@ def _efd(rows: Sequence[Row]) -> dict[str, np.ndarray]:
 def _esp(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {
         **_geometry(rows),
-        "esp": _padded([row.arrays["esp"].astype(np.float32) for row in rows]),
-        "vdw_surface": _padded([row.arrays["grid"] for row in rows]),
+        "esp": padded([row.arrays["esp"].astype(np.float32) for row in rows]),
+        "vdw_surface": padded([row.arrays["grid"] for row in rows]),
         "n_grid": np.array([len(row.arrays["esp"]) for row in rows], np.int32),
         "name": np.array([row.molecule.name for row in rows]),
     }
 
 
-def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Stack arrays of different lengths to (n, widest, ...), padded with zeros."""
     stacked = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
     for row, array in zip(stacked, arrays, strict=True):

@@ -1,4 +1,4 @@
-"""Calculation of one geometry by PySCF: energy, forces, dipole and electrostatic potential."""
+"""Calculation of one geometry by PySCF: energy, forces, dipole, quadrupole and electrostatic potential."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pyscf import dft, gto, scf
 
-from preprocess.reference.method import Level, core_potentials
+from preprocess.reference.method import Level, core_potentials, without_advice
 from preprocess.reference.molecules import Molecule
 from shared import units
 from shared.elements import centers_of_mass, symbol
@@ -29,11 +29,12 @@ class Reference(NamedTuple):
     energy: float  # eV, total
     forces: np.ndarray  # (atoms, 3), eV/Å
     dipole: np.ndarray  # (3,), Debye; about the origin, of ions about the centre of mass
+    quadrupole: np.ndarray  # (3, 3), e·Å², traceless; about the centre of mass
     esp: np.ndarray  # (points,), Hartree/e
 
 
 def compute(molecule: Molecule, level: Level, grid: np.ndarray) -> Reference:
-    """Compute energy, forces, dipole and the potential at ``grid``, (points, 3) in Å.
+    """Compute energy, forces, moments and the potential at ``grid``, (points, 3) in Å.
 
     Raises:
         LeftOut: the SCF does not converge.
@@ -45,6 +46,7 @@ def compute(molecule: Molecule, level: Level, grid: np.ndarray) -> Reference:
         energy=float(field.e_tot) * units.CODATA_2018_HARTREE_IN_EV,
         forces=forces(field),
         dipole=_dipole(molecule, field.mol, density),
+        quadrupole=_quadrupole(molecule, field.mol, density),
         esp=potential(field.mol, density, grid / units.BOHR_IN_ANGSTROM),
     )
 
@@ -72,8 +74,11 @@ def converge(molecule: Molecule, level: Level) -> Any:
     else:
         field = (dft.RKS if restricted else dft.UKS)(mol, xc=level.method)
         field.grids.level = level.xc_grid_level
+    if level.density_fit:
+        field = field.density_fit()
     field.conv_tol, field.max_cycle, field.chkfile = level.conv_tol, level.max_cycles, None
-    field.kernel()
+    with without_advice():  # on fitting bases
+        field.kernel()
     if not field.converged:
         raise LeftOut(f"the SCF does not converge to {level.conv_tol:g} Hartree in {level.max_cycles} cycles")
     return field
@@ -112,10 +117,23 @@ def potential(mol: Any, density: np.ndarray, points_bohr: np.ndarray) -> np.ndar
 
 def _dipole(molecule: Molecule, mol: Any, density: np.ndarray) -> np.ndarray:
     """Return the dipole (3,) in Debye about the origin; for ions, where that matters, about the centre of mass."""
-    origin = np.zeros(3)
-    if molecule.charge:
-        origin = centers_of_mass(molecule.positions[None], molecule.atomic_numbers[None])[0] / units.BOHR_IN_ANGSTROM
+    origin = _center_bohr(molecule) if molecule.charge else np.zeros(3)
     with mol.with_common_orig(origin):
         electrons = np.einsum("xij,ij->x", mol.intor_symmetric("int1e_r", comp=3), density)
     nuclei = mol.atom_charges() @ (mol.atom_coords() - origin)
     return (nuclei - electrons) * units.E_BOHR_IN_E_ANGSTROM / units.DEBYE_IN_E_ANGSTROM
+
+
+def _quadrupole(molecule: Molecule, mol: Any, density: np.ndarray) -> np.ndarray:
+    """Return the quadrupole ½ Σ q (3 x xᵀ - |x|² 1), (3, 3) in e·Å², about the centre of mass."""
+    center = _center_bohr(molecule)
+    with mol.with_common_orig(center):
+        electrons = np.einsum("xij,ij->x", mol.intor("int1e_rr", comp=9, hermi=1), density).reshape(3, 3)
+    nuclei = mol.atom_coords() - center
+    moment = np.einsum("n,na,nb->ab", mol.atom_charges(), nuclei, nuclei) - electrons
+    return (3.0 * moment - np.trace(moment) * np.eye(3)) / 2.0 * units.BOHR_IN_ANGSTROM**2
+
+
+def _center_bohr(molecule: Molecule) -> np.ndarray:
+    """Return the centre of mass (3,) in Bohr, of the elements' masses: files in the input format state no others."""
+    return centers_of_mass(molecule.positions[None], molecule.atomic_numbers[None])[0] / units.BOHR_IN_ANGSTROM

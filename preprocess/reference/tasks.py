@@ -111,14 +111,15 @@ class ModesTask(Task):
 
 @dataclass(frozen=True)
 class ReferenceTask(Task):
-    """A task that computes the arrays ``energy``, ``forces``, ``dipole``, ``esp``, and the ``grid`` in Å."""
+    """A task that computes ``energy``, ``forces``, ``dipole``, ``quadrupole`` and ``esp``, and the ``grid`` in Å."""
 
     shells: Shells
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Return all that the reference data depend on, as JSON."""
-        return {**super().recipe, "shells": list(self.shells.factors), "density": self.shells.density}
+        """Return all that the reference data depend on, as JSON; results of older versions have no quadrupole."""
+        shells = {"shells": list(self.shells.factors), "density": self.shells.density}
+        return {**super().recipe, **shells, "quadrupole": True}
 
     def compute(self) -> dict[str, np.ndarray]:
         """Compute the reference data.

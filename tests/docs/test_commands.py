@@ -90,7 +90,7 @@ def check_program(monkeypatch: pytest.MonkeyPatch) -> Check:
 
 def pretend_make(words: Sequence[str]) -> list[list[str]]:
     """The commands that a target would run, by ``make -n``; the environment counts as installed."""
-    installed = [part for kind in ("", "-dev", "-reference") for part in ("-o", f".venv/.installed{kind}")]
+    installed = [part for kind in ("", "-dev", "-reference", "-smiles") for part in ("-o", f".venv/.installed{kind}")]
     # A make above this one passes its own flags and variables on.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     made = subprocess.run(

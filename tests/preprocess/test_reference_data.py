@@ -1,14 +1,16 @@
-"""Reference data against the carried sample, finite differences and multipoles; conformers; runs that are disturbed."""
+"""Reference data against the carried sample, finite differences and multipoles; geometries; runs that are disturbed."""
 
 from __future__ import annotations
 
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,20 +27,23 @@ from pyscf.hessian import thermo
 from preprocess import reference_data
 from preprocess.reference.config import ReferenceConfig, parse
 from preprocess.reference.grid import RADII, Shells, sphere
-from preprocess.reference.method import Level
+from preprocess.reference.method import Level, require_computable
 from preprocess.reference.modes import Modes, find_modes, harmonic_modes, mean_squares, relax
 from preprocess.reference.molecules import Molecule, collect
-from preprocess.reference.output import Row, draw_split
+from preprocess.reference.output import Output, Row, draw_split
 from preprocess.reference.sampling import displacement_sampler, draw, mode_sampler
-from preprocess.reference.single_point import LeftOut, compute, converge
+from preprocess.reference.single_point import LeftOut, compute, converge, forces
 from preprocess.reference.tasks import ReferenceTask
+from preprocess.reference_data import divide_molecules
 from shared import units
 from shared.elements import MASSES, centers_of_mass
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
+from shared.normal_modes import HBAR
 from tests import support
 
 ROOT = Path(__file__).parents[2]
 SMALL = Level(basis="sto-3g", conv_tol=1e-12)
+FITTED = replace(SMALL, density_fit=True)
 SPLITS = ("train", "valid", "test")
 
 
@@ -98,10 +103,12 @@ def test_points_are_those_of_the_carried_sample(kind: str) -> None:
         ("NH2", Level("hf", "sto-3g", 1e-12)),
         ("H2O", Level("pbe0", "sto-3g", 1e-12, xc_grid_level=1)),
         ("NH2", Level("pbe", "sto-3g", 1e-12, xc_grid_level=1)),
+        ("H2O", FITTED),
+        ("NH2", replace(FITTED, method="pbe0", xc_grid_level=0)),
     ],
 )
 def test_forces_are_the_gradient_of_the_energy(name: str, level: Level) -> None:
-    """Closed and open shells; of functionals on a coarse grid too, because its points move with the atoms."""
+    """Closed and open shells, fitted or not; of functionals on a coarse grid too: its points move with the atoms."""
     molecule = named(name)
     rng = np.random.default_rng(0)
     positions = molecule.positions + rng.normal(0.0, 0.05, molecule.positions.shape)
@@ -115,9 +122,34 @@ def test_forces_are_the_gradient_of_the_energy(name: str, level: Level) -> None:
     assert slope == pytest.approx(-(forces * direction).sum(), abs=5e-5)
 
 
+def test_fitted_energy_is_near_the_exact_one() -> None:
+    """Within 10 meV and 5 meV/Å in this molecule and basis, but not the same."""
+    molecule = named("H2O")
+    exact, fitted = (
+        compute(molecule, Level("hf", "6-31g*", density_fit=density_fit), np.zeros((0, 3)))
+        for density_fit in (False, True)
+    )
+    assert 1e-4 < abs(exact.energy - fitted.energy) < 0.01
+    np.testing.assert_allclose(fitted.forces, exact.forces, rtol=0, atol=5e-3)
+
+
+def test_fitting_without_a_predefined_basis_is_silent() -> None:
+    """PySCF makes one of lithium's orbitals, and would advise to install other sets in every process."""
+    molecule, level = named("LiH"), Level("hf", "6-31g*")
+    fitted = replace(level, density_fit=True)
+    require_computable(fitted, [molecule])
+    assert converge(molecule, fitted).e_tot == pytest.approx(converge(molecule, level).e_tot, abs=1e-4)
+
+
+def test_exact_level_has_the_digest_of_before() -> None:
+    """Folders of versions without density fitting are gone on with."""
+    assert "density_fit" not in SMALL.identity
+    assert FITTED.identity == {**SMALL.identity, "density_fit": True}
+
+
 @pytest.mark.parametrize("molecule", [hehplus(), named("HF")], ids=["ion", "neutral"])
-def test_potential_far_away_is_that_of_charge_and_dipole(molecule: Molecule) -> None:
-    """About the centre of mass: its even part the charge's, its odd part the dipole's."""
+def test_potential_far_away_is_that_of_the_multipoles(molecule: Molecule) -> None:
+    """About the centre of mass: its even part that of charge and quadrupole, its odd part the dipole's."""
     center = centers_of_mass(molecule.positions[None], molecule.atomic_numbers[None])[0]
     directions = sphere(7)
     distance = 60.0
@@ -125,7 +157,11 @@ def test_potential_far_away_is_that_of_charge_and_dipole(molecule: Molecule) -> 
     found = compute(molecule, SMALL, grid)
     there, opposite = np.split(found.esp, 2)
     bohr = distance / units.BOHR_IN_ANGSTROM
-    np.testing.assert_allclose((there + opposite) / 2, molecule.charge / bohr, atol=2e-6)
+    quadrupole = found.quadrupole / units.BOHR_IN_ANGSTROM**2
+    assert np.trace(quadrupole) == pytest.approx(0.0, abs=1e-12)
+    assert np.linalg.norm(quadrupole) > 0.3
+    along = np.einsum("na,ab,nb->n", directions, quadrupole, directions)
+    np.testing.assert_allclose((there + opposite) / 2 - molecule.charge / bohr, along / bohr**3, atol=1e-9)
     dipole = found.dipole * units.DEBYE_IN_E_ANGSTROM / units.BOHR_IN_ANGSTROM
     assert np.linalg.norm(dipole) > 0.3
     np.testing.assert_allclose((there - opposite) / 2, directions @ dipole / bohr**2, atol=3e-8)
@@ -182,6 +218,19 @@ def test_modes_are_those_of_pyscf(water: tuple[Molecule, Modes]) -> None:
         np.testing.assert_allclose(found.wavenumbers, expected["freq_wavenumber"], rtol=1e-6)
 
 
+def test_modes_of_a_fitted_energy_are_those_of_its_forces() -> None:
+    """Which change along each mode by (ħω/ħ)² in its own direction, and not along the others."""
+    molecule = named("H2O")
+    modes = find_modes(molecule, FITTED)
+    step = 1e-3
+    changes = [
+        [forces(converge(molecule.at(modes.positions + sign * step * vector), FITTED)) / (2 * step) for sign in (-1, 1)]
+        for vector in modes.vectors
+    ]
+    along = [[(vector * (before - after)).sum() for vector in modes.vectors] for before, after in changes]
+    np.testing.assert_allclose(along, np.diag((modes.quanta / HBAR) ** 2), rtol=1e-4, atol=1e-4)
+
+
 def test_spread_of_a_mode_costs_its_thermal_energy(water: tuple[Molecule, Modes]) -> None:
     """Energies of the level of theory: half kT in each mode, as little of it as the harmonic range needs."""
     molecule, modes = water
@@ -230,6 +279,12 @@ def test_a_saddle_point_is_left_out() -> None:
         find_modes(linear, SMALL)
 
 
+def test_an_electron_alone_is_left_out() -> None:
+    """PySCF's second derivatives need electrons of both spins."""
+    with pytest.raises(LeftOut, match=r"no second derivatives .* --sampling displacement"):
+        find_modes(Molecule("H2+", np.array([1, 1]), np.array([[0, 0, 0], [0, 0, 1.0]]), 1, 2), SMALL)
+
+
 def test_conformers_do_not_depend_on_each_other() -> None:
     """Each from its seed, molecule and number alone; turned ones keep their distances; none has atoms on each other."""
     molecule, config = named("CH4"), ReferenceConfig(seed=3)
@@ -258,6 +313,137 @@ def test_split_is_a_seeded_permutation() -> None:
     assert sorted(np.concatenate([parts[split] for split in SPLITS])) == list(range(100))
     assert parts["valid"].tolist() != draw_split(100, (0.8, 0.1, 0.1), 1)["valid"].tolist()
     assert [len(part) for part in draw_split(7, (1.0, 0.0, 0.0), 0).values()] == [7, 0, 0]
+
+
+def test_molecules_are_divided_whole() -> None:
+    """Parts of the asked sizes; one bond graph, in any order of its atoms, or one name is one molecule."""
+    config = ReferenceConfig(split=(0.6, 0.2, 0.2))
+    names = ["CH4", "NH3", "H2O", "HF", "CO2", "HCN", "C2H2", "C2H4", "C2H6", "CH3OH"]
+    molecules = [named(name) for name in names]
+    found = divide_molecules(molecules, config)
+    assert [(found == number).sum() for number in range(3)] == [6, 2, 2]
+    assert found.tolist() == divide_molecules(molecules, config).tolist()
+    assert found.tolist() != divide_molecules(molecules, replace(config, seed=1)).tolist()
+    methanol, ammonia = molecules[9], molecules[1]
+    turned = replace(
+        methanol,
+        name="CO",
+        atomic_numbers=methanol.atomic_numbers[::-1],
+        positions=1.02 * methanol.positions[::-1],
+    )
+    ion = Molecule("NH3", np.array([7]), np.zeros((1, 3)), 0, 4)
+    for seed in range(8):
+        *_, of_methanol, of_turned, of_ion = divide_molecules([*molecules, turned, ion], replace(config, seed=seed))
+        assert of_methanol == of_turned
+        assert of_ion == divide_molecules([*molecules, turned, ion], replace(config, seed=seed))[1]
+    with pytest.raises(UserError, match=r"the valid split would be empty \(1 different molecules\)"):
+        divide_molecules([methanol, turned], config)
+    assert divide_molecules([methanol, ammonia], replace(config, split=(1.0, 0.0, 0.0))).tolist() == [0, 0]
+
+
+# SMILES
+
+
+def from_smiles(folder: Path, content: str, seed: int = 0) -> list[Molecule]:
+    """The molecules of a file."""
+    path = folder / "some.smi"
+    path.write_text(content, encoding="utf-8")
+    return collect([], [], [str(path)], seed)
+
+
+def test_smiles_have_charge_spin_and_name(tmp_path: Path) -> None:
+    """As written in the file; comments and blank lines are no molecules."""
+    content = "# mine\n\nOCC an alcohol\n[NH4+]\tammonium\n  [CH3]\n[O][O]\n[2H]O\n[Li+]\n[H][H]\n"
+    molecules = from_smiles(tmp_path, content)
+    assert [molecule.name for molecule in molecules] == [
+        *("an alcohol", "ammonium", "[CH3]", "[O][O]", "[2H]O", "[Li+]", "[H][H]")
+    ]
+    assert [molecule.charge for molecule in molecules] == [0, 1, 0, 0, 0, 1, 0]
+    assert [molecule.multiplicity for molecule in molecules] == [1, 1, 2, 3, 1, 1, 1]
+    assert [len(molecule) for molecule in molecules] == [9, 5, 4, 2, 3, 1, 2]
+    assert sorted(molecules[4].masses) == pytest.approx([1.008, 2.014, 15.999], abs=1e-3)
+    assert molecules[0].own_masses is None
+
+
+@pytest.mark.parametrize(
+    ("smiles", "name", "within"), [("OC", "CH3OH", 0.06), ("C1CC1", "C3H6_D3h", 0.06), ("ClB(Cl)Cl", "BCl3", 0.2)]
+)
+def test_geometries_of_smiles_are_near_the_known_ones(tmp_path: Path, smiles: str, name: str, within: float) -> None:
+    """Distances of the collection's, by MMFF94 and, of boron, by UFF; the same for the same seed."""
+    molecule, known = from_smiles(tmp_path, smiles)[0], named(name)
+    sorted_distances = [
+        np.sort(np.linalg.norm(m.positions[:, None] - m.positions, axis=-1), axis=None) for m in (molecule, known)
+    ]
+    np.testing.assert_allclose(*sorted_distances, atol=within)
+    assert from_smiles(tmp_path, smiles)[0].digest == molecule.digest
+    assert from_smiles(tmp_path, smiles, seed=2**31)[0].digest != molecule.digest
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("# nothing\n", "holds no SMILES"),
+        ("C\nC1CC name\n", r"line 2: C1CC is no SMILES that RDKit can read; correct the line, or remove it$"),
+        ("C(C)(C)(C)(C)C\nQ\nN\n", r"line 1: C\(C\)\(C\)\(C\)\(C\)C is no molecule: .*valence.* \(and 1 more lines\)"),
+        ("CO\nC\nOC\n", "line 3: OC is the same molecule as .*some.smi, line 1"),
+        ("C*\n", r"line 1: C\*: "),
+        ("[H+]\n", r"line 1: \[H\+\]: 0 electron\(s\) cannot have multiplicity 1; write charges"),
+        ("C\nc1ccccc1.[Cl-]\n", r"line 2: c1ccccc1.\[Cl-\] is of several parts"),
+        ("C1#CC1\n", "line 1: C1#CC1: RDKit finds no geometry"),
+        ("S(F)(F)(F)(F)(F)F\n", "neither MMFF94 nor UFF has parameters"),
+    ],
+)
+def test_mistakes_in_smiles_are_one_line(
+    content: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the file, the line and the SMILES, and without RDKit's own words."""
+    with pytest.raises(UserError, match=message) as caught:
+        from_smiles(tmp_path, content)
+    assert str(caught.value).startswith(str(tmp_path / "some.smi"))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_smiles_need_a_text_file_and_rdkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SMILES in place of the file, a binary file, and an environment without RDKit."""
+    with pytest.raises(UserError, match=r"CCO: no such file; --smiles names files"):
+        collect([], [], ["CCO"])
+    (tmp_path / "b").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not a text file in UTF-8"):
+        collect([], [], [str(tmp_path / "b")])
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    with pytest.raises(UserError, match=r"pip install -e \"\.\[smiles\]\""):
+        from_smiles(tmp_path, "C")
+
+
+def test_smiles_are_computed_beside_named_molecules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With conformers, divided by molecule, which the record states; fitted energies by their own mean field."""
+    monkeypatch.setattr("preprocess.reference_data.run_tasks", lambda tasks, *_: [task() for task in tasks])
+    (tmp_path / "some.smi").write_text("O water\n[LiH]\n[OH-]\n[H][H]\n")
+    output = tmp_path / "out"
+    words = ["--molecules", "H2O", "--smiles", str(tmp_path / "some.smi"), "--output", str(output), "--basis", "sto-3g"]
+    words += ["--samples", "2", "--sampling", "displacement", "--density-fit"]
+    words += ["--split", "0.5", "0.25", "0.25"]
+    reference_data.main([*words, "--split-by", "molecule"])
+    record = json.loads((output / "reference-data.json").read_text())
+    assert record["settings"]["density_fit"] is True
+    assert record["settings"]["split_by"] == "molecule"
+    assert set(record["versions"]) == {"pyscf", "rdkit", "numpy", "python"}
+    splits = {}
+    for split in SPLITS:
+        with np.load(output / f"efd-{split}.npz") as efd:
+            names, counts = np.unique(efd["name"], return_counts=True)
+            assert set(counts) == {2}
+            splits[split] = set(names.tolist())
+            n, charge = efd["N"][0], int(efd["Q"][0])
+            molecule = Molecule("", efd["Z"][0, :n].astype(int), efd["R"][0, :n], charge, 1)
+            assert efd["E"][0] == pytest.approx(compute(molecule, FITTED, np.zeros((0, 3))).energy, abs=1e-6)
+    assert sum(map(len, splits.values())) == 5
+    assert any({"H2O", "water"} <= names for names in splits.values())
+    with pytest.raises(UserError, match=r"another calculation \(split_by = molecule, not none\)"):
+        reference_data.main(words)
+    with pytest.raises(UserError, match=r"another calculation \(seed = 0, not 1\)"):
+        reference_data.main([*words, "--split-by", "molecule", "--seed", "1"])
 
 
 # Whole runs
@@ -297,9 +483,10 @@ def test_files_are_in_the_input_format(quiet: Path, tmp_path: Path) -> None:
     assert record["left_out"] == []
     assert [m["multiplicity"] for m in record["molecules"]] == [1, 2, 1]
     with np.load(quiet / "efd-train.npz", allow_pickle=False) as efd, np.load(quiet / "esp-train.npz") as esp:
-        assert set(efd) == {"R", "Z", "N", "E", "F", "Dxyz", "Q", "name"}
+        assert set(efd) == {"R", "Z", "N", "E", "F", "Dxyz", "quadrupole", "Q", "name"}
         assert set(esp) == {"R", "Z", "N", "esp", "vdw_surface", "n_grid", "name"}
-        assert efd["R"].shape == efd["F"].shape == (48, 3, 3)
+        assert set(record["units"]) == {*efd, *esp} - {"Z", "N", "n_grid", "name"}
+        assert efd["R"].shape == efd["F"].shape == efd["quadrupole"].shape == (48, 3, 3)
         assert set(zip(efd["name"].tolist(), efd["Q"].tolist(), strict=True)) == {("H2O", 0), ("OH", 0), ("HeH+", 1)}
         assert esp["vdw_surface"].shape == (48, esp["n_grid"].max(), 3)
         for key in ("R", "Z", "N"):
@@ -316,9 +503,32 @@ def test_finished_run_is_not_repeated(
     monkeypatch.setattr("preprocess.reference_data.run_tasks", lambda *_: pytest.fail("computed again"))
     reference_data.main([*words, "--output", str(quiet), "--workers", "1"])
     assert "train 48, valid 6, test 6" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"another calculation \(basis = sto-3g, not 3-21g\)"):
-        reference_data.main([*words, "--output", str(quiet), "--basis", "3-21g"])
+    for flags, difference in (
+        (["--basis", "3-21g"], "basis = sto-3g, not 3-21g"),
+        (["--density-fit"], "density_fit = none, not True"),
+    ):
+        with pytest.raises(UserError, match=rf"another calculation \({difference}\)"):
+            reference_data.main([*words, "--output", str(quiet), *flags])
     assert files(quiet) == before
+
+
+def test_finished_run_of_an_older_version_is_accepted(
+    words: list[str], quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without quadrupoles, which is said; where a file is missing, all are made anew, and none counts meanwhile."""
+    monkeypatch.setattr("preprocess.reference_data.run_tasks", lambda *_: pytest.fail("computed again"))
+    shutil.copytree(quiet, tmp_path / "out")
+    older = Output(tmp_path / "out")
+    record = older.record()
+    assert record
+    del record["units"]["quadrupole"]
+    older.write_record(record)
+    reference_data.main([*words, "--output", str(tmp_path / "out")])
+    assert "of an older version, without quadrupoles" in capsys.readouterr().out
+    older.path("efd", "test").unlink()
+    assert older.begin(record["settings"]) is None
+    begun = older.record()
+    assert begun == {"complete": False, "settings": record["settings"]}
 
 
 def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
@@ -416,6 +626,7 @@ def test_damaged_part_is_computed_again(tmp_path: Path) -> None:
         (["--molecules", "CO2", "--method", "pbe0-d3bj"], "dispersion"),
         (["--molecules", "CO2", "--basis", "6-32g"], "--basis 6-32g: PySCF has none of this name for C"),
         (["--molecules", "CO2", "--basis", "gth-dzvp"], "pseudopotentials"),
+        (["--molecules", "LiH", "--basis", "cc-pvdz", "--density-fit"], "cc-pvdz-jkfit, which has no functions for Li"),
         (["--molecules", "H", "--samples", "3"], "H: a single atom has no conformers"),
         (["--molecules", "CO2", "CO2"], "the same geometry is given twice"),
         (["--molecules", "CO2", "--split", "0.8", "0.1", "0.2"], "adds up to 1.1"),
