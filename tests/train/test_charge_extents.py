@@ -73,7 +73,7 @@ def test_extremes_are_those_of_loops(pairs: int, monkeypatch: pytest.MonkeyPatch
     assert (record["outside_their_atoms"], record["molecules_outside"]) == (len(outside), len(set(outside)))
     text = describe_charges({"distributed_charges": record})
     owner = record["farthest_outside"]
-    assert f"warning: {len(outside)} of 52 distributed charges, in {len(set(outside))} molecules, are outside" in text
+    assert f"warning: {len(outside)} of 52 distributed charges, in {len(set(outside))} molecules, left" in text
     assert f"atom {owner['atom']} of {owner['name'] or 'CO2'}, row {owner['row']}" in text.splitlines()[-1]
 
 

@@ -154,10 +154,11 @@ def warn_of_charges(record: dict[str, Any]) -> str:
     found = record["distributed_charges"]
     if not found["outside_their_atoms"]:
         return ""
+    number, molecules = found["outside_their_atoms"], found["molecules_outside"]
     return (
-        f"{found['outside_their_atoms']:,} of {found['charges']:,} distributed charges, in "
-        f"{found['molecules_outside']:,} molecules, are outside their own atom's van der Waals sphere (farthest: "
-        f"{describe_owner(found['farthest_outside'])}); no simulation should use them"
+        f"{number:,} of {found['charges']:,} distributed charges, in {molecules:,} molecule{'s' * (molecules != 1)}, "
+        f"left their own atom's van der Waals sphere (farthest: {describe_owner(found['farthest_outside'])}); no "
+        "simulation should use them"
     )
 
 

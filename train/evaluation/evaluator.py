@@ -236,7 +236,7 @@ def describe_metrics(metrics: dict[str, float], baselines: Baselines) -> str:
         )
         multipoles = [f"{error:.3g} with {what}" for what, error in list(describe_fits(baselines).items())[2:]]
         if multipoles:
-            lines.append(f"  ESP of multipoles fitted likewise, RMSE: {', '.join(multipoles)}")
+            lines.append(f"  multipoles fitted likewise, ESP RMSE: {', '.join(multipoles)}")
     else:
         lines.append("  normalised error: error / spread")
     return "\n".join(lines)

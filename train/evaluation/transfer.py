@@ -19,8 +19,8 @@ from train.step.metrics import MetricSums, add_sums, named_metrics
 FITS = {
     "atom_centred_esp_rmse_kcal_per_mol_e": "1 charge per atom",
     "distributed_esp_rmse_kcal_per_mol_e": "{n_dcm} charges per atom, displaced",
-    "dipoles_esp_rmse_kcal_per_mol_e": "a charge and a dipole per atom",
-    "quadrupoles_esp_rmse_kcal_per_mol_e": "a charge, dipole and quadrupole per atom",
+    "dipoles_esp_rmse_kcal_per_mol_e": "charge and dipole per atom",
+    "quadrupoles_esp_rmse_kcal_per_mol_e": "charge, dipole, quadrupole per atom",
 }
 """Errors of Baselines: what was fitted to the ESP of each molecule by itself."""
 
@@ -45,7 +45,10 @@ class Sums(NamedTuple):
 
 
 def total_metrics(parts: Sequence[Sums]) -> dict[str, float]:
-    """Return the errors over all parts, at least one."""
+    """Return the errors over all parts, at least one.
+
+    The loss, a mean over batches of means in each, depends a little on which molecules share a batch.
+    """
     return named_metrics(functools.reduce(add_sums, (part.sums for part in parts)))
 
 
@@ -80,6 +83,7 @@ def transfer_record(by_novelty: dict[int, Sums], baselines: Baselines) -> dict[s
     for name, kinds in _KINDS.items():
         parts = [by_novelty[kind] for kind in kinds if kind in by_novelty]
         metrics = total_metrics(parts) if parts else {}
+        metrics.pop("loss", None)
         record[name] = {"molecules": sum(part.molecules for part in parts), "metrics": metrics}
         if name in (SEEN, UNSEEN):
             own = baselines.groups.get(name)
@@ -133,7 +137,7 @@ def _table(groups: dict[str, Any], columns: list[str]) -> list[str]:
     for what in fits:
         found = [errors.get(name, {}).get(what) for name in columns]
         rows.append((f"  {what}", ["" if error is None else f"{error:.3g}" for error in found]))
-    lines = [f"  {label:<52}{''.join(f'{cell:>18}' for cell in cells)}".rstrip() for label, cells in rows]
+    lines = [f"  {label:<50}{''.join(f'{cell:>17}' for cell in cells)}".rstrip() for label, cells in rows]
     return [*lines, "  of: the spread"] if fitted else lines
 
 
