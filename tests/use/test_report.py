@@ -186,7 +186,7 @@ def test_new_molecules_and_charges_are_those_of_the_evaluation(
         entry["unseen"] = None
     path.write_text(json.dumps(evaluation))
     report.main(["--run", str(tmp_path / "run")])
-    assert "Not known: the training's data" in (tmp_path / "run" / "report-test.html").read_text()
+    assert "Not known: not all data of the training" in (tmp_path / "run" / "report-test.html").read_text()
 
 
 def _shown(value: float) -> str:

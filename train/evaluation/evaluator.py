@@ -134,8 +134,8 @@ def finish_run(
         _require_finite(metrics, split)
     digest = file_digest(path) if predictions else None
     kept = kept_baselines(folder, split)
-    if kept is not None and bool(kept.groups) != (known is not None):
-        kept = None
+    if kept is not None and known is not None and not kept.groups:
+        kept = None  # of an evaluation that did not know what was trained on
     baselines = kept or spread_alone(loader, trained.config.n_dcm, targets.novelty)
     record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
     if fitted_charges and kept is None:

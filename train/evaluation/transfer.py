@@ -109,7 +109,7 @@ def describe_transfer(record: dict[str, Any]) -> str:
     """Return lines, and a table if there are several groups, for the console."""
     groups = record["transfer"]
     if groups is None:
-        return "  whether these molecules were trained on is not known: the training's data are no longer in the cache"
+        return "  whether these molecules were trained on is not known: not all data of the training are in the cache"
     if not groups[UNSEEN]["molecules"]:
         return "  all molecules were trained on, by their formulas, total charges and bonds"
     lines = [_headline(record)]
