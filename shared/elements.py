@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from ase import data
 from ase.data.vdw_alvarez import vdw_radii
+from ase.formula import Formula
 
 MAX_ATOMIC_NUMBER = len(data.chemical_symbols) - 1
 """The heaviest element that the tables know (118)."""
@@ -38,6 +39,11 @@ VAN_DER_WAALS_RADII = element_table({z: r for z, r in enumerate(vdw_radii) if z 
 def symbol(atomic_number: int) -> str:
     """Return the chemical symbol of an atomic number in 0 … 118 (``X`` for 0)."""
     return data.chemical_symbols[atomic_number]
+
+
+def formula(atomic_numbers: np.ndarray) -> str:
+    """Return the formula of atomic numbers (N,), in Hill's order."""
+    return str(Formula.from_list([symbol(int(z)) for z in atomic_numbers]).format("hill"))
 
 
 def centers_of_mass(positions: np.ndarray, atomic_numbers: np.ndarray) -> np.ndarray:

@@ -24,8 +24,9 @@ from train.config import TrainConfig
 from train.data.dataset import Cache
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
-EVALUATION_FORMAT = 3
-"""Format of evaluation-SPLIT.json. 3: ``baselines`` and ``normalised_errors``, by element and by distance too."""
+EVALUATION_FORMAT = 4
+"""Format of evaluation-SPLIT.json. 3: ``baselines`` and ``normalised_errors``, by element and by distance too; 4:
+``transfer`` and ``distributed_charges``."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from preprocess.checks.evidence import TOO_FEW_POINTS
 from shared.elements import VAN_DER_WAALS_RADII
+from shared.multipoles import multipole_potentials
 from shared.units import BOHR_IN_ANGSTROM
 
 _RIDGE = 1e-6
@@ -111,8 +112,7 @@ def fit(sites: Sites, grid: np.ndarray, esp: np.ndarray, used: np.ndarray, n_rea
         n_real: (n,) number of points that are not padding: if too few of them are used, there is no fit.
     """
     offset = (grid[:, :, None] - sites.positions[:, None]) / BOHR_IN_ANGSTROM
-    inverse = 1 / np.maximum(np.sqrt(np.einsum("npak,npak->npa", offset, offset)), _SHORTEST_BOHR)
-    columns = _columns(sites, offset, inverse) * used[..., None]
+    columns = multipole_potentials(offset, sites.n_dipoles, sites.n_quadrupoles, _SHORTEST_BOHR) * used[..., None]
     target = np.where(used, esp, 0.0)
     size = sites.size
     sums = _charge_and_dipole(sites)
@@ -155,16 +155,3 @@ def _solve(columns: np.ndarray, target: np.ndarray, sums: np.ndarray) -> tuple[n
     moment = np.einsum("nps,np->ns", columns, target)
     solution = np.linalg.solve(normal, np.concatenate([moment[:, :, None], sums], axis=2))
     return solution[:, :, 0], np.einsum("nsm,nsm->nm", solution[:, :, 1:], sums)
-
-
-def _columns(sites: Sites, offset: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """Return the potential of each unit multipole (n, points, size), with offsets in Bohr."""
-    n, points = offset.shape[:2]
-    dipoles = offset[:, :, : sites.n_dipoles] * inverse[:, :, : sites.n_dipoles, None] ** 3
-    x, y, z = np.moveaxis(offset[:, :, : sites.n_quadrupoles] * inverse[:, :, : sites.n_quadrupoles, None], 3, 0)
-    # The five real d harmonics over r³, scaled alike.
-    harmonics = (x * y, x * z, y * z, (x * x - y * y) / 2, (3 * z * z - 1) / np.sqrt(12.0))
-    cubed = inverse[:, :, : sites.n_quadrupoles] ** 3
-    return np.concatenate(
-        [inverse, np.moveaxis(dipoles, 3, 2).reshape(n, points, -1), *(one * cubed for one in harmonics)], axis=2
-    )

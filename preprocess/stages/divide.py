@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from preprocess.config import PreprocessConfig
-from preprocess.input.molecule_kinds import Kinds, describe_kinds, join_kinds
+from preprocess.input.molecule_kinds import join_kinds
 from preprocess.input.pairs import Chunk, PairFiles, Reading
 from preprocess.input.reader import open_pair
 from preprocess.input.split_settings import check_shares
 from preprocess.input.splits import divide_by_kind, read_split_file
 from preprocess.input.validate import atom_mask, check_molecules
 from preprocess.stages.task_runner import TaskRunner
+from shared.bond_graphs import Kinds, describe_kinds
 from shared.errors import UserError
 from shared.schema import SPLITS
 

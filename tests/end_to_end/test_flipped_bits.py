@@ -18,7 +18,7 @@ from shared.sealed import write_sealed
 from tests import support
 from train.data.dataset import open_cache
 from train.model.saved_model import load_weights
-from train.report.run_facts import read_evaluation
+from train.report.run_facts import _EVALUATED, read_evaluation
 from train.run_folder import RunFolder, load_config, load_data_record
 
 FLIPS = 150
@@ -88,6 +88,5 @@ def test_stages(small_cache: Path, tmp_path: Path) -> None:
 def test_evaluation(tmp_path: Path) -> None:
     golden = Path(__file__).parents[1] / "golden" / "run" / "runs" / "golden" / "evaluation-valid.json"
     record = json.loads(golden.read_bytes())
-    names = ("baselines", "normalised_errors", "by_element", "by_distance_shell", "by_type", "worst")
-    write_sealed(tmp_path / golden.name, {**{name: {} for name in names}, **record})
+    write_sealed(tmp_path / golden.name, {**{name: {} for name in _EVALUATED}, **record})
     assert assert_noticed(tmp_path / golden.name, lambda: read_evaluation(RunFolder(tmp_path), "valid")) > 0.8 * FLIPS

@@ -12,8 +12,9 @@ import pytest
 from ase.build import molecule
 from scipy.spatial.transform import Rotation
 
-from preprocess.input.molecule_kinds import describe_kinds, join_kinds
+from preprocess.input.molecule_kinds import join_kinds
 from preprocess.input.splits import divide_by_kind
+from shared.bond_graphs import describe_kinds
 from shared.errors import UserError
 from shared.manifest import SPLIT_TABLE, current_stages, read_manifest, stage_folder
 from shared.schema import SPLITS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,10 +20,17 @@ from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.evaluation import baselines as baselines_module
 from train.evaluation import charge_fit
-from train.evaluation.baselines import Baselines, compute_baselines
+from train.evaluation.baselines import (
+    Baselines,
+    baselines_from_json,
+    compute_baselines,
+    spread_alone,
+    with_fitted_charges,
+)
 from train.evaluation.charge_fit import LONGEST_DISPLACEMENT_ANGSTROM, fit_charges
 from train.evaluation.errors_by_region import RegionErrors, describe_regions
 from train.evaluation.grid_regions import SHELLS
+from train.evaluation.multipole_fit import DIPOLES, QUADRUPOLES, fit_multipoles
 from train.model.prediction import Prediction
 
 BOHR = 0.529177
@@ -103,8 +112,8 @@ def test_work_of_fits_is_bounded(loader: Loader, monkeypatch: pytest.MonkeyPatch
     order = np.random.default_rng(1).permutation(len(sizes))
     for count in (0, 3):
         monkeypatch.setattr(baselines_module, "_LARGEST_WORK", 1.01 * sum(work[i] for i in order[:count]))
-        sample = list(baselines_module._sample(loader, 6, 1, 2))
-        assert sum(len(batch.energy) for batch in sample) == count
+        sample = list(baselines_module._sample(loader, 6, 1, 2, None))
+        assert sum(len(part.batch.energy) for part in sample) == count
     monkeypatch.setattr(baselines_module, "_LARGEST_WORK", 0.0)
     none = compute_baselines(loader, 2, seed=1)
     assert (none.molecules_fitted, none.distributed_esp_rmse_kcal_per_mol_e) == (0, None)
@@ -148,6 +157,82 @@ def test_baselines_of_a_split(loader: Loader) -> None:
     assert baselines.normalised_error("esp_rmse_kcal_per_mol_e", fitted) == 0.0
     assert baselines.normalised_error("esp_rmse_kcal_per_mol_e", (fitted + spread) / 2) == pytest.approx(0.5)
     assert baselines.normalised_error("monopole_mae_e", 1.0) is None
+
+
+def test_molecules_that_were_never_trained_on_have_half_of_the_fits(loader: Loader) -> None:
+    """Each group's baselines are those of its molecules; the whole split's count each group as it is in the split."""
+    sizes = [len(bucket) for bucket in loader.buckets]
+    novelty = [np.zeros(size, np.int8) for size in sizes]
+    novelty[0][:2], novelty[1][-1] = 1, 2
+    alone = spread_alone(loader, 1, novelty)
+    fitted = with_fitted_charges(alone, loader, seed=1, sample=5, novelty=novelty)
+    seen, unseen = fitted.groups["trained_on"], fitted.groups["unseen"]
+    assert sorted((seen.molecules_fitted, unseen.molecules_fitted)) == [2, 3]
+    for name in ("atom_centred", "distributed", "dipoles", "quadrupoles"):
+        whole, first, second = (getattr(one, f"{name}_esp_rmse_kcal_per_mol_e") for one in (fitted, seen, unseen))
+        assert whole == pytest.approx(np.sqrt(((sum(sizes) - 3) * first**2 + 3 * second**2) / sum(sizes)), rel=1e-6)
+    energies, forces, esp = [], [], []
+    for bucket, own in zip(loader.buckets, novelty, strict=True):
+        for i in np.flatnonzero(own):
+            batch = loader.read_rows(loader.buckets.index(bucket), np.array([i]), 1)
+            energies.append(batch.energy[0])
+            forces += np.abs(batch.forces[0][batch.atomic_numbers[0] > 0]).ravel().tolist()
+            esp.append(np.mean(batch.esp[0][batch.esp_mask[0]].astype(float) ** 2))
+    assert unseen.spread["energy_mae_ev"] == pytest.approx(np.abs(energies - np.mean(energies)).mean(), rel=1e-5)
+    assert unseen.spread["forces_mae_ev_per_angstrom"] == pytest.approx(np.mean(forces), rel=1e-5)
+    assert unseen.spread["esp_rmse_kcal_per_mol_e"] == pytest.approx(np.sqrt(np.mean(esp)) * 627.5095, rel=1e-5)
+    assert alone.spread == pytest.approx(spread_alone(loader, 1).spread, rel=1e-6)
+    every = with_fitted_charges(alone, loader, seed=1, sample=100, novelty=novelty)
+    ungrouped = compute_baselines(loader, 1, seed=1, sample=100)
+    assert every.esp_by_element == pytest.approx(ungrouped.esp_by_element, rel=1e-6)
+    assert baselines_from_json(json.loads(json.dumps(asdict(every)))) == every
+    none_new = with_fitted_charges(
+        spread_alone(loader, 1, [0 * own for own in novelty]), loader, 1, 3, novelty=[0 * own for own in novelty]
+    )
+    assert set(none_new.groups) == {"trained_on"}
+    assert none_new.groups["trained_on"].distributed_esp_rmse_kcal_per_mol_e == pytest.approx(
+        compute_baselines(loader, 1, seed=1, sample=3).distributed_esp_rmse_kcal_per_mol_e
+    )
+
+
+def test_multipoles_are_found_again(loader: Loader) -> None:
+    """Nearby charges made the potential: those of a dipole, or of a quadrupole, at each atom."""
+    rng = np.random.default_rng(5)
+    batch = support.random_batch(rng, [[8, 6, 8], [1, 8, 1]], atoms=4, grid=150, padded_grid=160, poison=np.nan)
+    near = rng.normal(size=(2, 150, 3))
+    near *= rng.uniform(3.5, 4.5, size=(2, 150, 1)) / np.linalg.norm(near, axis=-1, keepdims=True)
+    batch.grid[:, :150] = batch.positions[:, :3].mean(axis=1)[:, None] + near
+    step = 0.01
+    arms = {DIPOLES: (np.array([0.5, -0.5]), np.array([1.0, -1.0])), QUADRUPOLES: (np.arange(-1, 2), [1, -2, 1])}
+    for order, (places, weights) in arms.items():
+        esp = np.array(batch.esp)
+        for i, total in enumerate((0.0, -1.0)):
+            positions, points = batch.positions[i][:3], batch.grid[i][:150]
+            own = rng.normal(size=3)
+            own += (total - own.sum()) / 3
+            esp[i, :150] = BOHR * (own / np.linalg.norm(points[:, None] - positions, axis=-1)).sum(axis=1)
+            for atom in positions:
+                axis = rng.normal(size=3)
+                for place, weight in zip(places, weights, strict=True):
+                    distance = np.linalg.norm(points - atom - step * place * axis, axis=1)
+                    esp[i, :150] += BOHR * weight * 0.1 / step**order / distance
+        made = batch._replace(esp=esp, total_charge=np.array([0.0, -1.0]))
+        spread = np.nanmean(esp**2, axis=1)
+        assert (mean_squares(fit_multipoles(made, QUADRUPOLES), made) < 1e-7 * spread).all()
+        found = mean_squares(fit_multipoles(made, DIPOLES), made)
+        assert (found < 1e-7 * spread).all() if order == DIPOLES else (found > 1e-4 * spread).all()
+        assert (mean_squares(fit_charges(made, 1, displaced=False), made) > 1e-4 * spread).all()
+        # Another total charge cannot be fitted, though the charges alone could.
+        other = made._replace(total_charge=np.array([1.0, 0.0]))
+        assert (mean_squares(fit_multipoles(other, QUADRUPOLES), other) > 1e-5 * spread).all()
+
+
+def test_a_grid_with_few_points_has_no_multipoles() -> None:
+    batch = support.random_batch(np.random.default_rng(2), [[8, 6, 8], [1, 8]], grid=50)
+    errors = fit_multipoles(batch, QUADRUPOLES)
+    assert np.isnan(errors[0]).all()
+    assert np.isfinite(errors[1]).all()
+    assert baselines_module._rmse(np.array([1.0, np.nan]), np.ones(2)) is None
 
 
 def test_baselines_by_element_and_shell(loader: Loader) -> None:

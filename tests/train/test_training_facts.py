@@ -22,13 +22,14 @@ from train.data.training_facts import TrainingFacts, facts_from_json, training_f
 class Bucket:
     """Molecules as a bucket of a loader has them, padding at the same place as an atom."""
 
-    def __init__(self, molecules: list[Atoms], charges: list[float]) -> None:
+    def __init__(self, molecules: list[Atoms], charges: list[float], names: list[str] | None = None) -> None:
         atoms = max(map(len, molecules)) + 1
         self.shape = SimpleNamespace(frame=SimpleNamespace(atoms=atoms))
         self._arrays: dict[str, np.ndarray] = {
             "atomic_numbers": np.stack([np.pad(one.numbers, (0, atoms - len(one))) for one in molecules]),
             "positions": np.stack([np.pad(one.positions, ((0, atoms - len(one)), (0, 0))) for one in molecules]),
-            "total_charge": np.array(charges),
+            "total_charge": np.array(charges, np.float32),
+            "name": np.array(names or [""] * len(molecules), "S"),
         }
 
     def __len__(self) -> int:
@@ -76,5 +77,7 @@ def test_facts_are_those_of_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
         assert one.smallest == pytest.approx(min(length for other, length, _ in known if other == pair))
         bonds = [length for other, length, bonded in known if other == pair and bonded]
         assert one.bonds == (pytest.approx((min(bonds), max(bonds))) if bonds else None)
-    assert facts_from_json(found.as_json()) == found
+    assert facts_from_json(found.as_json()).as_json() == found.as_json()
+    assert found.molecules is not None
+    assert found.molecules.formulas == {"CH4O", "H2O -1", "CH2O3 +1"}
     assert facts_from_json(TrainingFacts(dipole_errors=(0.2, 0.1)).as_json()).dipole_errors == (0.2, 0.1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests import support
+from train.data import known_molecules
 from train.evaluation import errors_by_molecule, results
 from train.evaluation.errors_by_molecule import WORST, MoleculeErrors
 from train.evaluation.results import Targets
@@ -49,7 +50,7 @@ def collect(names: list[str]) -> tuple[MoleculeErrors, np.ndarray]:
             | fields
             | {"dipole_dcm": fields["dipole"], "esp": np.asarray(batch.esp) + off}
         )
-        collected.add(batch, prediction, np.arange(first, first + len(own)), own)
+        collected.add(batch, prediction, np.arange(first, first + len(own)), own, novelty=first // 7 % 3)
         points = np.asarray(batch.esp_mask)
         esp += [np.sqrt(np.mean(off[i][points[i]] ** 2)) * 627.5094740631 for i in range(len(own))]
     return collected, np.array(esp)
@@ -68,11 +69,13 @@ def test_the_worst_molecules_and_means_are_those_of_all() -> None:
         assert entry["molecules"] == 12
         assert entry["esp_rmse_kcal_per_mol_e"] == pytest.approx(np.sqrt(np.mean(esp[i::5] ** 2)), rel=1e-6)
         assert entry["energy_mae_ev"] == 0.0
+        assert entry["unseen"] == sum(row // 7 % 3 > 0 for row in range(i, 60, 5))
 
 
 @pytest.mark.parametrize("names", [[f"molecule {i % 30}" for i in range(60)], ["a", ""] * 30], ids=["many", "empty"])
 def test_names_that_are_too_many_name_no_types(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
-    monkeypatch.setattr(errors_by_molecule, "_MOST_NAMED_TYPES", 20)
+    for module in (errors_by_molecule, known_molecules):
+        monkeypatch.setattr(module, "MOST_NAMED_TYPES", 20)
     collected, esp = collect(names)
     assert not collected._by_name
     by_type = collected.as_record()["by_type"]

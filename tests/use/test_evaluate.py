@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ase
 import h5py
 import numpy as np
 import pytest
 
+from shared.bond_graphs import describe_kinds
 from shared.errors import UserError
 from shared.manifest import current_stages
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from tests import support
 from train import evaluate
 from train.data.dataset import open_cache
+from train.data.known_molecules import KnownMolecules
+from train.data.training_facts import TrainingFacts
+from train.evaluation.transfer import describe_transfer
 from train.inference.predictor import Predictor
-from train.model.saved_model import TrainedModel, load_weights
+from train.model.saved_model import TrainedModel, load_weights, save_weights
 from train.run import session
 from train.run_folder import RunFolder, load_data_record
 
@@ -73,6 +80,116 @@ def test_errors_by_molecule_are_those_of_the_file(run: Path) -> None:
     assert sum(kind["molecules"] for kind in record["by_type"].values()) == 10
     whole = np.sqrt(sum(k["molecules"] * k["esp_rmse_kcal_per_mol_e"] ** 2 for k in record["by_type"].values()) / 10)
     assert whole == pytest.approx(record["metrics"]["esp_rmse_kcal_per_mol_e"], rel=1e-4)
+
+
+def evaluate_knowing(run: Path, folder: Path, molecules: KnownMolecules | None, *flags: str) -> dict[str, Any]:
+    """The record of an evaluation of the same weights into another folder, if these molecules were trained on."""
+    trained = load_weights(run / "best")
+    copied = folder / "run"
+    shutil.copytree(run, copied, ignore=shutil.ignore_patterns("other-data", "plots", "*-test.*"))
+    save_weights(copied / "best", replace(trained, training=TrainingFacts(molecules=molecules)))
+    evaluate.main(["--run", str(copied), "--split", "test", "--no-plot-results", *flags])
+    record: dict[str, Any] = json.loads((copied / "evaluation-test.json").read_text())
+    return record
+
+
+def test_molecules_of_the_training_are_no_new_ones(run: Path) -> None:
+    """The weights do not name them: they are looked at in the cache."""
+    record = json.loads((run / "evaluation-test.json").read_text())
+    assert [group["molecules"] for group in record["transfer"].values()] == [10, 0, 0, 0]
+    assert {"loss": record["metrics"]["loss"], **record["transfer"]["trained_on"]["metrics"]} == record["metrics"]
+    assert record["transfer"]["trained_on"]["baselines"]["spread"] == record["baselines"]["spread"]
+    assert not read(run / "predictions-test.h5")["novelty"].any()
+    assert "all molecules were trained on" in describe_transfer(record)
+
+
+def test_molecules_that_were_never_trained_on_have_their_own_errors(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CO2 alone was trained on, and a molecule of the formula of a further one; counted in the file of predictions."""
+    before, old = json.loads((run / "evaluation-test.json").read_text()), read(run / "predictions-test.h5")
+    numbers = np.split(old["atomic_numbers"], np.cumsum(old["n_atoms"])[:-1])
+    formulas = [ase.Atoms(own).get_chemical_formula("hill") for own in numbers]
+    isomer = next(one for one in formulas if one != "CO2")
+    place = formulas.index("CO2")
+    own = slice(old["n_atoms"][:place].sum(), old["n_atoms"][: place + 1].sum())
+    kinds = describe_kinds(numbers[place][None], np.array([3]), old["positions"][own][None], np.zeros(1, "S1"))
+    known = KnownMolecules(frozenset({"CO2", isomer}), frozenset(), np.unique(kinds.graphs), frozenset())
+    record = evaluate_knowing(run, tmp_path, known)
+    values = read(tmp_path / "run" / "predictions-test.h5")
+    kind_of_row = {
+        row: 0 if formula == "CO2" else 1 if formula == isomer else 2
+        for row, formula in zip(old["row"], formulas, strict=True)
+    }
+    kinds_found = [kind_of_row[row] for row in values["row"]]
+    assert values["novelty"].tolist() == kinds_found
+    for metrics in (record["metrics"], before["metrics"]):
+        del metrics["loss"]  # of other batches
+    assert record["metrics"] == pytest.approx(before["metrics"], rel=1e-5, abs=1e-7)
+    groups = {"trained_on": [0], "unseen": [1, 2], "new_graph": [1], "new_formula": [2]}
+    atoms = np.repeat(values["novelty"], values["n_atoms"])
+    squares = [
+        np.mean((one - other) ** 2)
+        for one, other in zip(
+            *(np.split(values[name], np.cumsum(values["n_points"])[:-1]) for name in ("esp", "esp_reference")),
+            strict=True,
+        )
+    ]
+    for name, of in groups.items():
+        chosen, own_atoms = np.isin(values["novelty"], of), np.isin(atoms, of)
+        metrics = record["transfer"][name]["metrics"]
+        assert record["transfer"][name]["molecules"] == chosen.sum() > 0
+        error = np.abs(values["forces"] - values["forces_reference"])[own_atoms].mean()
+        assert metrics["forces_mae_ev_per_angstrom"] == pytest.approx(error, rel=1e-4)
+        error = np.abs(values["energy"] - values["energy_reference"])[chosen].mean()
+        assert metrics["energy_mae_ev"] == pytest.approx(error, rel=1e-3)
+        error = np.abs(values["dipole_dcm"] - values["dipole_reference"])[chosen].mean() / DEBYE_IN_E_ANGSTROM
+        assert metrics["dipole_dcm_mae_debye"] == pytest.approx(error, rel=1e-4)
+        error = np.sqrt(np.mean(np.array(squares)[chosen])) * HARTREE_IN_KCAL_PER_MOL
+        assert metrics["esp_rmse_kcal_per_mol_e"] == pytest.approx(error, rel=1e-4)
+    fitted = [record["transfer"][name]["baselines"]["molecules_fitted"] for name in ("trained_on", "unseen")]
+    assert fitted == [values["novelty"].tolist().count(0), 10 - values["novelty"].tolist().count(0)]
+    for entry in record["by_type"].values():
+        assert entry["unseen"] in (0, entry["molecules"])
+    assert sum(entry["unseen"] for entry in record["by_type"].values()) == sum(kind > 0 for kind in kinds_found)
+    told = capsys.readouterr().out
+    new = [kinds_found.count(2), kinds_found.count(1)]
+    assert (
+        f"never trained on: {sum(new)} of 10 molecules, {new[0]} of a new formula or total charge, "
+        f"{new[1]} of a known one with new bonds" in told
+    )
+    assert re.search(r"ESP of the distributed charges, RMSE, kcal/mol/e( +[\d.]+ of [\d.]+){2}( +[\d.]+){2}\n", told)
+    assert re.search(r"charge, dipole, quadrupole per atom( +[\d.]+){2}\n", told)
+
+
+def test_whether_molecules_are_new_may_not_be_known(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights do not say, and the training's data are elsewhere; those of another cache are evaluated."""
+    settings = support.write_splits(tmp_path / "input")
+    support.run_preprocess(settings, tmp_path / "cache", max_buckets=1)
+    shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("other-data", "plots"))
+    text = (tmp_path / "copy" / "config.toml").read_text()
+    (tmp_path / "copy" / "config.toml").write_text(text.replace(str(run.parent / "cache"), str(tmp_path / "none")))
+    flags = ["--cache-dir", str(tmp_path / "cache"), "--no-plot-results", "--limits", "off", "--output"]
+    evaluate.main(["--run", str(tmp_path / "copy"), *flags, str(tmp_path / "out")])
+    record = json.loads((tmp_path / "out" / "evaluation-test.json").read_text())
+    assert record["transfer"] is None
+    assert {entry["unseen"] for entry in record["by_type"].values()} == {None}
+    assert (read(tmp_path / "out" / "predictions-test.h5")["novelty"] == -1).all()
+    assert "whether these molecules were trained on is not known" in capsys.readouterr().out
+
+
+def test_charges_are_those_of_the_file(run: Path) -> None:
+    record = json.loads((run / "evaluation-test.json").read_text())["distributed_charges"]
+    values = read(run / "predictions-test.h5")
+    arms = np.linalg.norm(values["dcm_sites"] - values["positions"][:, None], axis=-1)
+    assert record["charges"] == values["dcm_charges"].size
+    assert record["largest_magnitude_e"] == pytest.approx(np.abs(values["dcm_charges"]).max(), rel=1e-6)
+    assert record["mean_arm_angstrom"] == pytest.approx(arms.mean(), rel=1e-4)
+    assert record["longest_arm_angstrom"] == pytest.approx(arms.max(), rel=1e-4)
+    place = np.repeat(values["row"], values["n_atoms"])[arms.max(axis=1).argmax()]
+    assert record["longest_arm"]["row"] == place
 
 
 def test_every_dataset_has_its_unit_and_nothing_half_written_is_left(run: Path) -> None:

@@ -143,6 +143,57 @@ def test_errors_and_figures_are_those_of_the_files(reported: Path, page: str) ->
         assert figure["layout"]["xaxis"]["title"]["text"]
 
 
+def test_new_molecules_and_charges_are_those_of_the_evaluation(
+    reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    """None are new; then five, with charges outside of their atoms; then it is not known."""
+    assert "None: all 10 molecules were trained on" in Elements(page).text
+    assert "van der Waals sphere" not in page.split('<p class="note">The surface is')[0].split('id="charges"')[1]
+    shutil.copytree(reported, tmp_path / "run")
+    path = tmp_path / "run" / "evaluation-test.json"
+    evaluation = json.loads(path.read_text())
+    seen = evaluation["transfer"]["trained_on"]
+    halved = {name: value / 2 for name, value in seen["metrics"].items()}
+    new = {"molecules": 5, "metrics": halved, "baselines": {**seen["baselines"], "molecules_fitted": 7}}
+    evaluation["transfer"] |= {"unseen": new, "new_formula": {"molecules": 5, "metrics": halved}}
+    for i, entry in enumerate(evaluation["by_type"].values()):
+        entry["unseen"] = entry["molecules"] * (i % 2)
+    charges = evaluation["distributed_charges"]
+    charges |= {"outside_their_atoms": 3, "molecules_outside": 2, "farthest_outside": charges["longest_arm"]}
+    path.write_text(json.dumps(evaluation))
+    monkeypatch.setattr("train.report.png_pictures.draw_pictures", lambda *_: [])
+    report.main(["--run", str(tmp_path / "run")])
+    written = (tmp_path / "run" / "report-test.html").read_text()
+    section = Elements(written[written.index('<section id="transfer">') : written.index('<section id="plots">')]).text
+    for name, factor in (("esp_rmse_kcal_per_mol_e", 1.0), ("forces_mae_ev_per_angstrom", 1000.0)):
+        spread = seen["baselines"]["spread"][name] * factor
+        for metrics in (seen["metrics"], halved):
+            assert re.search(rf"{_shown(metrics[name] * factor)}\s+of {_shown(spread)}", section), (name, section)
+    assert "trained on, 10 molecules" in section
+    assert "new formula, 5 molecules" in section
+    assert "new bonds, " not in section
+    assert "7 (never trained on)" in section
+    fitted = seen["baselines"]["quadrupoles_esp_rmse_kcal_per_mol_e"]
+    assert f"ESP fitted by charge, dipole, quadrupole per atom, RMSEkcal/mol/e{_shown(fitted)}" in section
+    for kind, entry in evaluation["by_type"].items():
+        assert (f"{kind[:10]} ({entry['molecules']})" in section) == bool(entry["unseen"]) or kind == HOSTILE
+    assert f"{_shown(charges['largest_magnitude_e'])}{charges['largest']['element']}, atom" in section
+    assert "3 of " in section
+    assert "in 2 molecules, left their own atom's van der Waals sphere" in section
+
+    evaluation["transfer"] = None
+    for entry in evaluation["by_type"].values():
+        entry["unseen"] = None
+    path.write_text(json.dumps(evaluation))
+    report.main(["--run", str(tmp_path / "run")])
+    assert "Not known: not all data of the training" in (tmp_path / "run" / "report-test.html").read_text()
+
+
+def _shown(value: float) -> str:
+    """Three digits."""
+    return np.format_float_positional(value, precision=3, unique=False, fractional=False).rstrip(".")
+
+
 def test_data_of_the_training_are_named(reported: Path, page: str) -> None:
     cache = open_cache(reported.parents[1] / next(reported.parents[1].glob("evaluated*")).name / "cache", 6.0, 10.0)
     text = Elements(page).text

@@ -1,4 +1,4 @@
-"""What a training saw, kept with its weights: total charges, distances between elements, fragments, dipole errors."""
+"""What a training saw, kept with its weights: molecules, total charges, distances, fragments, dipole errors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from shared.elements import symbol
 from shared.geometry import count_fragments, distances_and_bonds
+from train.data.known_molecules import KnownMolecules, known_molecules, molecules_from_json
 from train.data.loader import Loader
 from train.data.quantities import DIPOLE, DIPOLE_DCM
 
@@ -19,6 +20,9 @@ _MOST_PAIRS = 200_000_000
 
 _MOST_CHARGES = 100
 """Different total charges that are kept; more are no charge states."""
+
+_MOST_GRAPHS = 10_000
+"""Bond graphs that are kept, 20 bytes each; of more, the training split itself has to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class TrainingFacts:
     most_fragments: int = 1  # parts of one molecule that no bonds hold together
     distances: dict[tuple[int, int], Distances] = field(default_factory=dict)  # by atomic numbers, ascending
     dipole_errors: tuple[float, float] | None = None  # Debye, on the validation split: PhysNet's, DCMNet's
+    molecules: KnownMolecules | None = None  # None: not known, or too many to be kept
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for ``model.json``."""
@@ -53,6 +58,8 @@ class TrainingFacts:
         }
         if self.dipole_errors:
             record["valid"] = dict(zip((DIPOLE.metric, DIPOLE_DCM.metric), self.dipole_errors, strict=True))
+        if self.molecules:
+            record["molecules"] = self.molecules.as_json()
         return record
 
 
@@ -77,6 +84,7 @@ def facts_from_json(record: dict[str, Any]) -> TrainingFacts:
         most_fragments=int(record["most_fragments"]),
         distances=distances,
         dipole_errors=dipole_errors(record.get("valid", {})),
+        molecules=molecules_from_json(record["molecules"]) if "molecules" in record else None,
     )
 
 
@@ -115,6 +123,7 @@ def training_facts(loader: Loader) -> TrainingFacts:
         fewest_atoms=int(fewest) if np.isfinite(fewest) else 1,
         most_fragments=fragments,
         distances={pair: Distances(value, bonds.get(pair)) for pair, value in smallest.items()},
+        molecules=known_molecules(loader, _MOST_GRAPHS),
     )
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from ase.formula import Formula
 
-from shared.elements import symbol
+from shared.elements import formula
 from shared.text import shown
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
+from train.data.known_molecules import MOST_NAMED_TYPES, NEW_FORMULA, NEW_GRAPH, NOT_KNOWN, names_are_types
 from train.model.prediction import Prediction
 
 ERRORS = {
@@ -32,22 +32,21 @@ WORST = 10
 _WIDTH = 20
 _SHOWN = 5
 
-_MOST_NAMED_TYPES = 10_000
-"""More names are those of single molecules; so memory does not grow with their number."""
-
 
 @dataclass
 class _Sums:
     """Errors of the molecules of one type."""
 
     molecules: int = 0
+    unseen: int = 0
     known: np.ndarray = field(default_factory=lambda: np.zeros(len(ERRORS), int))
     sums: np.ndarray = field(default_factory=lambda: np.zeros(len(ERRORS)))  # of magnitudes; of squares for the ESP
 
-    def add(self, errors: np.ndarray) -> None:
+    def add(self, errors: np.ndarray, unseen: bool) -> None:
         """Add the errors (5,) of a molecule."""
         known = np.isfinite(errors)
         self.molecules += 1
+        self.unseen += unseen
         self.known += known
         self.sums += np.where(known, np.where(_SQUARED, np.square(errors), np.abs(errors)), 0.0)
 
@@ -71,8 +70,9 @@ class MoleculeErrors:
         default_factory=lambda: {name: [] for name in ERRORS if name.startswith(("forces", "esp"))}
     )
     _molecules: int = 0
+    _novelty_known: bool = True
 
-    def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str]) -> None:
+    def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str], novelty: int) -> None:
         """Add the molecules of a batch of the host.
 
         Args:
@@ -80,14 +80,17 @@ class MoleculeErrors:
             prediction: of the batch.
             rows: (n,) rows of the molecules in the split's input files.
             names: n names, perhaps empty.
+            novelty: what all of them are to the training, see KnownMolecules.novelty, or NOT_KNOWN.
         """
+        self._novelty_known &= novelty != NOT_KNOWN
+        unseen = novelty in (NEW_GRAPH, NEW_FORMULA)
         atoms = np.asarray(batch.atomic_numbers) > 0
         for i, errors in enumerate(_errors(batch, prediction, len(rows))):
             kind = formula(np.asarray(batch.atomic_numbers)[i][atoms[i]])
-            self._by_formula.setdefault(kind, _Sums()).add(errors)
+            self._by_formula.setdefault(kind, _Sums()).add(errors, unseen)
             if self._names_may_be_types:
-                self._by_name.setdefault(names[i], _Sums()).add(errors)
-                if not names[i] or len(self._by_name) > _MOST_NAMED_TYPES:
+                self._by_name.setdefault(names[i], _Sums()).add(errors, unseen)
+                if not names[i] or len(self._by_name) > MOST_NAMED_TYPES:
                     self._names_may_be_types = False
                     self._by_name.clear()
             values = dict(zip(ERRORS, map(_number, errors), strict=True))
@@ -102,9 +105,16 @@ class MoleculeErrors:
 
     def as_record(self) -> dict[str, Any]:
         """Return means by type of molecule, and the worst molecules by ESP and by forces, for the JSON file."""
-        named = self._names_may_be_types and _name_types(len(self._by_name), self._molecules)
+        named = self._names_may_be_types and names_are_types(len(self._by_name), self._molecules)
         types = self._by_name if named else self._by_formula
-        by_type = {kind: {"molecules": sums.molecules, **sums.means()} for kind, sums in sorted(types.items())}
+        by_type = {
+            kind: {
+                "molecules": sums.molecules,
+                "unseen": sums.unseen if self._novelty_known else None,
+                **sums.means(),
+            }
+            for kind, sums in sorted(types.items())
+        }
         return {"by_type": by_type, "worst": {name: [one[2] for one in worst] for name, worst in self._worst.items()}}
 
 
@@ -130,18 +140,9 @@ def _errors(batch: Batch, prediction: Prediction, n: int) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def formula(atomic_numbers: np.ndarray) -> str:
-    """Return the formula of atomic numbers (N,), in Hill's order."""
-    return str(Formula.from_list([symbol(int(z)) for z in atomic_numbers]).format("hill"))
-
-
 def molecule_types(names: list[str], formulas: list[str]) -> list[str]:
     """Return the molecules' names if they name types, otherwise formulas: names that all differ name no types."""
-    return names if all(names) and _name_types(len(set(names)), len(names)) else formulas
-
-
-def _name_types(distinct: int, molecules: int) -> bool:
-    return distinct <= min(molecules / 2, _MOST_NAMED_TYPES)
+    return names if all(names) and names_are_types(len(set(names)), len(names)) else formulas
 
 
 def describe_molecules(record: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -18,18 +17,29 @@ from shared.schema import NAME_ARRAY
 from shared.sealed import write_sealed
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
 from train.data.batch import Batch, known_targets
+from train.data.known_molecules import KnownMolecules, known_molecules, novelty_of_split
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import count_missing, shown
 from train.data.quantities import QUANTITIES
 from train.evaluation.baselines import Baselines, keep_baselines, kept_baselines, spread_alone, with_fitted_charges
+from train.evaluation.charge_extents import describe_charges
 from train.evaluation.errors_by_molecule import describe_molecules
 from train.evaluation.errors_by_region import describe_regions
 from train.evaluation.prediction_file import write_predictions
 from train.evaluation.results import MoleculeEsp, Targets
+from train.evaluation.transfer import (
+    Sums,
+    describe_fits,
+    describe_transfer,
+    plan_apart,
+    total_metrics,
+    transfer_record,
+    without_groups,
+)
 from train.model.saved_model import TrainedModel, load_weights
 from train.run_folder import EVALUATION_FORMAT, RunFolder
 from train.step.compiled_steps import Steps
-from train.step.metrics import named_metrics, zero_sums
+from train.step.metrics import zero_sums
 
 _MOLECULES_DRAWN = 3
 _ESP_POINTS_KEPT = 64
@@ -54,7 +64,8 @@ def evaluate_split(
         targets: collects what tables, pictures and files need; all devices must then belong to this process.
     """
     devices = steps.devices
-    sums = devices.place(zero_sums())
+    planned = plan_apart(loader, targets.novelty if targets else None)
+    sums: dict[int, Sums] = {kind: Sums(0, devices.place(zero_sums())) for kind, _ in planned}
     part = devices.own_part(loader.places)
 
     def prepare(plan: BatchPlan) -> tuple[Batch, Batch]:
@@ -62,13 +73,17 @@ def evaluate_split(
         return batch, devices.place_batch(batch, loader.places)
 
     with tqdm(total=len(loader), desc="evaluate", unit="mol", leave=False, disable=quiet or None) as bar:
-        for plan, (batch, placed) in loader.stream(loader.plan(), prepare):
-            sums, prediction = steps.evaluate(params, sums, placed)
+        batches = loader.stream([plan for _, plan in planned], prepare)
+        for (kind, _), (plan, (batch, placed)) in zip(planned, batches, strict=True):
+            added, prediction = steps.evaluate(params, sums[kind].sums, placed)
+            sums[kind] = Sums(sums[kind].molecules + len(plan.rows), added)
             if targets is not None:
-                _collect(targets, loader, plan, batch, jax.device_get(prediction))
+                _collect(targets, loader, plan, kind, batch, jax.device_get(prediction))
             bar.update(len(plan.rows))
             between()
-    return named_metrics(sums)
+    if targets is not None:
+        targets.by_novelty = sums
+    return total_metrics(list(sums.values()))
 
 
 def finish_run(
@@ -82,6 +97,7 @@ def finish_run(
     predictions: bool = False,
     fitted_charges: bool = True,
     output: RunFolder | None = None,
+    training: Callable[[], Loader | None] = lambda: None,
 ) -> dict[str, float]:
     """Evaluate a run's best weights, write evaluation-SPLIT.json and the pictures, and print the errors.
 
@@ -98,6 +114,7 @@ def finish_run(
         predictions: write predictions-SPLIT.h5 too.
         fitted_charges: fit charges to single molecules, to compare with, unless they are kept from before.
         output: another folder to write to.
+        training: returns the training split, whose molecules are looked at if the weights do not name them.
 
     Raises:
         UserError: the weights are missing or damaged, or an error is not finite.
@@ -105,7 +122,8 @@ def finish_run(
     """
     trained = trained or load_weights(folder.best)
     params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
-    targets = Targets()
+    known = _molecules_of(trained, training)
+    targets = Targets(novelty=novelty_of_split(loader, known) if known else None)
     name, folder = folder.path.name, output or folder
     folder.path.mkdir(parents=True, exist_ok=True)
     path = folder.predictions_file(split)
@@ -116,12 +134,14 @@ def finish_run(
         _require_finite(metrics, split)
     digest = file_digest(path) if predictions else None
     kept = kept_baselines(folder, split)
-    baselines = kept or spread_alone(loader, trained.config.n_dcm)
+    if kept is not None and known is not None and not kept.groups:
+        kept = None  # of an evaluation that did not know what was trained on
+    baselines = kept or spread_alone(loader, trained.config.n_dcm, targets.novelty)
     record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
     if fitted_charges and kept is None:
         if not quiet:
             log.info("fitting charges to single molecules, to compare the errors with (--limits off leaves it out)")
-        baselines = with_fitted_charges(baselines, loader, seed=0, quiet=quiet)
+        baselines = with_fitted_charges(baselines, loader, seed=0, quiet=quiet, novelty=targets.novelty)
         keep_baselines(folder, split, baselines)
         record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
     if plots:
@@ -135,6 +155,14 @@ def finish_run(
             log.info(f"predictions in {folder.predictions_file(split)}")
         log.info(f"errors in {folder.evaluation_file(split)}" + (f", pictures in {folder.plots}" if plots else ""))
     return metrics
+
+
+def _molecules_of(trained: TrainedModel, training: Callable[[], Loader | None]) -> KnownMolecules | None:
+    """Return the molecules that a model was trained on, as far as they are known."""
+    if trained.training and trained.training.molecules:
+        return trained.training.molecules
+    loader = training()
+    return known_molecules(loader) if loader else None
 
 
 def _require_finite(metrics: dict[str, float], split: str) -> None:
@@ -161,10 +189,10 @@ def _write_record(
         "molecules": len(loader),
         "molecules_without": count_missing(loader),
         "metrics": metrics,
-        "baselines": asdict(baselines),
-        "normalised_errors": {
-            name: baselines.normalised_error(name, value) for name, value in metrics.items() if name in baselines.spread
-        },
+        "baselines": without_groups(baselines),
+        "normalised_errors": baselines.normalised_errors(metrics),
+        "transfer": transfer_record(targets.by_novelty, baselines),
+        "distributed_charges": targets.charge_extents.as_record(),
         **targets.region_errors.as_record(baselines),
         **targets.molecule_errors.as_record(),
         "predictions_digest": digest,
@@ -179,6 +207,8 @@ def describe_evaluation(record: dict[str, Any], baselines: Baselines) -> str:
     tables = (
         f"{record['split']} errors of the best weights ({molecules})",
         describe_metrics(record["metrics"], baselines),
+        describe_transfer(record),
+        describe_charges(record),
         describe_regions(record),
         describe_molecules(record),
     )
@@ -204,19 +234,23 @@ def describe_metrics(metrics: dict[str, float], baselines: Baselines) -> str:
             "  normalised error: (error - fitted) / (spread - fitted); fitted to each of "
             f"{baselines.molecules_fitted} molecules: {baselines.n_dcm} charges per atom (PhysNet: 1)"
         )
+        multipoles = [f"{error:.3g} with {what}" for what, error in list(describe_fits(baselines).items())[2:]]
+        if multipoles:
+            lines.append(f"  multipoles fitted likewise, ESP RMSE: {', '.join(multipoles)}")
     else:
         lines.append("  normalised error: error / spread")
     return "\n".join(lines)
 
 
-def _collect(targets: Targets, loader: Loader, plan: BatchPlan, batch: Batch, prediction: Any) -> None:
+def _collect(targets: Targets, loader: Loader, plan: BatchPlan, kind: int, batch: Batch, prediction: Any) -> None:
     bucket = loader.buckets[plan.bucket]
     rows = bucket.take("row", plan.rows)
     names = [bytes(name).decode("utf-8", "replace") for name in bucket.take(NAME_ARRAY, plan.rows)]
     targets.region_errors.add(batch, prediction)
-    targets.molecule_errors.add(batch, prediction, rows, names)
+    targets.molecule_errors.add(batch, prediction, rows, names, kind)
+    targets.charge_extents.add(batch, prediction, rows, names)
     if targets.file:
-        targets.file.add(batch, prediction, rows, names)
+        targets.file.add(batch, prediction, rows, names, kind)
     known = known_targets(batch)
     atoms = batch.atomic_numbers > 0
     targets.add("energy", batch.energy[known.energy], prediction.energy[known.energy])

@@ -48,12 +48,12 @@ class PointSquares:
     by_element: np.ndarray = field(default_factory=lambda: np.zeros((2, len(VAN_DER_WAALS_RADII))))
     by_shell: np.ndarray = field(default_factory=lambda: np.zeros((2, len(SHELLS) - 1)))
 
-    def add(self, points: Points, values: np.ndarray) -> None:
-        """Add values (G,) in Hartree/e on a molecule's grid."""
+    def add(self, points: Points, values: np.ndarray, weight: float = 1.0) -> None:
+        """Add values (G,) in Hartree/e on a molecule's grid, each point counted ``weight`` times."""
         squares = (values[points.kept] * HARTREE_IN_KCAL_PER_MOL) ** 2
         for sums, places in ((self.by_element, points.elements), (self.by_shell, points.shells)):
-            np.add.at(sums[0], places, 1.0)
-            np.add.at(sums[1], places, squares)
+            np.add.at(sums[0], places, weight)
+            np.add.at(sums[1], places, weight * squares)
 
     def element_rmse(self) -> dict[str, float]:
         """Return root mean squares in kcal/mol/e by the symbol of the nearest element, where there are points."""

@@ -21,6 +21,10 @@ _PER_MOLECULE, _PER_ATOM, _PER_POINT = "molecule", "atom", "grid point"
 DATASETS: dict[str, tuple[str, str, str]] = {
     "row": (_PER_MOLECULE, "-", "row in the split's input files, counted through them in order"),
     "name": (_PER_MOLECULE, "-", "name in the input, or empty"),
+    "novelty": (
+        *(_PER_MOLECULE, "-"),
+        "0: trained on; 1: with other bonds; 2: of another formula or total charge; -1: not known",
+    ),
     "n_atoms": (_PER_MOLECULE, "-", "number of its atoms; they follow each other in the arrays per atom"),
     "n_points": (_PER_MOLECULE, "-", "number of its grid points that count; they follow each other likewise"),
     "energy": (_PER_MOLECULE, "eV", "predicted total energy"),
@@ -73,7 +77,7 @@ class PredictionFile:
         self._file = file
         self._references = element_table(references_ev)
 
-    def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str]) -> None:
+    def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str], novelty: int) -> None:
         """Append a batch of the host, whose real molecules come first.
 
         Args:
@@ -81,6 +85,7 @@ class PredictionFile:
             prediction: of the batch.
             rows: (n,) rows of its molecules in the input.
             names: n names, perhaps empty.
+            novelty: what all of them are to the training, see DATASETS.
         """
         n = len(rows)
         numbers = np.asarray(batch.atomic_numbers)[:n]
@@ -89,6 +94,7 @@ class PredictionFile:
         values: dict[str, Any] = {
             "row": rows,
             "name": np.array(names, dtype=h5py.string_dtype()),
+            "novelty": np.full(n, novelty, np.int8),
             "n_atoms": atoms.sum(axis=1).astype(np.int32),
             "n_points": points.sum(axis=1).astype(np.int32),
             "energy": prediction.energy[:n] + constant,

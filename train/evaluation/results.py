@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from train.evaluation.charge_extents import ChargeExtents
 from train.evaluation.errors_by_molecule import MoleculeErrors
 from train.evaluation.errors_by_region import RegionErrors
 from train.evaluation.prediction_file import PredictionFile
+from train.evaluation.transfer import Sums
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,12 @@ class _Pairs:
 class Targets:
     """What an evaluation collects of its molecules; of references and predictions a part, for pictures."""
 
+    novelty: list[np.ndarray] | None = None  # of each bucket's molecules, see KnownMolecules.novelty; None: not known
+    by_novelty: dict[int, Sums] = field(default_factory=dict)
     molecules: list[MoleculeEsp] = field(default_factory=list)
     region_errors: RegionErrors = field(default_factory=RegionErrors)
     molecule_errors: MoleculeErrors = field(default_factory=MoleculeErrors)
+    charge_extents: ChargeExtents = field(default_factory=ChargeExtents)
     file: PredictionFile | None = None
     _pairs: dict[str, _Pairs] = field(default_factory=dict)
 

@@ -14,8 +14,10 @@ from plotly.offline import get_plotlyjs
 
 from shared.text import shown
 from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, FORCES, QUANTITIES
-from train.evaluation.baselines import Baselines
+from train.evaluation.baselines import UNSEEN, Baselines
+from train.evaluation.charge_extents import describe_owner, warn_of_charges
 from train.evaluation.errors_by_molecule import worst_first
+from train.evaluation.transfer import COLUMNS, describe_fits, unseen_types
 from train.report import plotly_figures
 from train.report.run_facts import RunFacts
 from train.report.scene import scene_data
@@ -25,6 +27,7 @@ from train.report.target_samples import SAMPLED, Sample
 
 _HERE = Path(__file__).parent
 _TYPES_IN_TABLE = 60
+_TYPES_NAMED = 30
 _TILES = tuple(one.metric for one in (ESP, FORCES, ENERGY, DIPOLE_DCM))
 
 
@@ -54,6 +57,9 @@ def render(
         evaluation=evaluation,
         rows=rows,
         tiles=[row for name in _TILES for row in rows if row["name"] == name and row["error"] is not None],
+        transfer=_transfer(evaluation),
+        charges=_charge_rows(evaluation["distributed_charges"]),
+        warning=warn_of_charges(evaluation),
         types=[(shown(name), entry) for name, entry in worst_first(evaluation["by_type"])],
         types_in_table=_TYPES_IN_TABLE,
         ids={name: [f"{name}-{i}" for i in range(len(group))] for name, group in groups.items()},
@@ -94,12 +100,72 @@ def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "name": one.metric,
             "label": one.error_label,
             "unit": one.error_unit,
-            "error": metrics[one.metric] * one.error_factor if one.metric in metrics else None,
+            "error": _times(metrics.get(one.metric), one.error_factor),
             "fitted": baselines.fitted_error(one.metric) or None,
-            "spread": spread[one.metric] * one.error_factor if one.metric in spread else None,
+            "spread": _times(spread.get(one.metric), one.error_factor),
             "normalised": evaluation["normalised_errors"].get(one.metric),
         }
         for one in QUANTITIES
+    ]
+
+
+def _transfer(evaluation: dict[str, Any]) -> dict[str, Any] | None:
+    """Return errors, spreads and fits of the molecules that were trained on, and of others; None if not known."""
+    groups = evaluation["transfer"]
+    if groups is None:
+        return None
+    names = [name for name in COLUMNS if groups[name]["molecules"]]
+    baselines = {name: Baselines(**groups[name]["baselines"]) for name in names if groups[name].get("baselines")}
+    fits = {name: describe_fits(one) for name, one in baselines.items()}
+    spreads = {name: one.spread for name, one in baselines.items()}
+    rows = []
+    for one in QUANTITIES:
+        pairs = [(groups[name]["metrics"].get(one.metric), spreads.get(name, {}).get(one.metric)) for name in names]
+        if any(error is not None for error, _ in pairs):
+            cells = [
+                {"error": _times(error, one.error_factor), "spread": _times(spread, one.error_factor)}
+                for error, spread in pairs
+            ]
+            rows.append({"label": one.error_label, "unit": one.error_unit, "cells": cells})
+    return {
+        "unseen": groups[UNSEEN]["molecules"],
+        "types": unseen_types(evaluation),
+        "named": _TYPES_NAMED,
+        "columns": [
+            {
+                "label": COLUMNS[name],
+                "molecules": groups[name]["molecules"],
+                "fitted": baselines[name].molecules_fitted if name in baselines else 0,
+            }
+            for name in names
+        ],
+        "rows": rows,
+        "fits": [
+            {"what": what, "errors": [fits.get(name, {}).get(what) for name in names]}
+            for what in dict.fromkeys(what for one in fits.values() for what in one)
+        ],
+    }
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _charge_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return mean and extreme of each property of the distributed charges, and whose the extreme is."""
+    return [
+        {
+            "label": label,
+            "unit": unit,
+            "mean": found.get(mean),
+            "extreme": found[extreme],
+            "owner": describe_owner(found[owner]),
+        }
+        for label, unit, mean, extreme, owner in (
+            ("magnitude", "e", "mean_magnitude_e", "largest_magnitude_e", "largest"),
+            ("distance from their atom", "Å", "mean_arm_angstrom", "longest_arm_angstrom", "longest_arm"),
+            ("depth below the molecule's surface", "Å", "", "least_depth_angstrom", "least_deep"),
+        )
     ]
 
 

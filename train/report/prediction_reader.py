@@ -12,10 +12,11 @@ import h5py
 import numpy as np
 
 from shared.digests import file_digest
+from shared.elements import formula
 from shared.errors import UserError
 from shared.files import require_readable
 from shared.text import shown
-from train.evaluation.errors_by_molecule import formula, molecule_types
+from train.evaluation.errors_by_molecule import molecule_types
 from train.evaluation.prediction_file import DATASETS
 
 _BLOCK_ROWS = 1 << 18

@@ -179,6 +179,8 @@ _EVALUATED = (
     "metrics",
     "baselines",
     "normalised_errors",
+    "transfer",
+    "distributed_charges",
     "by_element",
     "by_distance_shell",
     "by_type",

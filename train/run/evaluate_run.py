@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from shared.data_record import describe_data
+from shared.errors import UserError
 from shared.log import log
 from shared.schema import Split
+from train.config import TrainConfig
 from train.data.dataset import open_cache
+from train.data.loader import Loader
 from train.evaluation.evaluator import finish_run
 from train.model.saved_model import load_weights
 from train.run.run_data import open_own_data
@@ -70,4 +73,15 @@ def evaluate_run(
         predictions=predictions,
         fitted_charges=fitted_charges,
         output=RunFolder(output) if output else None,
+        training=lambda: _training_split(folder, config),
     )
+
+
+def _training_split(folder: RunFolder, config: TrainConfig) -> Loader | None:
+    """Return the training split of a run; None if it is no longer in its cache, or the weights saw other data too."""
+    if config.init_from:
+        return None
+    try:
+        return split_loader(open_own_data(folder, config), "train", config, own_devices())
+    except UserError:
+        return None

@@ -310,7 +310,16 @@ def _finish(session: Session, plots: bool, quiet: bool = False) -> None:
         steps = Steps(session.config, valid.batches_per_epoch, own)
         valid = split_loader(session.cache, "valid", session.config, own)
     fitted_charges = session.config.limits == "on" and not quiet
-    finish_run(session.folder, steps, valid, "valid", plots, quiet, fitted_charges=fitted_charges)
+    finish_run(
+        session.folder,
+        steps,
+        valid,
+        "valid",
+        plots,
+        quiet,
+        fitted_charges=fitted_charges,
+        training=lambda: None if session.config.init_from else session.loader,
+    )
 
 
 _SHOWN = (("E", 2, (ENERGY,)), ("F", 1, (FORCES,)), ("D", 4, (DIPOLE, DIPOLE_DCM)), ("ESP", 3, (ESP,)))

@@ -71,8 +71,17 @@ class Session:
 
     @cached_property
     def facts(self) -> TrainingFacts:
-        """What the training split holds."""
-        return training_facts(self.loader)
+        """What the training split holds; the molecules also of the run whose weights it began with."""
+        facts = training_facts(self.loader)
+        if not self.config.init_from:
+            return facts
+        try:
+            earlier = load_weights(RunFolder(Path(self.config.init_from)).best).training
+        except UserError:  # gone since then
+            earlier = None
+        if facts.molecules is None or earlier is None or earlier.molecules is None:
+            return replace(facts, molecules=None)
+        return replace(facts, molecules=facts.molecules.joined(earlier.molecules))
 
     def log(self, text: str) -> None:
         """Log a text, in the first process only."""
