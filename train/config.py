@@ -63,6 +63,9 @@ class ModelConfig(SharedConfig):
     n_dcm: PositiveInt = setting(3, Scope.MODEL)
     """Distributed charges per atom."""
 
+    longest_arm: NonNegative = setting(0.0, Scope.STEP)
+    """Longest distance of a distributed charge from its atom, Å (0 = not bounded)."""
+
     exact_monopoles: bool = setting(True, Scope.STEP)
     """Shift each atom's distributed charges so that they sum exactly to PhysNet's charge; else a penalty holds them."""
 

@@ -99,6 +99,16 @@ def reciprocal_bernstein(distances: Array, num: int) -> Array:
     return jnp.exp(coefficients + k.astype(distances.dtype) * jnp.log(safe) - last * jnp.log1p(safe))
 
 
+def bound_length(vectors: Array, longest: float) -> Array:
+    """Return vectors (..., 3) of the same directions, their lengths r as r_max tanh(r / r_max)."""
+    square = (vectors**2).sum(axis=-1, keepdims=True) / longest**2
+    # Near zero by its series: a norm there has no derivative, and forces need two.
+    small = square < 1e-3
+    root = jnp.sqrt(jnp.where(small, 1.0, square))
+    series = 1.0 - square / 3.0 * (1.0 - square * 2.0 / 5.0 * (1.0 - square * 17.0 / 42.0))
+    return vectors * jnp.where(small, series, jnp.tanh(root) / root)
+
+
 class DCMNet(nn.Module):
     """Network for n_dcm charges per atom and their displacements.
 
@@ -113,6 +123,7 @@ class DCMNet(nn.Module):
         max_degree: L.
         n_dcm: charges per atom.
         exact_monopoles: shift each atom's charges so that they sum to the monopole that came in.
+        longest_arm: Å, bound of a displacement's length; 0: none.
     """
 
     features: int
@@ -122,6 +133,7 @@ class DCMNet(nn.Module):
     n_dcm: int
     max_degree: int = 2
     exact_monopoles: bool = False
+    longest_arm: float = 0.0
 
     @nn.compact
     def __call__(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> DistributedCharges:
@@ -145,6 +157,8 @@ class DCMNet(nn.Module):
         charges = charges + bias[flat_numbers]
         # (N, xyz, n_dcm) to (N, n_dcm, xyz): a transposition, never a reshape, which would mix the charges' x, y, z.
         displacements = DISPLACEMENT_SCALE_ANGSTROM * jnp.swapaxes(vectors, 1, 2)
+        if self.longest_arm:
+            displacements = bound_length(displacements, self.longest_arm)
         charges = charges.reshape(*shape, self.n_dcm)
         if self.exact_monopoles:
             charges = charges + ((monopoles - charges.sum(axis=-1)) / self.n_dcm)[..., None]

@@ -151,6 +151,7 @@ def build_model(config: ModelConfig) -> JointModel:
             n_dcm=config.n_dcm,
             max_degree=config.dcmnet_max_degree,
             exact_monopoles=config.exact_monopoles,
+            longest_arm=config.longest_arm,
         ),
         mix_coulomb_energy=config.mix_coulomb_energy,
     )
