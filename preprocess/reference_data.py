@@ -107,8 +107,9 @@ def divide_molecules(molecules: Sequence[Molecule], config: ReferenceConfig) -> 
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    from preprocess.input.molecule_kinds import describe_kinds, join_kinds
+    from preprocess.input.molecule_kinds import join_kinds
     from preprocess.input.splits import divide_by_kind
+    from shared.bond_graphs import describe_kinds
 
     n_atoms = np.array([len(molecule) for molecule in molecules])
     numbers, positions = (padded([getattr(m, key) for m in molecules]) for key in ("atomic_numbers", "positions"))

@@ -63,6 +63,9 @@ class ModelConfig(SharedConfig):
     n_dcm: PositiveInt = setting(3, Scope.MODEL)
     """Distributed charges per atom."""
 
+    share_features: bool = setting(True, Scope.MODEL, before=False)
+    """PhysNet's features of an atom enter DCMNet, beside its charge."""
+
     longest_arm: NonNegative = setting(0.0, Scope.STEP)
     """Longest distance of a distributed charge from its atom, Å (0 = not bounded)."""
 

@@ -22,6 +22,7 @@ from train.model.equivariant import (
     spherical_harmonics,
 )
 from train.model.graph import Edges
+from train.model.physnet import activation
 
 Array = jax.Array
 
@@ -136,17 +137,20 @@ class DCMNet(nn.Module):
     longest_arm: float = 0.0
 
     @nn.compact
-    def __call__(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> DistributedCharges:
+    def __call__(
+        self, atomic_numbers: Array, monopoles: Array, edges: Edges, atom_features: Array | None = None
+    ) -> DistributedCharges:
         """Return charges and displacements.
 
         Args:
             atomic_numbers: (B, A), 0 = padding.
             monopoles: (B, A) charges of the atoms in e, from PhysNet.
             edges: edges within ``cutoff`` of this batch.
+            atom_features: (B, A, any) invariant features from PhysNet, where it shares them.
         """
         shape = atomic_numbers.shape
         flat_numbers = atomic_numbers.reshape(-1)
-        x = self._features(flat_numbers, monopoles.reshape(-1), edges)
+        x = self._features(flat_numbers, monopoles.reshape(-1), edges, atom_features)
         layer = TensorDense(self.n_dcm, 1, dense_init=_initial_maps, tensor_init=_initial_couplings, name="head")
         head = jnp.stack(layer(x), axis=1)[:, None]
         scalars, vectors = head[:, 0, 0, :], e3x.nn.hard_tanh(head)[:, 0, 1:4, :]
@@ -168,7 +172,9 @@ class DCMNet(nn.Module):
             displacements=jnp.where(atom_mask[..., None, None], displacements.reshape(*shape, self.n_dcm, 3), 0.0),
         )
 
-    def _features(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> Components:
+    def _features(
+        self, atomic_numbers: Array, monopoles: Array, edges: Edges, atom_features: Array | None
+    ) -> Components:
         """Return the features after message passing: (max_degree+1)² components of (N, features)."""
         distances = e3x.ops.norm(edges.displacements, axis=-1)
         cutoff = e3x.nn.smooth_cutoff(distances, cutoff=self.cutoff)
@@ -178,7 +184,11 @@ class DCMNet(nn.Module):
         embed = e3x.nn.Embed(MAX_ATOMIC_NUMBER + 1, self.features, embedding_init=half, name="embedding")
         embedded = embed(atomic_numbers)
         charged = DegreeDense(self.features, use_bias=False, name="monopole")([monopoles[:, None]])
-        x: Components = [embedded[:, 0, 0] + charged[0]]
+        scalars = embedded[:, 0, 0] + charged[0]
+        if atom_features is not None:
+            known = activation(atom_features).reshape(scalars.shape[0], -1)
+            scalars = scalars + nn.Dense(self.features, use_bias=False, name="shared")(known)
+        x: Components = [scalars]
         for i in range(self.iterations):
             y = MessagePass(self.max_degree, name=f"message_{i}")(x, radial, harmonics, edges)
             x = add(x, y)

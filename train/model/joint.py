@@ -55,22 +55,30 @@ def clean(batch: Batch) -> Batch:
 
 @dataclass(frozen=True)
 class JointModel:
-    """PhysNet and DCMNet with one set of parameters, {"physnet", "dcmnet"[, "coulomb_scale"]}."""
+    """PhysNet and DCMNet with one set of parameters, {"physnet", "dcmnet"[, "coulomb_scale"]}.
+
+    Attributes:
+        physnet: network for energies and charges.
+        dcmnet: network for distributed charges.
+        mix_coulomb_energy: add the energy of the distributed charges, times a learnt factor.
+        share_features: PhysNet's features enter DCMNet, beside its charges.
+    """
 
     physnet: PhysNet
     dcmnet: DCMNet
     mix_coulomb_energy: bool = False
+    share_features: bool = False
 
     def init(self, key: Array, batch: Batch) -> Params:
         """Return new parameters; only the shapes of ``batch`` matter."""
         physnet_key, dcmnet_key = jax.random.split(key)
         batch = clean(batch)
         pairs, edges = self._graphs(batch, batch.positions)
+        no_charges = jnp.zeros_like(batch.positions[..., 0])
+        no_features = jnp.zeros((*no_charges.shape, self.physnet.features)) if self.share_features else None
         params: dict[str, Any] = {
             "physnet": self.physnet.init(physnet_key, batch.atomic_numbers, batch.positions, pairs, batch.total_charge),
-            "dcmnet": self.dcmnet.init(
-                dcmnet_key, batch.atomic_numbers, jnp.zeros_like(batch.positions[..., 0]), edges
-            ),
+            "dcmnet": self.dcmnet.init(dcmnet_key, batch.atomic_numbers, no_charges, edges, no_features),
         }
         if self.mix_coulomb_energy:
             params["coulomb_scale"] = jnp.zeros(())
@@ -113,7 +121,8 @@ class JointModel:
     def _networks(self, params: Params, batch: Batch, positions: Array) -> _State:
         pairs, edges = self._graphs(batch, positions)
         physnet: Any = self.physnet.apply(params["physnet"], batch.atomic_numbers, positions, pairs, batch.total_charge)
-        distributed: Any = self.dcmnet.apply(params["dcmnet"], batch.atomic_numbers, physnet.charges, edges)
+        features = physnet.features if self.share_features else None
+        distributed: Any = self.dcmnet.apply(params["dcmnet"], batch.atomic_numbers, physnet.charges, edges, features)
         sites = positions[:, :, None, :] + distributed.displacements
         energy = physnet.energy
         if self.mix_coulomb_energy:
@@ -154,4 +163,5 @@ def build_model(config: ModelConfig) -> JointModel:
             longest_arm=config.longest_arm,
         ),
         mix_coulomb_energy=config.mix_coulomb_energy,
+        share_features=config.share_features,
     )

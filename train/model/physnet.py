@@ -34,11 +34,12 @@ activation.defjvps(lambda tangent, _, x: tangent * jax.nn.sigmoid(x))
 
 
 class PhysNetOutput(NamedTuple):
-    """Energy and charges of a batch."""
+    """Energy, charges and features of a batch."""
 
     energy: Array  # (B,) eV
     charges: Array  # (B, A) e, 0 for padding; they sum to the total charge
     charge_excess: Array  # (B,) e, of the sum of the charges over the total charge, before it was corrected
+    features: Array  # (B, A, features) of the last module; without meaning for padding
 
 
 def radial_basis(distances: Array, num: int, cutoff: float) -> Array:
@@ -248,7 +249,7 @@ class PhysNet(nn.Module):
 
     @nn.compact
     def __call__(self, atomic_numbers: Array, positions: Array, pairs: Pairs, total_charge: Array) -> PhysNetOutput:
-        """Return energies and charges.
+        """Return energies, charges and features.
 
         Args:
             atomic_numbers: (B, A), 0 = padding.
@@ -280,7 +281,7 @@ class PhysNet(nn.Module):
         atomic = jnp.where(atom_mask[..., None], atomic, 0.0)
         charges, excess = conserve_charge(atomic[..., 1], atom_mask, total_charge)
         coulomb = damped_coulomb_energy(charges, positions, atom_mask, self.cutoff)
-        return PhysNetOutput(atomic[..., 0].sum(axis=1) + coulomb, charges, excess)
+        return PhysNetOutput(atomic[..., 0].sum(axis=1) + coulomb, charges, excess, x.reshape(*shape, -1))
 
 
 def conserve_charge(charges: Array, atom_mask: Array, total_charge: Array) -> tuple[Array, Array]:
