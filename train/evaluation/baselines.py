@@ -7,6 +7,7 @@ points beat, because its displacements are not bounded and the fits are local op
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -16,9 +17,18 @@ from tqdm import tqdm
 from shared.errors import UserError
 from shared.sealed import read_sealed, write_sealed
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
-from train.data.batch import Batch, known_targets
+from train.data.batch import Batch, known_targets, map_arrays
 from train.data.loader import Loader
-from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES
+from train.data.quantities import (
+    DIPOLE,
+    DIPOLE_DCM,
+    ENERGY,
+    ESP,
+    ESP_PHYSNET,
+    FORCES,
+    QUADRUPOLE,
+    QUADRUPOLE_DCM,
+)
 from train.evaluation.charge_fit import fit_charges, fit_work
 from train.evaluation.grid_regions import PointSquares, locate_points
 from train.run_folder import RunFolder
@@ -148,26 +158,34 @@ def _sample(loader: Loader, sample: int, seed: int, n_dcm: int) -> Iterator[Batc
         batch = loader.read_rows(index, rows, len(rows))
         kept = batch.esp_mask.any(axis=1)
         if kept.any():
-            yield Batch(*(np.asarray(array)[kept] for array in batch))
+            yield map_arrays(functools.partial(_taken, rows=kept), batch)
+
+
+def _taken(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(array)[rows]
 
 
 def _spread(loader: Loader) -> dict[str, float]:
     """Return the metrics of a model that predicts the mean energy, and zero for vectors and potentials."""
-    energies, forces, dipoles, squares = [], _Mean(), _Mean(), []
+    energies, forces, dipoles, quadrupoles, squares = [], _Mean(), _Mean(), _Mean(), []
     for batch in (batch for _, batch in loader.stream(loader.plan(), loader.read)):
         known, points = known_targets(batch), batch.esp_mask
         energies.append(batch.energy[known.energy])
         forces.add(np.abs(batch.forces[known.forces]))
         dipoles.add(np.abs(batch.dipole[known.dipole]))
+        if batch.quadrupole is not None:
+            quadrupoles.add(np.abs(batch.quadrupole[known.quadrupole]))
         counts = points.sum(axis=1)
         squares.append((np.where(points, batch.esp, 0.0) ** 2).sum(axis=1)[counts > 0] / counts[counts > 0])
     energy, esp = np.concatenate(energies), _rmse(squares)
-    dipole = dipoles.value(1.0 / DEBYE_IN_E_ANGSTROM)
+    dipole, quadrupole = (moments.value(1.0 / DEBYE_IN_E_ANGSTROM) for moments in (dipoles, quadrupoles))
     spread = {
         ENERGY.metric: float(np.abs(energy - energy.mean()).mean()) if len(energy) else None,
         FORCES.metric: forces.value(),
         DIPOLE.metric: dipole,
         DIPOLE_DCM.metric: dipole,
+        QUADRUPOLE.metric: quadrupole,
+        QUADRUPOLE_DCM.metric: quadrupole,
         ESP.metric: esp,
         ESP_PHYSNET.metric: esp,
     }

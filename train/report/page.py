@@ -13,7 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from shared.text import shown
-from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, FORCES, QUANTITIES
+from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, FORCES, QUANTITIES, RARE
 from train.evaluation.baselines import Baselines
 from train.evaluation.errors_by_molecule import worst_first
 from train.report import plotly_figures
@@ -100,6 +100,7 @@ def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "normalised": evaluation["normalised_errors"].get(one.metric),
         }
         for one in QUANTITIES
+        if one.metric in metrics or one not in RARE
     ]
 
 

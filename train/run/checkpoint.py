@@ -30,10 +30,12 @@ from train.step.optimizer import TrainState
 _PARTS = ("progress/metadata", "state/_METADATA", "state/manifest.ocdbt")
 """Files that every complete checkpoint has."""
 
-_FORMAT = 6
-"""5 had no sum of the errors of the charges' sums; older ones are refused."""
+_FORMAT = 7
+"""6 had no sums of the errors of quadrupoles, 5 none of the charges' sums; older ones are refused."""
 
-_LACKS: dict[int, tuple[str, ...]] = {5: ("charge_sum",), _FORMAT: ()}
+_QUADRUPOLES = ("quadrupole_molecules", "quadrupole", "quadrupole_dcm")
+
+_LACKS: dict[int, tuple[str, ...]] = {5: ("charge_sum", *_QUADRUPOLES), 6: _QUADRUPOLES, _FORMAT: ()}
 """Formats that are read, and the sums that they lack."""
 
 
