@@ -124,7 +124,10 @@ def _converted(molecule: LabelledMolecule, source: Source, flags: Mapping[Kind, 
 def _quadrupole(tensor: np.ndarray, scale: float) -> np.ndarray | None:
     """Return the traceless quadrupole (3, 3) of a molecule's tensor; None if it is none."""
     form = find_form(tensor[None])
-    return None if isinstance(form, str) else quadrupoles_of(tensor[None], form)[0] * scale
+    if isinstance(form, str):
+        return None
+    # As it is where it can be: labels are copied to the last digit.
+    return (tensor if form.is_traceless else quadrupoles_of(tensor[None], form)[0]) * scale
 
 
 class NpzSource:

@@ -53,7 +53,8 @@ def sample(kind: str, split: Split = "train") -> CheckInput:
 
 def take(molecules: CheckInput, rows: slice | np.ndarray) -> CheckInput:
     """Some of the molecules."""
-    return replace(molecules, **{name: getattr(molecules, name)[rows] for name in PER_MOLECULE})
+    given = {name: getattr(molecules, name) for name in PER_MOLECULE}
+    return replace(molecules, **{name: values[rows] for name, values in given.items() if values is not None})
 
 
 def findings(*parts: CheckInput, flags: InputUnits = FLAGS) -> list[Finding]:

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -126,7 +127,7 @@ def test_one_shape_for_each_bucket(loader: Loader) -> None:
     shapes: dict[int, set[object]] = {}
     for epoch in range(2):
         for plan, batch in loader.stream(loader.plan(0, epoch), loader.read):
-            signature = tuple((array.shape, array.dtype.str) for array in batch)
+            signature = tuple((array.shape, array.dtype.str) for array in jax.tree.leaves(batch))
             shapes.setdefault(plan.bucket, set()).add(signature)
     assert {bucket: len(signatures) for bucket, signatures in shapes.items()} == dict.fromkeys(
         range(len(loader.buckets)), 1

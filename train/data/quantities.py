@@ -61,7 +61,7 @@ QUADRUPOLE = Quantity(
     *("quadrupole_mae_debye_angstrom", "D·Å", 1.0),
 )
 QUADRUPOLE_DCM = Quantity(
-    *("quadrupole_dcm", "quadrupole of the distributed charges", *_DEBYE_ANGSTROM, "MAE"),
+    *("quadrupole_dcm", "quadrupole of distributed charges", *_DEBYE_ANGSTROM, "MAE"),
     *("quadrupole_dcm_mae_debye_angstrom", "D·Å", 1.0),
 )
 ESP = Quantity("esp", "ESP of the distributed charges", *_KCAL, "RMSE", "esp_rmse_kcal_per_mol_e", "kcal/mol/e", 1.0)

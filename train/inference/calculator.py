@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
+from ase.outputs import Properties, all_outputs
 
 from shared.errors import UserError
 from shared.input.total_charge import total_charge_of
@@ -136,6 +137,10 @@ class JointCalculator(Calculator):
             "quadrupole": prediction.quadrupole,
             "quadrupole_dcm": prediction.quadrupole_dcm,
         }
+
+    def export_properties(self) -> Properties:
+        """Return the results that ASE knows; the others, quadrupoles, it would refuse."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def get_distributed_charges(self, atoms: ase.Atoms | None = None) -> PointCharges:
         """Return DCMNet's charges (N, n_dcm) in e and their positions (N, n_dcm, 3) in Å."""

@@ -203,8 +203,9 @@ class Checkpoints:
                 "or train under another --name with --init-from that run"
             )
         # Of an epoch that it was saved in, a mean over the rest would be wrong.
-        absent = jnp.zeros(()) if progress.get("batch") == 0 else jnp.full((), jnp.nan)
-        zeros = zero_sums()._replace(**dict.fromkeys(_LACKS[found], absent))._asdict()
+        absent = 0.0 if progress.get("batch") == 0 else jnp.nan
+        # Each its own array: a step gives the memory of all of them back.
+        zeros = zero_sums()._replace(**{name: jnp.full((), absent) for name in _LACKS[found]})._asdict()
         values = {name: jax.device_put(value, like.step.sharding) for name, value in zeros.items()}
         lacking = {name: values.pop(name) for name in _LACKS[found]}
         sums = namedtuple("_Sums", values)(**values)
