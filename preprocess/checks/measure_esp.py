@@ -213,9 +213,11 @@ def _compare_quadrupoles(
     size = np.linalg.norm(fitted, axis=(1, 2))
     found["fitted_quadrupole"][rows] = np.where(multipoles.quadrupole_error < _LARGEST_ERROR * size, size, np.nan)
     found["quadrupole_product"][rows] = (quadrupole * fitted).sum(axis=(1, 2))
-    # Those about the zero of R, where those given are taken to be about the centre of mass; or the other way round.
-    shift = batch.sites.center * (-1.0 if given.file.quadrupole_origin == "mass" else 1.0)
-    moved = moved_quadrupoles(fitted, multipoles.dipole, multipoles.total_charge, shift)
+    # What those given would be, had they the other origin: about the zero of R; or moved from there in vain.
+    charge, center, dipole = multipoles.total_charge, batch.sites.center, multipoles.dipole
+    if given.file.quadrupole_origin == "zero":
+        dipole, center = dipole + charge[:, None] * center, -center
+    moved = moved_quadrupoles(fitted, dipole, charge, -center)
     for column, one in enumerate((fitted, moved)):
         found["quadrupole_cosines"][rows, column] = _cosine_between(quadrupole.reshape(-1, 9), one.reshape(-1, 9))
 
