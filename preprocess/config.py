@@ -66,6 +66,12 @@ class PreprocessConfig(ForeignConfig, SharedConfig):
     dipole_unit: Annotated[str, AfterValidator(partial(check_unit_flag, kind="dipole"))] = "auto"
     """Unit of Dxyz: debye, e-angstrom or au (auto: the file's record, else debye)."""
 
+    quadrupole_unit: Annotated[str, AfterValidator(partial(check_unit_flag, kind="quadrupole"))] = "auto"
+    """Unit of quadrupoles: e-angstrom2, debye-angstrom, au (auto: by record, else e-angstrom2, of Q debye-angstrom)."""
+
+    quadrupole_origin: Literal["mass", "zero"] = "mass"
+    """Origin that quadrupoles are about: each molecule's centre of mass, or the zero of R's coordinates."""
+
     position_unit: Annotated[str, AfterValidator(partial(check_unit_flag, kind="position"))] = "auto"
     """Unit of R: angstrom or bohr (auto: the file's record, else angstrom)."""
 

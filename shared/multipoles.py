@@ -18,7 +18,7 @@ def multipole_potentials(offset: np.ndarray, n_dipoles: int, n_quadrupoles: int,
     inverse = 1 / np.maximum(np.sqrt(np.einsum("npak,npak->npa", offset, offset)), shortest)
     dipoles = offset[:, :, :n_dipoles] * inverse[:, :, :n_dipoles, None] ** 3
     x, y, z = np.moveaxis(offset[:, :, :n_quadrupoles] * inverse[:, :, :n_quadrupoles, None], 3, 0)
-    # The five real d harmonics over r³, scaled alike.
+    # The five real d harmonics over r³, scaled alike; their quadrupoles are in preprocess.checks.multipoles.
     harmonics = (x * y, x * z, y * z, (x * x - y * y) / 2, (3 * z * z - 1) / np.sqrt(12.0))
     cubed = inverse[:, :, :n_quadrupoles] ** 3
     return np.concatenate(

@@ -15,8 +15,8 @@ The pair (dst, src) points from src to dst: dst receives the message. Every dire
 than the cutoff is listed once; lists are sorted by dst, then src. Indices count the atoms of one molecule.
 
 A molecule may lack targets, which then take no part in their loss and their errors: an unknown energy, unknown forces
-(of all its real atoms together) and an unknown dipole are NaN, and a molecule without ESP has n_grid = 0. Padding is
-the same whether a target is known or not.
+(of all its real atoms together), an unknown dipole and an unknown quadrupole are NaN, and a molecule without ESP has
+n_grid = 0. Padding is the same whether a target is known or not.
 """
 
 from __future__ import annotations
@@ -53,6 +53,13 @@ FRAME_ARRAYS: dict[str, ArraySpec] = {
     "esp": ArraySpec(("grid",), "float32", "Hartree/e", "0", "electrostatic potential at the grid points"),
     "row": ArraySpec((), "int64", "-", "-", "row in the split's input files, counted through them in order"),
 }
+
+OPTIONAL_FRAME_ARRAYS: dict[str, ArraySpec] = {
+    "quadrupole": ArraySpec(
+        ("xyz", "xyz"), "float32", "e·Å²", "-", "½ Σ q (3 x xᵀ - |x|² 1) about the centre of mass; NaN: unknown"
+    ),
+}
+"""Arrays of all shards of a stage, or of none: only frames of files that hold the quantity have them."""
 
 _EDGE_AXES: tuple[tuple[str, Axis], ...] = (("physnet", "physnet_edges"), ("dcmnet", "dcmnet_edges"))
 

@@ -1,4 +1,4 @@
-"""Units and constants. Inside the project: Å, eV, e, e·Å; the electrostatic potential in Hartree/e.
+"""Units and constants. Inside the project: Å, eV, e, e·Å, e·Å²; the electrostatic potential in Hartree/e.
 
 All numbers come from :mod:`ase.units` (CODATA 2014), so that predictions agree with ASE's to the last digit.
 """
@@ -26,6 +26,11 @@ ENERGY_UNITS_IN_EV = {
     "kj/mol": KJ_PER_MOL_IN_EV,
 }
 DIPOLE_UNITS_IN_E_ANGSTROM = {"debye": DEBYE_IN_E_ANGSTROM, "e-angstrom": 1.0, "au": E_BOHR_IN_E_ANGSTROM}
+QUADRUPOLE_UNITS_IN_E_ANGSTROM2 = {
+    "e-angstrom2": 1.0,
+    "debye-angstrom": DEBYE_IN_E_ANGSTROM,
+    "au": BOHR_IN_ANGSTROM**2,
+}
 FORCE_UNITS_IN_EV_PER_ANGSTROM = {
     "ev/angstrom": 1.0,
     "hartree/bohr": HARTREE_IN_EV / BOHR_IN_ANGSTROM,

@@ -15,6 +15,7 @@ from preprocess.__main__ import preprocess
 from preprocess.config import PreprocessConfig
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.manifest import current_stages, read_manifest, shard_entries, stage_folder, write_manifest
+from shared.multipole_moments import traceless
 from shared.shards import describe_shard, map_shard, write_shard
 from train.config import ModelConfig, TrainConfig
 from train.data.batch import Batch, empty_batch
@@ -64,17 +65,21 @@ def write_pair(folder: Path, stem: str, efd: dict[str, np.ndarray], esp: dict[st
     return paths
 
 
-def write_splits(folder: Path, train: int = 10, valid: int = 5) -> dict[str, tuple[str, ...]]:
-    """CO2 and mixed rows as files of every split; returns the settings that name them."""
+def write_splits(
+    folder: Path, train: int = 10, valid: int = 5, quadrupoles: bool = False
+) -> dict[str, tuple[str, ...]]:
+    """CO2 and mixed rows, perhaps with random quadrupoles, as files of every split; the settings that name them."""
+    rng = np.random.default_rng(0)
     settings: dict[str, tuple[str, ...]] = {}
     for split, count in (("train", train), ("valid", valid), ("test", valid)):
         pairs = []
         for kind in ("co2", "mixed"):
             # The mixed rows are grouped by molecule: every second row keeps small and large ones.
             rows = np.arange(count) if kind == "co2" else np.arange(0, 2 * count, 2)
-            pairs.append(
-                write_pair(folder, f"{kind}-{split}", *read_sample(kind, split if kind == "co2" else "train", rows))
-            )
+            efd, esp = read_sample(kind, split if kind == "co2" else "train", rows)
+            if quadrupoles:
+                efd["quadrupole"] = traceless(rng.normal(size=(count, 3, 3)))
+            pairs.append(write_pair(folder, f"{kind}-{split}", efd, esp))
         settings[f"{split}_efd"] = tuple(str(efd) for efd, _ in pairs)
         settings[f"{split}_esp"] = tuple(str(esp) for _, esp in pairs)
     return settings
@@ -98,7 +103,7 @@ def remove_targets(cache_dir: Path, split: str, **rows: Container[int]) -> None:
     Args:
         cache_dir: a cache that no other test uses.
         split: its name, or "all".
-        rows: those of its rows without ``energy``, ``forces``, ``dipole`` or ``esp``.
+        rows: those of its rows without ``energy``, ``forces``, ``dipole``, ``quadrupole`` or ``esp``.
     """
     folder = stage_folder(cache_dir, "frames", current_stages(cache_dir)["frames"])
     manifest = read_manifest(folder)
@@ -158,6 +163,7 @@ def random_batch(
     dtype: str = "float64",
     poison: float = 0.0,
     extra_edges: int = 0,
+    quadrupoles: bool = False,
 ) -> Batch:
     """Molecules of these elements at random positions about 1.2 Å apart, padded as asked.
 
@@ -174,6 +180,7 @@ def random_batch(
         dtype: of all floating-point arrays.
         poison: what stands in all padding.
         extra_edges: padded edges beyond the longest list.
+        quadrupoles: whether there are any.
     """
     from shared.neighbor_list import build_edges
 
@@ -208,6 +215,9 @@ def random_batch(
         values["grid"][i, :grid] = positions.mean(axis=0) + directions * (1.5 * n + 2.0 + rng.random((grid, 1)))
         values["esp"][i, :grid] = 0.01 * rng.normal(size=grid)
         values["esp_mask"][i, :grid] = True
+    if quadrupoles:
+        values["quadrupole"] = np.full((size, 3, 3), poison)
+        values["quadrupole"][: len(molecules)] = traceless(rng.normal(size=(len(molecules), 3, 3)))
     n_atoms = np.array([len(m) for m in molecules] + [0] * extra_molecules)
     edges = {}
     for network, cutoff in zip(("physnet", "dcmnet"), cutoffs, strict=True):

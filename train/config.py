@@ -158,8 +158,14 @@ class TrainConfig(ModelConfig):
     Without it, molecules far apart exchange charge.
     """
 
-    dipole_source: Literal["physnet", "dcmnet"] = setting("physnet", Scope.STEP)
-    """Charges whose dipole enters the loss."""
+    quadrupole_weight: NonNegative = setting(0.0, Scope.STEP, before=0.0)
+    """Weight of the quadrupole loss, 1/(e·Å²)² (0 = quadrupoles are not fitted)."""
+
+    point_charge_esp_weight: NonNegative = setting(0.0, Scope.STEP, before=0.0)
+    """Weight of the ESP loss of PhysNet's own charges, (e/Hartree)² (0 = it is not computed)."""
+
+    dipole_source: Literal["physnet", "dcmnet", "both"] = setting("physnet", Scope.STEP)
+    """Charges whose dipole and quadrupole enter the loss; both: each with the whole weight."""
 
     esp_min_distance: NonNegative = setting(0.0, Scope.RUN)
     """Leave out grid points closer than this to any atom, Å (0 = keep all)."""

@@ -1,4 +1,4 @@
-"""``python -m train.predict``: energies, forces, dipoles and charges of any file of molecules, and errors."""
+"""``python -m train.predict``: energies, forces, moments and charges of any file of molecules, and errors."""
 
 from __future__ import annotations
 
@@ -57,6 +57,9 @@ class PredictConfig:
     dipole_key: str = ""
     """Name of the dipoles in them (default: recognised)."""
 
+    quadrupole_key: str = ""
+    """Name of the quadrupoles in them (default: recognised)."""
+
     charge_key: str = ""
     """Name of the total charges in them (default: recognised)."""
 
@@ -72,6 +75,9 @@ class PredictConfig:
     dipole_unit: str = "auto"
     """Unit of the dipoles: debye, e-angstrom or au (auto: the file's, else e-angstrom, in NPZ files debye)."""
 
+    quadrupole_unit: str = "auto"
+    """Unit of the quadrupoles: e-angstrom2, debye-angstrom or au (auto: the file's, else e-angstrom2)."""
+
     batch_size: PositiveInt = 64
     """Molecules in a batch."""
 
@@ -86,6 +92,7 @@ class PredictConfig:
             "energy": self.energy_unit,
             "force": self.force_unit,
             "dipole": self.dipole_unit,
+            "quadrupole": self.quadrupole_unit,
         }
 
 
@@ -104,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.inference.predictor import Predictor
 
     files = expand_files(asked.data, "--data")
-    keys = FrameKeys(asked.energy_key, asked.forces_key, asked.dipole_key, asked.charge_key)
+    keys = FrameKeys(asked.energy_key, asked.forces_key, asked.dipole_key, asked.quadrupole_key, asked.charge_key)
     sources = [open_source(name, keys) for name in files]
     output = _output(asked, files)
     predictor = Predictor(asked.run, asked.precision)
@@ -187,7 +194,7 @@ def _describe(source: Source, asked: PredictConfig) -> str:
 
     summary = source.summary
     units = {"charge": "e"}
-    for quantity, array in (("energy", "E"), ("forces", "F"), ("dipole", "Dxyz")):
+    for quantity, array in (("energy", "E"), ("forces", "F"), ("dipole", "Dxyz"), ("quadrupole", "quadrupole")):
         if quantity in summary.keys:
             units[quantity] = unit_of(source, array, asked.unit_flags)
     read = [f"{quantity} {key!r} in {units[quantity]}" for quantity, key in summary.keys.items()]

@@ -38,7 +38,11 @@ MOLECULE = np.dtype(
         ("dipole", "f4"),  # e·Å, |D| as given
         ("fitted_dipole", "f4"),  # e·Å, of the multipoles fitted to the ESP, about the centre of mass; NaN if inexact
         ("dipole_product", "f4"),  # (e·Å)², given · fitted
-        ("cosine", "f2"),  # between both, for ions about the better of two origins
+        ("quadrupole", "f4"),  # e·Å², norm as given; NaN if there is none
+        ("fitted_quadrupole", "f4"),  # e·Å², norm of the fitted one about the centre of mass; NaN if inexact
+        ("quadrupole_product", "f4"),  # (e·Å²)², given · fitted
+        ("quadrupole_cosines", "f2", (2,)),  # of given and fitted, about the origin read and about the other
+        ("cosine", "f2"),  # between the dipoles, for ions about the better of two origins
         ("cosine_tried", "f2", (len(CANDIDATES),)),  # the same on each candidate
         ("origin_gain", "f2"),  # for ions: by how much D fits better about the origin, over |Q| |centre of mass|
         ("fitted_charge", "f4"),  # e, sum of the fitted monopoles
@@ -67,7 +71,7 @@ MOLECULE = np.dtype(
         ("axes_better", "f2"),  # share of those exchanges and reversals that fit better than the grid as given
     ]
 )
-"""One molecule, 180 bytes. Numbers that could not be computed are NaN."""
+"""One molecule, 196 bytes. Numbers that could not be computed are NaN."""
 
 PAIR = np.dtype([("file", "i4"), ("energy", "f4"), ("work", "f4"), ("apart", "f4")])
 """A pair of near frames of a molecule: E_b - E_a (eV), -½(F_a + F_b)·ΔR (eV), largest displacement of an atom (Å)."""
@@ -81,6 +85,7 @@ class CheckedFile(NamedTuple):
     esp: str
     units: InputUnits = InputUnits()
     grid_frame: str = "given"
+    quadrupole_origin: str = "mass"
     has_origin: bool = False  # the file keeps the origins of its cubes
     paired_by_row: bool = False  # the ESP file has no geometries of its own
     energy_dtype: str = "float64"
@@ -109,6 +114,7 @@ class CheckInput:
     n_grid: np.ndarray  # (n,) int
     grid: np.ndarray  # (n, G, 3) Å
     esp_values: np.ndarray  # (n, G) Hartree/e
+    quadrupole: np.ndarray | None = None  # (n, 3, 3) e·Å² about the centre of mass
     split: np.ndarray | None = None  # (n,) index into SPLITS, where the rows of the file are divided
     grid_shift: np.ndarray | None = None  # (n, 3) Å, by which ``grid`` was moved
     nowhere: np.ndarray | None = None  # (n,) share of the points that the file counts, but that no grid holds
@@ -128,7 +134,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers kept of the molecules examined: about 200 bytes for each (180, and its pairs); picklable."""
+    """The numbers kept of the molecules examined: about 215 bytes for each (196, and its pairs); picklable."""
 
     files: tuple[CheckedFile, ...]
     compositions: tuple[bytes, ...]  # sorted atomic numbers, one byte per atom

@@ -44,6 +44,9 @@ def _measure(molecules: CheckInput) -> Evidence:
         ("dipole", np.linalg.norm(molecules.dipole, axis=1)),
     ):
         found[name] = values
+    found["quadrupole"] = np.nan
+    if molecules.quadrupole is not None:
+        found["quadrupole"] = np.linalg.norm(molecules.quadrupole, axis=(1, 2))
     files: tuple[CheckedFile, ...] = (molecules.file,)
     if molecules.split is not None:
         present, found["file"] = np.unique(molecules.split, return_inverse=True)

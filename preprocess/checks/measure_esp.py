@@ -10,6 +10,7 @@ import numpy as np
 from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, CheckInput
 from preprocess.checks.multipoles import USUAL, Fit, Sites, charges_only, choose_sites, fit, number_of_unknowns
 from preprocess.checks.physical_constants import ELECTRONEGATIVITY, INSIDE_RADII
+from shared.multipole_moments import moved_quadrupoles
 from shared.units import BOHR_IN_ANGSTROM
 
 _POINTS = 512
@@ -20,8 +21,8 @@ POLAR = 0.1
 """e·Å (0.5 Debye): larger dipoles of a fit are exact to 2 %."""
 POLAR_AS_GIVEN = 0.02
 """e·Å: POLAR, for a dipole given in the smallest unit that occurs."""
-_DIPOLE_ERROR = 0.1
-"""Largest relative error of a fitted dipole: few points, or points on one side, do not determine one."""
+_LARGEST_ERROR = 0.1
+"""Largest relative error of a fitted moment: few points, or points on one side, do not determine one."""
 _NUMBERS_AT_ONCE = 1_000_000
 _WHOLE = 1e-4
 _UNIT_CANDIDATES = 2
@@ -88,6 +89,8 @@ def examine_esp(
     for name in ("origin_gain", "fitted_dipole", "dipole_product", "fitted_charge", "charge_error", "largest_charge"):
         found[name] = np.nan
     for name in ("polarity", "residual", "tried", "gain", "cosine", "cosine_tried", "inside", "esp"):
+        found[name] = np.nan
+    for name in ("fitted_quadrupole", "quadrupole_product", "quadrupole_cosines"):
         found[name] = np.nan
     for name in ("axes_residual", "axes_better", "dipole_over_bohr", "nuclei"):
         found[name] = np.nan
@@ -189,7 +192,7 @@ def _fit_as_given(batch: _Batch, given: CheckInput, found: np.ndarray) -> None:
     found["fitted_charge"][rows] = multipoles.total_charge
     found["charge_error"][rows] = multipoles.charge_error
     size = np.linalg.norm(multipoles.dipole, axis=1)
-    found["fitted_dipole"][rows] = np.where(multipoles.dipole_error < _DIPOLE_ERROR * size, size, np.nan)
+    found["fitted_dipole"][rows] = np.where(multipoles.dipole_error < _LARGEST_ERROR * size, size, np.nan)
     found["dipole_product"][rows] = (dipole * multipoles.dipole).sum(axis=1)
     found["cosine"][rows] = _cosine(batch, given, multipoles)
     found["largest_charge"][rows] = np.abs(point_charges.charges).max(axis=1)
@@ -199,6 +202,24 @@ def _fit_as_given(batch: _Batch, given: CheckInput, found: np.ndarray) -> None:
     lever = np.linalg.norm(moved, axis=1)
     gain = from_center - np.linalg.norm(dipole - multipoles.dipole - moved, axis=1)
     found["origin_gain"][rows] = np.where(lever > 0.1, gain / np.maximum(lever, 1e-12), np.nan)
+    if given.quadrupole is not None:
+        _compare_quadrupoles(batch, given, given.quadrupole[rows], multipoles, found)
+
+
+def _compare_quadrupoles(
+    batch: _Batch, given: CheckInput, quadrupole: np.ndarray, multipoles: Fit, found: np.ndarray
+) -> None:
+    rows, fitted = batch.rows, multipoles.quadrupole
+    size = np.linalg.norm(fitted, axis=(1, 2))
+    found["fitted_quadrupole"][rows] = np.where(multipoles.quadrupole_error < _LARGEST_ERROR * size, size, np.nan)
+    found["quadrupole_product"][rows] = (quadrupole * fitted).sum(axis=(1, 2))
+    # What those given would be, had they the other origin: about the zero of R; or moved from there in vain.
+    charge, center, dipole = multipoles.total_charge, batch.sites.center, multipoles.dipole
+    if given.file.quadrupole_origin == "zero":
+        dipole, center = dipole + charge[:, None] * center, -center
+    moved = moved_quadrupoles(fitted, dipole, charge, -center)
+    for column, one in enumerate((fitted, moved)):
+        found["quadrupole_cosines"][rows, column] = _cosine_between(quadrupole.reshape(-1, 9), one.reshape(-1, 9))
 
 
 def _cosine(batch: _Batch, given: CheckInput, multipoles: Fit) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from preprocess.checks.evidence import TOO_FEW_POINTS
 from shared.elements import VAN_DER_WAALS_RADII
+from shared.multipole_moments import traceless
 from shared.multipoles import multipole_potentials
 from shared.units import BOHR_IN_ANGSTROM
 
@@ -22,6 +23,17 @@ _RIDGE = 1e-6
 USUAL = 90
 """Most unknowns of a fit that is cheap enough for every molecule."""
 LARGEST = 260
+
+_HARMONICS = np.array(
+    [
+        [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]],
+        [[0, 0, 0.5], [0, 0, 0], [0.5, 0, 0]],
+        [[0, 0, 0], [0, 0, 0.5], [0, 0.5, 0]],
+        [[0.5, 0, 0], [0, -0.5, 0], [0, 0, 0]],
+        np.diag([-1, -1, 2]) / np.sqrt(12.0),
+    ]
+)
+"""Quadrupoles Θ (5, 3, 3) whose potential nᵀ Θ n/r³ is that of each unit harmonic."""
 
 _SMALLEST_SHARE = 0.3
 _SHORTEST_BOHR = 0.5
@@ -33,7 +45,7 @@ class Sites:
 
     positions: np.ndarray  # (n, atoms, 3) Å
     radii: np.ndarray  # (n, atoms) van der Waals radii, Å
-    center: np.ndarray  # (n, 3) Å, the dipole's origin
+    center: np.ndarray  # (n, 3) Å, the origin of dipole and quadrupole
     n_dipoles: int  # the first so many atoms have a dipole
     n_quadrupoles: int
 
@@ -56,8 +68,10 @@ class Fit:
     charges: np.ndarray  # (n, atoms) e
     total_charge: np.ndarray  # (n,) e, sum of the charges
     dipole: np.ndarray  # (n, 3) e·Å about Sites.center
+    quadrupole: np.ndarray  # (n, 3, 3) e·Å² about Sites.center, traceless
     charge_error: np.ndarray  # (n,) e, standard error
     dipole_error: np.ndarray  # (n,) e·Å
+    quadrupole_error: np.ndarray  # (n,) e·Å²
 
 
 def choose_sites(numbers: np.ndarray, positions: np.ndarray, center: np.ndarray, n_heavy: int, n_points: int) -> Sites:
@@ -115,7 +129,7 @@ def fit(sites: Sites, grid: np.ndarray, esp: np.ndarray, used: np.ndarray, n_rea
     columns = multipole_potentials(offset, sites.n_dipoles, sites.n_quadrupoles, _SHORTEST_BOHR) * used[..., None]
     target = np.where(used, esp, 0.0)
     size = sites.size
-    sums = _charge_and_dipole(sites)
+    sums = _moments(sites)
     solution, variance = _solve(columns, target, sums)
     misfit = np.einsum("nps,ns->np", columns, solution) - target
     count, squares = used.sum(axis=1), np.einsum("np,np->n", misfit, misfit)
@@ -128,26 +142,34 @@ def fit(sites: Sites, grid: np.ndarray, esp: np.ndarray, used: np.ndarray, n_rea
         residual=np.where(enough, residual, np.where(n_real >= _points_needed(size), TOO_FEW_POINTS, np.nan)),
         charges=np.where(enough[:, None], solution[:, : sites.positions.shape[1]], np.nan),
         total_charge=moments[:, 0],
-        dipole=moments[:, 1:],
+        dipole=moments[:, 1:4],
+        quadrupole=moments[:, 4:].reshape(-1, 3, 3),
         charge_error=error[:, 0],
-        dipole_error=np.linalg.norm(error[:, 1:], axis=1),
+        dipole_error=np.linalg.norm(error[:, 1:4], axis=1),
+        quadrupole_error=np.linalg.norm(error[:, 4:], axis=1),
     )
 
 
-def _charge_and_dipole(sites: Sites) -> np.ndarray:
-    """Return what each unknown adds to the total charge (e) and to the dipole about the center (e·Å), (n, size, 4)."""
+def _moments(sites: Sites) -> np.ndarray:
+    """Return what each unknown adds to charge, dipole and quadrupole about the center (e, e·Å, e·Å²), (n, size, 13)."""
     n, atoms = sites.positions.shape[:2]
-    sums = np.zeros((n, sites.size, 4))
+    arms = sites.positions - sites.center[:, None]
+    sums, tensors = np.zeros((n, sites.size, 4)), np.zeros((n, sites.size, 3, 3))
     sums[:, :atoms, 0] = 1.0
-    sums[:, :atoms, 1:] = sites.positions - sites.center[:, None]
+    sums[:, :atoms, 1:] = arms
+    tensors[:, :atoms] = 0.5 * arms[..., :, None] * arms[..., None, :]
     for axis in range(3):
-        start = atoms + axis * sites.n_dipoles
-        sums[:, start : start + sites.n_dipoles, 1 + axis] = BOHR_IN_ANGSTROM
-    return sums
+        own = slice(atoms + axis * sites.n_dipoles, atoms + (axis + 1) * sites.n_dipoles)
+        sums[:, own, 1 + axis] = BOHR_IN_ANGSTROM
+        tensors[:, own, axis] = BOHR_IN_ANGSTROM * arms[:, : sites.n_dipoles]
+    for index, tensor in enumerate(_HARMONICS):
+        start = atoms + 3 * sites.n_dipoles + index * sites.n_quadrupoles
+        tensors[:, start : start + sites.n_quadrupoles] = BOHR_IN_ANGSTROM**2 / 3.0 * tensor
+    return np.concatenate([sums, 3.0 * traceless(tensors).reshape(n, sites.size, 9)], axis=2)
 
 
 def _solve(columns: np.ndarray, target: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Solve by least squares (n, size), with the variances (n, 4) of the ``sums`` (n, size, 4) for unit variance."""
+    """Solve by least squares (n, size), with the variances (n, m) of the ``sums`` (n, size, m) for unit variance."""
     size = columns.shape[2]
     diagonal = np.arange(size)
     normal = columns.transpose(0, 2, 1) @ columns

@@ -47,6 +47,7 @@ FORCE_UNITS = {
 """Force units in eV/Å."""
 
 DIPOLE_UNITS = units.DIPOLE_UNITS_IN_E_ANGSTROM
+QUADRUPOLE_UNITS = units.QUADRUPOLE_UNITS_IN_E_ANGSTROM2
 
 ESP_UNITS = {**units.ESP_UNITS_IN_HARTREE_PER_E, "mHartree/e": 1e-3, "e/angstrom": units.BOHR_IN_ANGSTROM}
 """Units of the ESP in Hartree/e."""

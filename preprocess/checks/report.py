@@ -49,6 +49,10 @@ def _summary(findings: Sequence[Finding], evidence: Evidence) -> str:
     if polar.any():
         ratio = m["dipole_product"][polar] / m["dipole"][polar] ** 2
         measured.append(f"its dipole is {np.median(ratio):.3f} times D ({polar.sum()} polar molecules)")
+    large = (m["fitted_quadrupole"] > 0) & (m["quadrupole"] > 0)
+    if large.any():
+        ratio = m["quadrupole_product"][large] / m["quadrupole"][large] ** 2
+        measured.append(f"its quadrupole is {np.median(ratio):.3f} times that given ({large.sum()} molecules)")
     charged = m["charge_error"] < 0.05
     if charged.any():
         off = np.abs(m["fitted_charge"] - m["charge"])[charged]

@@ -18,6 +18,7 @@ from preprocess.checks.rules_grid import (
     points_inside_atoms,
     values_cut_off,
 )
+from preprocess.checks.rules_quadrupole import judge_quadrupoles
 from shared.units import ESP_UNITS_IN_HARTREE_PER_E
 
 
@@ -37,7 +38,7 @@ def judge_esp(group: MoleculeGroup) -> list[Finding]:
     rest = points_inside_atoms(group) + values_cut_off(group) + zero + zero_dipoles(group)
     if any(one.check.startswith("esp") for one in unit):
         return unit + rest
-    return unit + total_charge(group) + dipole_origin(group) + single_rows(group) + rest
+    return unit + total_charge(group) + dipole_origin(group) + judge_quadrupoles(group) + single_rows(group) + rest
 
 
 def dipole_and_esp_unit(group: MoleculeGroup) -> list[Finding]:

@@ -20,6 +20,7 @@ from shared.input.unit_names import KINDS, Kind
 from shared.schema import SPLITS, Split
 
 GridFrame = Literal["given", "centroid", "cube", "fit"]
+QuadrupoleOrigin = Literal["mass", "zero"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Reading:
     pair: Pair
     units: InputUnits
     grid_frame: GridFrame = "given"
+    quadrupole_origin: QuadrupoleOrigin = "mass"
     unit_reasons: dict[Kind, str] = field(default_factory=dict, compare=False)
     """The origin of each unit, in words."""
 
@@ -262,21 +264,32 @@ class PairFiles:
         """Return how the pair is read with these settings.
 
         Raises:
-            UserError: a unit is not known, or the file does not hold the origin of its grid.
+            UserError: a unit is not known, or the file lacks what another origin of its grid or quadrupoles takes.
         """
         if self.esp is not None and config.grid_frame == "cube" and "grid_origin" not in self.esp:
             raise UserError(
                 f"{self.esp.file.shown}: --grid-frame cube needs the cubes' origins as 'grid_origin' (n, 3), in Bohr; "
                 "the file has none: try --grid-frame fit"
             )
+        if config.quadrupole_origin == "zero" and "quadrupole" in self.efd and "dipole" not in self.efd:
+            raise UserError(
+                f"{self.efd.file.shown}: --quadrupole-origin zero moves quadrupoles to the centre of mass, which takes "
+                "dipoles, and the file has none"
+            )
         flags = {kind: getattr(config, f"{kind}_unit") for kind in KINDS}
         chosen = choose_units(self.efd, self.esp, flags)
-        return Reading(self.pair, chosen.units, config.grid_frame, chosen.reasons)
+        return Reading(self.pair, chosen.units, config.grid_frame, config.quadrupole_origin, chosen.reasons)
 
 
 def describe_input(file: PairFiles, reading: Reading) -> dict[str, Any]:
     """Return all that determines the content that is read from a pair, for digests."""
-    return {"split": file.pair.role, **file.digests, "units": asdict(reading.units), "grid_frame": reading.grid_frame}
+    units = asdict(reading.units)
+    described = {"split": file.pair.role, **file.digests, "units": units, "grid_frame": reading.grid_frame}
+    # Frames without quadrupoles keep the digests that they had before there were any.
+    if "quadrupole" in file.efd:
+        return {**described, "quadrupole_origin": reading.quadrupole_origin}
+    del units["quadrupole_unit"]
+    return described
 
 
 def split_into_chunks(files: list[PairFiles], chunk_bytes: float) -> list[list[Chunk]]:

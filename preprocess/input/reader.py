@@ -13,13 +13,15 @@ import numpy as np
 
 from preprocess.input.grid_points import PointCounts, find_real_points, gather_points
 from preprocess.input.pairs import Chunk, Pair, PairFiles, Reading
+from shared.elements import centers_of_mass
 from shared.input.frame_fit import origin_shift
 from shared.input.layout import Quantity
 from shared.input.npz import Checksum
 from shared.input.npz_rows import NpzRows
-from shared.input.rows import read_atoms, read_names, read_numbers, read_values
+from shared.input.rows import read_atoms, read_names, read_numbers, read_quadrupoles, read_values
+from shared.multipole_moments import moved_quadrupoles
 
-_TARGETS: tuple[Quantity, ...] = ("energy", "forces", "dipole")
+_TARGETS: tuple[Quantity, ...] = ("energy", "forces", "dipole", "quadrupole")
 _GRID_QUANTITIES: tuple[Quantity, ...] = ("grid", "esp", "esp_mask")
 
 
@@ -38,6 +40,7 @@ class Molecules:
     energy: np.ndarray  # (n,) float64, eV, total
     forces: np.ndarray  # (n, A, 3) float64, eV/Å
     dipole: np.ndarray  # (n, 3) float64, e·Å
+    quadrupole: np.ndarray  # (n, 3, 3) float64, e·Å², traceless, about the centre of mass
     total_charge: np.ndarray  # (n,) float64, e
     name: np.ndarray  # (n,) UTF-8 bytes
     n_grid: np.ndarray  # (n,) int64; for files that do not count their points, known after the grids are read
@@ -47,7 +50,7 @@ class Molecules:
     esp_n_atoms: np.ndarray | None
     esp_positions: np.ndarray | None
     grid_width: int  # G, the ESP file's padded number of grid points
-    may_lack: frozenset[str]  # of energy, forces, dipole: those that are NaN in frames that lack them
+    may_lack: frozenset[str]  # of energy, forces, dipole, quadrupole: those that are NaN in frames that lack them
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -94,6 +97,15 @@ class PairReader:
         scale = self.reading.units.scale
         positions = read_atoms(read, efd, "positions", start, stop, n_atoms) * scale("position")
         forces = read_atoms(read, efd, "forces", start, stop, n_atoms) if "forces" in efd else positions * np.nan
+        dipole = read_values(read, efd, "dipole", start, stop, axes=3) * scale("dipole")
+        quadrupole = read_quadrupoles(read, efd, start, stop) * scale("quadrupole")
+        charge = read_values(read, efd, "total_charge", start, stop) if "total_charge" in efd else np.zeros(len(chunk))
+        if self.reading.quadrupole_origin == "zero" and "quadrupole" in efd:
+            real = np.arange(positions.shape[1]) < n_atoms[:, None]
+            center = centers_of_mass(positions, np.where(real, numbers[:, : positions.shape[1]], 0))
+            # The dipole of an ion is about the centre of mass.
+            about_zero = dipole + charge[:, None] * center
+            quadrupole = moved_quadrupoles(quadrupole, about_zero, charge, center)
         esp_row = self._esp_rows(chunk)
         return Molecules(
             pair=chunk.pair,
@@ -103,10 +115,9 @@ class PairReader:
             positions=positions,
             energy=read_values(read, efd, "energy", start, stop) * scale("energy"),
             forces=forces * scale("force"),
-            dipole=read_values(read, efd, "dipole", start, stop, axes=3) * scale("dipole"),
-            total_charge=(
-                read_values(read, efd, "total_charge", start, stop) if "total_charge" in efd else np.zeros(len(chunk))
-            ),
+            dipole=dipole,
+            quadrupole=quadrupole,
+            total_charge=charge,
             name=read_names(read, efd, start, stop),
             n_grid=self._counted_points(esp_row),
             grid_shift=self._known_shift(chunk, esp_row),

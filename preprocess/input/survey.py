@@ -211,6 +211,7 @@ def survey(m: Molecules, rows: np.ndarray) -> Survey:
             "energy": int((~known).sum()),
             "forces": int((np.isnan(m.forces[rows]).any(axis=2) & real).any(axis=1).sum()),
             "dipole": int(np.isnan(m.dipole[rows]).any(axis=1).sum()),
+            "quadrupole": int(np.isnan(m.quadrupole[rows]).any(axis=(1, 2)).sum()),
         },
     )
 

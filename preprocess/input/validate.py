@@ -40,6 +40,7 @@ def check_molecules(molecules: Molecules) -> None:
         ("F", "forces", molecules.forces, real[..., None]),
         ("E", "energy", molecules.energy, None),
         ("Dxyz", "dipole", molecules.dipole, None),
+        ("quadrupole", "quadrupole", molecules.quadrupole, None),
         ("Q", "", molecules.total_charge, None),
     ):
         lacking = _lacking(values, mask) if name in molecules.may_lack else None

@@ -27,7 +27,7 @@ from shared.digest_cache import DigestCache
 from shared.errors import UserError
 from shared.log import log
 from shared.manifest import SPLIT_TABLE, read_manifest
-from shared.schema import FRAME_ARRAYS, SCHEMA_VERSION, SPLITS
+from shared.schema import SCHEMA_VERSION, SPLITS
 
 if TYPE_CHECKING:
     from preprocess.checks.evidence import Finding
@@ -180,7 +180,7 @@ def _finish(
         "converted": sorted({path.name for file in prepared.files for path in file.converted}),
         "settings": recipe.settings,
         "basis": None if recipe.basis is None else recipe.basis.as_json(),
-        "units": {name: spec.unit for name, spec in FRAME_ARRAYS.items() if spec.unit != "-"},
+        "units": {name: spec.unit for name, spec in prepared.frame_arrays.items() if spec.unit != "-"},
         **basis.as_json(),
         "bucket_totals": bucket_totals(prepared.merged().sizes, basis.plan),
         "splits": splits,

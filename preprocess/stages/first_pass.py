@@ -29,7 +29,7 @@ from shared.errors import UserError
 from shared.files import write_atomically
 from shared.input.npz import Checksum
 from shared.manifest import CONVERTED
-from shared.schema import Split
+from shared.schema import FRAME_ARRAYS, OPTIONAL_FRAME_ARRAYS, ArraySpec, Split
 from shared.sealed import read_sealed, write_sealed
 
 _FORMAT = 2
@@ -70,6 +70,11 @@ class Prepared:
         return merged(
             found for pair in self.surveys for name, found in pair.splits.items() if split is None or name == split
         )
+
+    @property
+    def frame_arrays(self) -> dict[str, ArraySpec]:
+        """Return the arrays of the frames: of quantities that any of the files holds, all frames have them."""
+        return FRAME_ARRAYS | (OPTIONAL_FRAME_ARRAYS if any("quadrupole" in file.efd for file in self.files) else {})
 
 
 def survey_names(inputs: list[dict[str, Any]], config: PreprocessConfig) -> list[str]:

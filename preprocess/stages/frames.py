@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from shared.elements import centers_of_mass
 from shared.errors import UserError
 from shared.files import atomic_path
 from shared.input.npz import Checksum
-from shared.schema import FRAME_ARRAYS, NAME_ARRAY, SCHEMA_VERSION, SPLITS, Split
+from shared.schema import NAME_ARRAY, SCHEMA_VERSION, SPLITS, ArraySpec, Split
 from shared.shards import ShardEntry, ShardWriter, describe_shard
 
 _FORMAT = 2
@@ -46,6 +46,7 @@ class FrameTask:
     reading: Reading
     plan: Plan
     reference: dict[int, float]
+    arrays: dict[str, ArraySpec]
 
     def __call__(self) -> list[Piece]:
         """Write every chunk's shards and record that they are finished.
@@ -89,9 +90,11 @@ class FrameTask:
             rows, shape = members[bucket[members] == index], self.plan.shapes[index]
             path = self.folder / f"{stem}-{index}.h5"
             with atomic_path(path, durable=False) as temporary:
-                with ShardWriter(temporary, _layout(len(rows), shape, molecules.name.dtype.itemsize)) as shard:
+                with ShardWriter(temporary, self._layout(len(rows), shape, molecules.name.dtype.itemsize)) as shard:
                     small = _pad(molecules, rows, shape.atoms, numbers, centers)
                     small |= {"energy": energy[rows], "row": chunk.first_row + rows}
+                    if "quadrupole" in self.arrays:
+                        small["quadrupole"] = molecules.quadrupole[rows]
                     for name, values in small.items():
                         shard.write(name, 0, values)
                     for start, part in _parts(rows, shape):
@@ -101,6 +104,11 @@ class FrameTask:
                 entry = describe_shard(temporary, split, int(index), len(rows))
             entries.append(replace(entry, file=path.name))
         return entries
+
+    def _layout(self, samples: int, shape: FrameShape, name_width: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        sizes = asdict(shape)
+        layout = {name: ((samples, *array_shape(spec, sizes)), spec.dtype) for name, spec in self.arrays.items()}
+        return {**layout, NAME_ARRAY: ((samples,), f"S{name_width}")}
 
     def _padded(
         self, chunk: Chunk, molecules: Molecules, grids: Grids, rows: np.ndarray, centers: np.ndarray, width: int
@@ -148,8 +156,11 @@ def write_frames(
         OSError: too little space, or the shards cannot be written.
     """
     pairs = list(zip(prepared.files, prepared.readings, prepared.chunks, strict=True))
+    arrays = prepared.frame_arrays
     recipes = {
-        chunk.name: _recipe(file, reading, chunk, plan, reference) for file, reading, parts in pairs for chunk in parts
+        chunk.name: _recipe(file, reading, chunk, plan, reference, arrays)
+        for file, reading, parts in pairs
+        for chunk in parts
     }
     pieces = {name: piece for name, recipe in recipes.items() if (piece := build.take_over(recipe)) is not None}
     tasks = []
@@ -157,7 +168,7 @@ def write_frames(
         missing = [chunk for chunk in parts if chunk.name not in pieces]
         for group in file.chunk_groups(missing):
             names = [recipes[chunk.name] for chunk in group]
-            tasks.append(FrameTask(group, names, build.partial, reading, plan, reference))
+            tasks.append(FrameTask(group, names, build.partial, reading, plan, reference, arrays))
     _check_space(build.partial, tasks, plan, prepared.files)
     written = runner.run(tasks, "pad grids", [sum(map(len, task.chunks)) for task in tasks])
     for task, finished in zip(tasks, written, strict=True):
@@ -169,7 +180,14 @@ def write_frames(
     return [pieces[name] for name in recipes]
 
 
-def _recipe(file: PairFiles, reading: Reading, chunk: Chunk, plan: Plan, reference: dict[int, float]) -> str:
+def _recipe(
+    file: PairFiles,
+    reading: Reading,
+    chunk: Chunk,
+    plan: Plan,
+    reference: dict[int, float],
+    arrays: Mapping[str, ArraySpec],
+) -> str:
     facts = {name: array_digest(values) for name, values in vars(chunk.facts).items() if values is not None}
     return settings_digest(
         {
@@ -181,6 +199,7 @@ def _recipe(file: PairFiles, reading: Reading, chunk: Chunk, plan: Plan, referen
             "name": chunk.name,
             "buckets": [asdict(shape) for shape in plan.shapes],
             "reference": sorted(reference.items()),
+            **({"quadrupole": True} if "quadrupole" in arrays else {}),
         }
     )
 
@@ -201,12 +220,6 @@ def _check_space(folder: Path, tasks: list[FrameTask], plan: Plan, files: list[P
             "--cache-dir (CACHE_DIR=), or run `make clean-cache`",
             str(folder.parent),
         )
-
-
-def _layout(samples: int, shape: FrameShape, name_width: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    sizes = asdict(shape)
-    layout = {name: ((samples, *array_shape(spec, sizes)), spec.dtype) for name, spec in FRAME_ARRAYS.items()}
-    return {**layout, NAME_ARRAY: ((samples,), f"S{name_width}")}
 
 
 def _parts(rows: np.ndarray, shape: FrameShape) -> Iterator[tuple[int, np.ndarray]]:

@@ -23,10 +23,13 @@ _UNIT_OF: dict[Quantity, Kind] = {
     "energy": "energy",
     "forces": "force",
     "dipole": "dipole",
+    "quadrupole": "quadrupole",
     "grid": "grid",
     "esp": "esp",
 }
-_SHOWN: tuple[Quantity, ...] = ("positions", "atomic_numbers", "n_atoms", "energy", "forces", "dipole", "total_charge")
+_SHOWN: tuple[Quantity, ...] = (
+    *("positions", "atomic_numbers", "n_atoms", "energy", "forces", "dipole", "quadrupole", "total_charge"),
+)
 _SHOWN_ESP: tuple[Quantity, ...] = ("grid", "esp", "n_grid", "esp_mask", "grid_origin")
 _ABSENT = {
     "n_atoms": "counted from Z",
@@ -99,7 +102,9 @@ def _understand(file: PairFiles, reading: Reading, survey: PairSurvey | None, po
         if "charge" not in summary["keys"]:
             quantities["total_charge"] = {"key": "-", "from": _ABSENT["total_charge"]}
         for name, key in summary["keys"].items():
-            shown = quantities["total_charge" if name == "charge" else name]
+            shown = quantities.get("total_charge" if name == "charge" else name)
+            if shown is None:
+                continue  # left alone: tensors that are no quadrupoles
             shown["key"] = key
             if shown.get("from") == "record":
                 shown["from"] = summary["units_from"]
@@ -234,7 +239,7 @@ def _notes(entries: Sequence[Understood]) -> list[str]:
     unmatched = sum(entry.unmatched for entry in entries)
     if unmatched:
         notes.append(f"warning: {unmatched:,} rows of the ESP belong to no frame, and are left out")
-    for name in ("energy", "forces", "dipole"):
+    for name in ("energy", "forces", "dipole", "quadrupole"):
         without, rows = sum(entry.lacking.get(name, 0) for entry in entries), sum(entry.rows for entry in entries)
         if 0 < without < rows:
             notes.append(f"{without:,} of {rows:,} frames have no {name}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.config import PreprocessConfig
-from preprocess.input.pairs import PairFiles, Reading, describe_input
+from preprocess.input.pairs import PairFiles, describe_input
 from preprocess.input.split_settings import split_settings
 from preprocess.stages.buckets import Plan
 from shared.buckets import FrameShape
@@ -96,7 +96,7 @@ def find_what_to_build(
     readings = [file.reading(config) for file in files]
     inputs = [describe_input(*pair) for pair in zip(files, readings, strict=True)]
     settings = {
-        **_shown_units(readings),
+        **_shown_units(inputs),
         **{name: getattr(config, name) for name in ("grid_frame", "max_buckets", "min_bucket_size", "chunk_mib")},
         **split_settings(config),
     }
@@ -166,10 +166,11 @@ def _verify_touched(files: list[PairFiles], digests: DigestCache) -> None:
     remember_inputs(files, digests)
 
 
-def _shown_units(readings: list[Reading]) -> dict[str, str]:
+def _shown_units(inputs: list[dict[str, Any]]) -> dict[str, str]:
     """Return the unit of each kind; all of them where files differ."""
-    each = [asdict(reading.units) for reading in readings]
-    return {name: ", ".join(sorted({units[name] for units in each})) for name in each[0]}
+    each = [entry["units"] for entry in inputs]
+    names = dict.fromkeys(name for units in each for name in units)
+    return {name: ", ".join(sorted({units[name] for units in each if name in units})) for name in names}
 
 
 def remember_inputs(files: list[PairFiles], digests: DigestCache) -> None:

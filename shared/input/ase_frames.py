@@ -1,6 +1,6 @@
-"""Molecules with energies, forces, dipoles and charges, under any recognised names, from files that ASE reads.
+"""Molecules with their labels (energy, forces, moments, charge), under any recognised names, from files that ASE reads.
 
-One pass, one frame in memory. The units of such files are ASE's (eV, eV/Å, e·Å) unless a database states others.
+One pass, one frame in memory. The units of such files are ASE's (eV, eV/Å, e·Å, e·Å²) unless a database states others.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ ASE_UNITS = {
     "esp": "hartree_per_e",
     "vdw_surface": "angstrom",
 }
-"""Record of units of a file that does not state them."""
+"""Record of units of a file that does not state them, and has no quadrupoles."""
 
-_ARRAY_OF = {"energy": "E", "forces": "F", "dipole": "Dxyz"}
+_QUADRUPOLE_UNIT = "e_angstrom2"
+
+_ARRAY_OF = {"energy": "E", "forces": "F", "dipole": "Dxyz", "quadrupole": "quadrupole"}
 """Quantity -> its array in the record of units."""
 
 _OWN_ARRAYS = ("numbers", "positions", "tags", "masses", "momenta", "initial_charges", "initial_magmoms")
@@ -70,6 +72,7 @@ class AseSource:
             "energy": keys.energy,
             "forces": keys.forces,
             "dipole": keys.dipole,
+            "quadrupole": keys.quadrupole,
             "charge": keys.charge,
         }
         self._seen: set[str] = set()
@@ -84,14 +87,17 @@ class AseSource:
             UserError: a frame cannot be read, holds no atoms or values that are not numbers, or its quantities go by
                 other names than those of the frames before; a name that was asked for is in no frame.
         """
-        summary = self.summary
+        summary, without_quadrupole = self.summary, 0
         for where, atoms in read_frames(self.name):
             molecule = self._molecule(where, atoms)
             summary.frames += 1
             for quantity, value in (("forces", molecule.forces), ("dipole", molecule.dipole)):
                 summary.lacking[quantity] = summary.lacking.get(quantity, 0) + (value is None)
+            without_quadrupole += molecule.quadrupole is None
             summary.lacking["energy"] = summary.lacking.get("energy", 0) + bool(np.isnan(molecule.energy))
             yield molecule
+        if "quadrupole" in summary.keys:
+            summary.lacking["quadrupole"] = without_quadrupole
         for quantity, name in self._named.items():
             if name and quantity not in summary.keys:
                 raise UserError(f"{self.name}: --{quantity}-key {name}: no frame holds it; {self._held()}")
@@ -125,6 +131,7 @@ class AseSource:
         energy = self._take("energy", where, of_molecule, (), "one number")
         forces = self._take("forces", where, of_atoms, (n, 3), "three numbers for each atom")
         dipole = self._take("dipole", where, of_molecule, (3,), "a vector of three numbers (a length is not enough)")
+        quadrupole = self._take("quadrupole", where, of_molecule, (3, 3), "a tensor of nine numbers")
         return LabelledMolecule(
             where=where,
             numbers=np.asarray(atoms.numbers, np.int64),
@@ -132,6 +139,7 @@ class AseSource:
             energy=np.nan if energy is None else float(energy),
             forces=forces,
             dipole=dipole,
+            quadrupole=quadrupole,
             charge=self._charge(where, atoms, of_molecule),
             masses=atoms.get_masses() if atoms.has("masses") else None,
             name=_one_line(atoms.info.get("name", "")),
@@ -183,6 +191,8 @@ class AseSource:
                 f"{where}: holds {name!r}, but the {quantity} of frames before it was {taken!r}; name the one to read "
                 f"with --{quantity}-key (frames without it then lack the {quantity})"
             )
+        if quantity == "quadrupole":
+            self.summary.units.setdefault("quadrupole", _QUADRUPOLE_UNIT)
         if quantity in _ARRAY_OF and name in self._stated:
             self._record(_ARRAY_OF[quantity], self._stated[name])
 

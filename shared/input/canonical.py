@@ -93,7 +93,7 @@ class CanonicalFile:
         self._names = self._ragged("name", "|u1")
         self._points = self._ragged("vdw_surface", "<f8", (3,))
         self._esp = self._ragged("esp", "<f8")
-        self._numbers_per_molecule = {key: array("d") for key in ("E", "Dxyz", "Q")}
+        self._numbers_per_molecule = {key: array("d") for key in ("E", "Dxyz", "quadrupole", "Q")}
         self._grid_of: dict[int, int] = {}
         return self
 
@@ -116,7 +116,8 @@ class CanonicalFile:
         self._names.append(np.frombuffer(molecule.name.encode(), np.uint8))
         self._numbers_per_molecule["E"].append(molecule.energy)
         self._numbers_per_molecule["Q"].append(molecule.charge)
-        self._numbers_per_molecule["Dxyz"].extend([np.nan] * 3 if molecule.dipole is None else molecule.dipole.tolist())
+        for key, values, size in (("Dxyz", molecule.dipole, 3), ("quadrupole", molecule.quadrupole, 9)):
+            self._numbers_per_molecule[key].extend([np.nan] * size if values is None else values.ravel().tolist())
 
     def add_grid(self, row: int, points: np.ndarray, esp: np.ndarray) -> None:
         """Add the ESP (G,) in Hartree/e of molecule ``row`` at points (G, 3) in Å."""
@@ -145,6 +146,9 @@ class CanonicalFile:
             "Dxyz": _whole(np.array(self._numbers_per_molecule["Dxyz"]).reshape(n, 3)),
             "Q": _whole(np.array(self._numbers_per_molecule["Q"])),
         }
+        quadrupoles = np.array(self._numbers_per_molecule["quadrupole"]).reshape(n, 3, 3)
+        if not np.isnan(quadrupoles).all():
+            members["quadrupole"] = _whole(quadrupoles)
         _, _, names = self._padded(self._names, rows, width)
         members["name"] = ((n,), np.dtype(f"S{width}"), names)
         if self._grid_of:

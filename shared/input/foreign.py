@@ -127,12 +127,13 @@ def _add_cubes(
 def _one_record(sources: Sequence[Source]) -> dict[str, str]:
     """Return the units of all sources, which must agree, and those of the cubes."""
     units = dict(ASE_UNITS)
-    for array in ("E", "F", "Dxyz"):
-        names = [source.summary.units[array] for source in sources]
-        for source, name in zip(sources, names, strict=True):
+    for array in ("E", "F", "Dxyz", "quadrupole"):
+        own = [source for source in sources if array in source.summary.units]
+        names = [source.summary.units[array] for source in own]
+        for source, name in zip(own, names, strict=True):
             # Units are parsed only where they differ: a flag may still override an unknown one.
-            if name != names[0] and unit_of(source, array, {}) != unit_of(sources[0], array, {}):
-                raise UserError(f"{source.name}: {array} is in {name}, but that of {sources[0].name} in {names[0]}")
+            if name != names[0] and unit_of(source, array, {}) != unit_of(own[0], array, {}):
+                raise UserError(f"{source.name}: {array} is in {name}, but that of {own[0].name} in {names[0]}")
         units |= {array: names[0]} if names else {}
     return units
 

@@ -37,6 +37,9 @@ class ForeignConfig:
     dipole_key: str = ""
     """Name of the dipole in them (default: recognised)."""
 
+    quadrupole_key: str = ""
+    """Name of the quadrupole, nine numbers, in them (default: recognised)."""
+
     charge_key: str = ""
     """Name of the total charge in them (default: recognised, else the sum of the initial charges, else 0)."""
 
@@ -52,7 +55,7 @@ class ForeignConfig:
     @property
     def keys(self) -> FrameKeys:
         """Return the names of the quantities."""
-        return FrameKeys(self.energy_key, self.forces_key, self.dipole_key, self.charge_key)
+        return FrameKeys(self.energy_key, self.forces_key, self.dipole_key, self.quadrupole_key, self.charge_key)
 
     @property
     def shell(self) -> GridShell:

@@ -18,16 +18,24 @@ from shared.input.layout import Quantity as Column
 from shared.input.layout import understand_efd
 from shared.input.npz import NpzFile
 from shared.input.npz_rows import NpzRows
-from shared.input.rows import Read, read_atoms, read_names, read_numbers, read_values
+from shared.input.quadrupoles import find_form, quadrupoles_of
+from shared.input.rows import Read, read_atoms, read_names, read_numbers, read_quadrupoles, read_values
 from shared.input.unit_choice import choose_units
 from shared.input.unit_names import SCALES, Kind, parse_unit
 
-_KIND_OF: dict[str, Kind] = {"R": "position", "E": "energy", "F": "force", "Dxyz": "dipole"}
+_KIND_OF: dict[str, Kind] = {
+    "R": "position",
+    "E": "energy",
+    "F": "force",
+    "Dxyz": "dipole",
+    "quadrupole": "quadrupole",
+}
 """Kind of unit of each array, which is also the flag's name."""
 _QUANTITIES: dict[Quantity, Column] = {
     "energy": "energy",
     "forces": "forces",
     "dipole": "dipole",
+    "quadrupole": "quadrupole",
     "charge": "total_charge",
 }
 _BYTES_AT_ONCE = 16 << 20
@@ -65,7 +73,7 @@ def expand_files(names: Sequence[str], flag: str) -> list[str]:
 
 
 def read_labelled(sources: Sequence[Source], flags: Mapping[Kind, str], size: int) -> Iterator[list[LabelledMolecule]]:
-    """Yield the molecules of these files in order, at most ``size`` at a time, in Å, eV, eV/Å and e·Å.
+    """Yield the molecules of these files in order, at most ``size`` at a time, in Å, eV, eV/Å, e·Å and e·Å².
 
     Args:
         sources: the files.
@@ -87,7 +95,7 @@ def read_labelled(sources: Sequence[Source], flags: Mapping[Kind, str], size: in
 
 
 def unit_of(source: Source, array: str, flags: Mapping[Kind, str]) -> str:
-    """Return the unit of an array (R, E, F, Dxyz), by its name in :data:`shared.input.unit_names.SCALES`.
+    """Return the unit of an array (R, E, F, Dxyz, quadrupole), by its name in :data:`shared.input.unit_names.SCALES`.
 
     Raises:
         UserError: it is not known.
@@ -109,7 +117,17 @@ def _converted(molecule: LabelledMolecule, source: Source, flags: Mapping[Kind, 
         energy=molecule.energy if np.isnan(molecule.energy) else molecule.energy * scale("E"),
         forces=None if molecule.forces is None else molecule.forces * scale("F"),
         dipole=None if molecule.dipole is None else molecule.dipole * scale("Dxyz"),
+        quadrupole=None if molecule.quadrupole is None else _quadrupole(molecule.quadrupole, scale("quadrupole")),
     )
+
+
+def _quadrupole(tensor: np.ndarray, scale: float) -> np.ndarray | None:
+    """Return the traceless quadrupole (3, 3) of a molecule's tensor; None if it is none."""
+    form = find_form(tensor[None])
+    if isinstance(form, str):
+        return None
+    # As it is where it can be: labels are copied to the last digit.
+    return (tensor if form.is_traceless else quadrupoles_of(tensor[None], form)[0]) * scale
 
 
 class NpzSource:
@@ -129,7 +147,9 @@ class NpzSource:
                 summary.keys[quantity] = layout.key(column)
         chosen = choose_units(layout, None, {})
         summary.units = {array: asdict(chosen.units)[f"{kind}_unit"] for array, kind in _KIND_OF.items()}
-        summary.units_from = ", ".join(sorted({chosen.reasons[kind] for kind in _KIND_OF.values()}))
+        if "quadrupole" not in layout:
+            del summary.units["quadrupole"]
+        summary.units_from = ", ".join(sorted({chosen.reasons[_KIND_OF[array]] for array in summary.units}))
         summary.notes += [f"{key!r} left alone: {why}" for key, why in layout.left_alone.items() if why != "not needed"]
 
     def __iter__(self) -> Iterator[LabelledMolecule]:
@@ -154,6 +174,7 @@ class NpzSource:
         forces = read_atoms(read, layout, "forces", start, stop, n_atoms) if "forces" in layout else positions * np.nan
         energy = read_values(read, layout, "energy", start, stop)
         dipole = read_values(read, layout, "dipole", start, stop, axes=3)
+        quadrupole = read_quadrupoles(read, layout, start, stop)
         charge = np.nan_to_num(read_values(read, layout, "total_charge", start, stop))
         names = read_names(read, layout, start, stop)
         for i, n in enumerate(n_atoms):
@@ -161,6 +182,8 @@ class NpzSource:
             _require_molecule(where, numbers[i], int(n), positions[i])
             lacks = {"energy": np.isnan(energy[i]), "forces": np.isnan(forces[i, :n]).any()}
             lacks["dipole"] = np.isnan(dipole[i]).any()
+            if "quadrupole" in layout:
+                lacks["quadrupole"] = np.isnan(quadrupole[i]).any()
             for quantity, lacking in lacks.items():
                 self.summary.lacking[quantity] = self.summary.lacking.get(quantity, 0) + int(lacking)
             yield LabelledMolecule(
@@ -170,6 +193,7 @@ class NpzSource:
                 energy=float(energy[i]),
                 forces=None if lacks["forces"] else forces[i, :n],
                 dipole=None if lacks["dipole"] else dipole[i],
+                quadrupole=None if np.isnan(quadrupole[i]).any() else quadrupole[i],
                 charge=float(charge[i]),
                 name=bytes(names[i]).decode("utf-8", "replace"),
             )

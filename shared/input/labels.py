@@ -9,12 +9,13 @@ import numpy as np
 
 from shared.input.total_charge import NAMES
 
-Quantity = Literal["energy", "forces", "dipole", "charge"]
+Quantity = Literal["energy", "forces", "dipole", "quadrupole", "charge"]
 
 RECOGNISED: dict[Quantity, tuple[str, ...]] = {
     "energy": ("REF_energy", "energy", "dft_energy", "total_energy", "E"),
     "forces": ("REF_forces", "forces", "dft_forces", "force"),
     "dipole": ("REF_dipole", "dipole", "dft_dipole", "dipole_moment", "mu"),
+    "quadrupole": ("REF_quadrupole", "quadrupole", "dft_quadrupole", "quadrupole_moment"),
     "charge": NAMES,
 }
 """Names of the quantities in files of MACE, NequIP, schnetpack and ASE; the first one that a frame holds is taken."""
@@ -27,6 +28,7 @@ class FrameKeys:
     energy: str = ""
     forces: str = ""
     dipole: str = ""
+    quadrupole: str = ""
     charge: str = ""
 
 
@@ -40,6 +42,7 @@ class LabelledMolecule:
     energy: float = np.nan  # NaN where the file has none
     forces: np.ndarray | None = None  # (N, 3)
     dipole: np.ndarray | None = None  # (3,)
+    quadrupole: np.ndarray | None = None  # (3, 3), or second moments (there, made traceless), about the centre of mass
     charge: float = 0.0  # total, e
     masses: np.ndarray | None = None  # (N,) u, where the file states them
     name: str = ""

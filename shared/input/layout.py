@@ -16,6 +16,7 @@ import numpy as np
 from shared.errors import UserError
 from shared.input.npz import NpzFile
 from shared.input.npz_rows import NpzRows
+from shared.input.quadrupoles import TensorForm, find_form
 from shared.input.records import RECORD_KEY
 
 Quantity = Literal[
@@ -25,6 +26,7 @@ Quantity = Literal[
     "energy",
     "forces",
     "dipole",
+    "quadrupole",
     "total_charge",
     "name",
     "grid",
@@ -41,6 +43,7 @@ ALIASES: dict[Quantity, tuple[str, ...]] = {
     "energy": ("E", "energy"),
     "forces": ("F", "forces"),
     "dipole": ("Dxyz", "dipole", "D"),
+    "quadrupole": ("quadrupole", "Q"),
     "total_charge": ("Q",),
     "name": ("name",),
     "grid": ("vdw_surface", "vdw_grid", "esp_grid"),
@@ -55,7 +58,7 @@ CONVERTED_KEY = "_converted"
 """Member of files that this project converted from another format (JSON: what was understood of the sources), in which
 NaN marks what a frame lacks."""
 
-_CHARGE_ROWS = 4096
+_ROWS_LOOKED_AT = 4096
 WHOLE_CHARGE = 0.01
 """Largest deviation, e, of a total charge from a whole number."""
 
@@ -87,6 +90,9 @@ class Layout:
 
     left_alone: dict[str, str] = field(default_factory=dict)
     """Member -> why it is not used."""
+
+    quadrupole_form: TensorForm | None = None
+    """How the quadrupole is stored; None where the file holds none."""
 
     def __contains__(self, quantity: Quantity) -> bool:
         return quantity in self.columns
@@ -153,6 +159,7 @@ def understand_efd(file: NpzFile, needs_energy: bool = True) -> Layout:
             file.check(key, shape, "float")
             columns[quantity] = Column(key, False)
     _find_dipole(file, rows, width, columns, left_alone)
+    form = _find_quadrupole(file, rows, width, columns, left_alone)
     _find_charge(file, rows, width, columns, left_alone)
     for key in _present(file, "name"):
         if not file.is_plain(key):
@@ -161,7 +168,7 @@ def understand_efd(file: NpzFile, needs_energy: bool = True) -> Layout:
             left_alone[key] = f"{_described(file, key)}, not a text for each molecule"
         else:
             columns["name"] = Column(key, False)
-    return Layout(file, columns, rows, width, 0, left_alone | _unused(file, columns, left_alone))
+    return Layout(file, columns, rows, width, 0, left_alone | _unused(file, columns, left_alone), form)
 
 
 def understand_esp(file: NpzFile) -> Layout:
@@ -262,17 +269,45 @@ def _find_dipole(
         )
 
 
+def _find_quadrupole(
+    file: NpzFile, rows: int, width: int, columns: dict[Quantity, Column], left_alone: dict[str, str]
+) -> TensorForm | None:
+    """Take a member of tensors for the quadrupole; return how they are stored, None if there is none."""
+    form = None
+    for key in _present(file, "quadrupole"):
+        shape = file.shape(key)
+        tensors = shape in ((rows, 3, 3), (rows, 6)) and file.is_plain(key) and file.dtype(key).kind in "fiu"
+        if key == "Q" and (not tensors or shape == (rows, width)):
+            continue  # charges
+        if form is not None:
+            left_alone[key] = f"{columns['quadrupole'].key} is taken"
+        elif not file.is_plain(key):
+            left_alone[key] = "pickled objects, never loaded"
+        elif not tensors:
+            left_alone[key] = f"{_described(file, key)}, not the tensors (n, 3, 3) of quadrupoles"
+        else:
+            file.check(key, shape, "float")
+            found = find_form(_first_rows(file, key, min(rows, _ROWS_LOOKED_AT)))
+            if isinstance(found, str):
+                left_alone[key] = found
+            else:
+                form, columns["quadrupole"] = found, Column(key, False)
+    return form
+
+
 def _find_charge(
     file: NpzFile, rows: int, width: int, columns: dict[Quantity, Column], left_alone: dict[str, str]
 ) -> None:
     """Take Q for the total charge only where it can be one."""
     for key in _present(file, "total_charge"):
+        if key in left_alone or ("quadrupole" in columns and columns["quadrupole"].key == key):
+            continue
         shape = file.shape(key)
         found = _without_last_one(shape, 1)
         if not file.is_plain(key):
             left_alone[key] = "pickled objects, never loaded; the total charges are taken as 0"
         elif found == (rows,) and file.dtype(key).kind in "fiu":
-            values = _first_rows(file, key, min(rows, _CHARGE_ROWS)).reshape(-1).astype(np.float64)
+            values = _first_rows(file, key, min(rows, _ROWS_LOOKED_AT)).reshape(-1).astype(np.float64)
             off = np.abs(values - np.rint(values)) > WHOLE_CHARGE
             if off.any():
                 row = int(np.argmax(off))
@@ -287,7 +322,7 @@ def _find_charge(
             )
         elif shape == (rows, width):
             left_alone[key] = "charges of the atoms, not the total charge (which is taken as 0)"
-        elif shape[1:] in ((3, 3), (6,), (5,), (9,)):
+        elif shape[1:] in ((5,), (9,)):
             left_alone[key] = "a quadrupole, not the total charge (which is taken as 0)"
         else:
             left_alone[key] = f"{_described(file, key)}, perhaps charges of atoms, not the total charge (taken as 0)"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from shared.input.layout import Layout, Quantity
+from shared.input.quadrupoles import quadrupoles_of
 
 Read = Callable[[str, int, int], np.ndarray]
 """Function that reads rows of a member: key, first row, row after the last."""
@@ -44,6 +45,13 @@ def read_values(read: Read, layout: Layout, quantity: Quantity, start: int, stop
     if quantity not in layout:
         return np.full(shape, np.nan)
     return read(layout.key(quantity), start, stop).reshape(shape).astype(np.float64)
+
+
+def read_quadrupoles(read: Read, layout: Layout, start: int, stop: int) -> np.ndarray:
+    """Read traceless quadrupoles (n, 3, 3), float64, in the file's unit; NaN where the file has none."""
+    if layout.quadrupole_form is None:
+        return np.full((stop - start, 3, 3), np.nan)
+    return quadrupoles_of(read(layout.key("quadrupole"), start, stop), layout.quadrupole_form)
 
 
 def read_names(read: Read, layout: Layout, start: int, stop: int) -> np.ndarray:

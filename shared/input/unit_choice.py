@@ -35,6 +35,7 @@ _QUANTITY: dict[Kind, Quantity] = {
     "energy": "energy",
     "force": "forces",
     "dipole": "dipole",
+    "quadrupole": "quadrupole",
     "esp": "esp",
 }
 
@@ -47,6 +48,7 @@ class InputUnits:
     energy_unit: str = DOCUMENTED["energy"]
     force_unit: str = DOCUMENTED["force"]
     dipole_unit: str = DOCUMENTED["dipole"]
+    quadrupole_unit: str = DOCUMENTED["quadrupole"]
     position_unit: str = DOCUMENTED["position"]
     esp_unit: str = DOCUMENTED["esp"]
 
@@ -92,7 +94,7 @@ def choose_units(efd: Layout, esp: Layout | None, flags: Mapping[Kind, str]) -> 
             records[role] = read_record(layout.file) if layout else UnitRecord({}, "")
         recorded = _recorded(kind, layout, records[role])
         if recorded is None:
-            names[f"{kind}_unit"], reasons[kind] = DOCUMENTED[kind], "default"
+            names[f"{kind}_unit"], reasons[kind] = _default(kind, layout), "default"
         else:
             where = "record" if RECORD_KEY in records[role].where else MANIFEST_NAME
             names[f"{kind}_unit"], reasons[kind] = recorded, where
@@ -117,10 +119,19 @@ def _say_overridden(
             reasons[kind] = f"settings (the record says {recorded})"
 
 
+def _default(kind: Kind, layout: Layout | None) -> str:
+    # PySCF writes quadrupoles in Debye·Å, and files that keep them as Q are its.
+    of_pyscf = (
+        kind == "quadrupole" and layout is not None and "quadrupole" in layout and layout.key("quadrupole") == "Q"
+    )
+    return "debye-angstrom" if of_pyscf else DOCUMENTED[kind]
+
+
 def _recorded(kind: Kind, layout: Layout | None, record: UnitRecord) -> str | None:
     quantity = _QUANTITY[kind]
     if layout is None or quantity not in layout:
         return None
     key = layout.key(quantity)
-    name = record.unit(key, *ALIASES[quantity])
+    # Another member called Q is the total charge.
+    name = record.unit(key) if quantity == "quadrupole" else record.unit(key, *ALIASES[quantity])
     return None if name is None else parse_unit(name, kind, f"{record.where}, {key!r}")

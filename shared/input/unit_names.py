@@ -8,8 +8,8 @@ from typing import Literal
 from shared import units
 from shared.errors import UserError
 
-Kind = Literal["position", "grid", "energy", "force", "dipole", "esp"]
-KINDS: tuple[Kind, ...] = ("position", "grid", "energy", "force", "dipole", "esp")
+Kind = Literal["position", "grid", "energy", "force", "dipole", "quadrupole", "esp"]
+KINDS: tuple[Kind, ...] = ("position", "grid", "energy", "force", "dipole", "quadrupole", "esp")
 
 SCALES: dict[Kind, dict[str, float]] = {
     "position": units.LENGTH_UNITS_IN_ANGSTROM,
@@ -17,6 +17,7 @@ SCALES: dict[Kind, dict[str, float]] = {
     "energy": units.ENERGY_UNITS_IN_EV,
     "force": units.FORCE_UNITS_IN_EV_PER_ANGSTROM,
     "dipole": units.DIPOLE_UNITS_IN_E_ANGSTROM,
+    "quadrupole": units.QUADRUPOLE_UNITS_IN_E_ANGSTROM2,
     "esp": units.ESP_UNITS_IN_HARTREE_PER_E,
 }
 """Names of the units of each kind, and their size in the project's unit of that kind."""
@@ -27,6 +28,7 @@ DOCUMENTED: dict[Kind, str] = {
     "energy": "ev",
     "force": "ev/angstrom",
     "dipole": "debye",
+    "quadrupole": "e-angstrom2",
     "esp": "hartree/e",
 }
 """The input format's own unit of each kind."""
@@ -42,6 +44,8 @@ _WORDS = {
     "ea": "e angstrom",
     "eå": "e angstrom",
     "ea0": "e bohr",
+    **dict.fromkeys(("a2", "å2", "ang2"), "angstrom2"),
+    "a02": "bohr2",
     "a.u.": "au",
     "atomic": "au",
 }
@@ -53,6 +57,11 @@ _SAME: dict[Kind, dict[str, str]] = {
     "energy": {"au": "hartree"},
     "force": {"au": "hartree/bohr"},
     "dipole": {"e/angstrom": "e-angstrom", "angstrom/e": "e-angstrom", "e/bohr": "au", "bohr/e": "au"},
+    "quadrupole": {
+        **dict.fromkeys(("e/angstrom2", "angstrom2/e"), "e-angstrom2"),
+        **dict.fromkeys(("debye/angstrom", "angstrom/debye", "buckingham"), "debye-angstrom"),
+        **dict.fromkeys(("e/bohr2", "bohr2/e"), "au"),
+    },
     "esp": {"au": "hartree/e", "hartree": "hartree/e", "ev": "ev/e", "volt": "ev/e", "kcal/mol": "kcal/mol/e"},
 }
 
@@ -68,7 +77,8 @@ def parse_unit(name: str, kind: Kind, where: str) -> str:
     Raises:
         UserError: no known unit of this kind; lists those that are.
     """
-    words = [word for word in re.split(r"[\s_/·*\-⋅]+|\^-1", name.strip().lower()) if word and word != "per"]
+    plain = re.sub(r"²|\^2|\*\*2", "2", name.strip().lower())
+    words = [word for word in re.split(r"[\s_/·*\-⋅]+|\^-1", plain) if word and word != "per"]
     words = " ".join(_WORDS.get(word, word) for word in words).split()
     if words[-1:] == ["units"] or words[-1:] == ["unit"]:
         words = words[:-1]
@@ -86,5 +96,6 @@ _MEANING: dict[Kind, str] = {
     "energy": "energies",
     "force": "forces",
     "dipole": "dipoles",
+    "quadrupole": "quadrupoles",
     "esp": "the ESP",
 }

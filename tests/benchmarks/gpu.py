@@ -34,7 +34,7 @@ from tests.benchmarks.arms import training, training_steps
 from tests.benchmarks.runs import read_metrics, table
 from tests.benchmarks.time_to_accuracy import first_reached
 from train.config import TrainConfig
-from train.data.batch import Batch
+from train.data.batch import Batch, map_arrays
 from train.data.dataset import open_cache
 from train.data.loader import Loader
 from train.inference.predictor import Predictor
@@ -136,7 +136,7 @@ def check_numbers(config: TrainConfig) -> Record:
         found[f"ESP in {precision}, kcal/mol/e"] = _mean(
             prediction.esp[points], np.asarray(expected.esp)[points], 627.509
         )
-    wider = Batch(*(np.concatenate([array, np.zeros_like(array[:3])]) for array in batch))
+    wider = map_arrays(lambda array: np.concatenate([array, np.zeros_like(array[:3])]), batch)
     padded, plain = predict("float32", wider).forces[: len(atoms)], predict("float32", batch).forces
     found["forces with padding, meV/Å"] = _mean(padded[atoms], plain[atoms], 1e3)
 

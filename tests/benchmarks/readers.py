@@ -43,7 +43,7 @@ class Molecules(grain.sources.RandomAccessDataSource[dict[str, np.ndarray]]):
     """One bucket for Grain: a record for each molecule."""
 
     def __init__(self, bucket: BucketArrays) -> None:
-        names = [name for name in Batch._fields if name not in ("molecule_mask", "esp_mask")]
+        names = [name for name in Batch._fields if name in bucket.shards[0]]
         self._arrays = {name: bucket.column(name) for name in (*names, "n_grid")}
 
     def __len__(self) -> int:

@@ -12,22 +12,26 @@ import pytest
 from tests import support
 from tests.end_to_end.processes import Run
 
+TERMS = {"quadrupole_weight": 1.0, "point_charge_esp_weight": 100.0, "dipole_source": "both"}
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One bucket: each process compiles for itself. Some molecules lack some targets."""
     folder = tmp_path_factory.mktemp("data")
-    support.run_preprocess(support.write_splits(folder / "input", train=8, valid=3), folder / "cache", max_buckets=1)
-    support.remove_targets(
-        folder / "cache", "train", energy=range(3), forces=range(2, 6), dipole=range(5, 9), esp=range(8, 14)
+    support.run_preprocess(
+        support.write_splits(folder / "input", train=8, valid=3, quadrupoles=True), folder / "cache", max_buckets=1
     )
-    support.remove_targets(folder / "cache", "valid", energy=[0], forces=[3, 4], dipole=[2], esp=[1, 5])
+    lacking = {"energy": range(3), "forces": range(2, 6), "dipole": range(5, 9), "quadrupole": range(7, 12)}
+    support.remove_targets(folder / "cache", "train", **lacking, esp=range(8, 14))
+    lacking = {"energy": [0], "forces": [3, 4], "dipole": [2], "quadrupole": [0, 2]}
+    support.remove_targets(folder / "cache", "valid", **lacking, esp=[1, 5])
     return folder / "cache"
 
 
 @pytest.fixture(scope="module")
 def one_device(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run(cache, tmp_path_factory.mktemp("one"), "one", epochs=3, host_devices=1, optimized=True)
+    run = Run(cache, tmp_path_factory.mktemp("one"), "one", epochs=3, host_devices=1, optimized=True, **TERMS)
     assert "1 cpu device(s)" in run.finish()
     return run
 
@@ -42,9 +46,9 @@ def same(found: list[dict[str, dict[str, float]]], expected: list[dict[str, dict
 
 def test_two_devices_and_then_one(one_device: Run, cache: Path, tmp_path: Path) -> None:
     """Batches of 6 among 2 devices, in chunks of 2; the checkpoint of the second epoch is continued on one device."""
-    two = Run(cache, tmp_path, "two", epochs=2, host_devices=2, chunk_size=2)
+    two = Run(cache, tmp_path, "two", epochs=2, host_devices=2, chunk_size=2, **TERMS)
     assert "2 cpu device(s)" in two.finish()
-    continued = Run(cache, tmp_path, "two", epochs=3, host_devices=1)
+    continued = Run(cache, tmp_path, "two", epochs=3, host_devices=1, **TERMS)
     assert "continuing after epoch 2" in continued.finish()
     same(continued.metrics(), one_device.metrics())
 
@@ -58,7 +62,7 @@ def free_address() -> str:
 
 @pytest.mark.slow
 def test_two_processes(one_device: Run, cache: Path, tmp_path: Path) -> None:
-    shared = {"epochs": 3, "host_devices": 1, "coordinator": free_address(), "processes": 2}
+    shared = {"epochs": 3, "host_devices": 1, "coordinator": free_address(), "processes": 2, **TERMS}
     first, second = (Run(cache, tmp_path, "both", process_id=i, **shared) for i in (0, 1))
     assert "2 cpu device(s)" in first.finish()
     # Only the first process speaks.

@@ -1,4 +1,4 @@
-"""Whole runs on data that lack energies, forces, dipoles or the ESP: of some frames, of a split, or altogether."""
+"""Whole runs on data that lack energies, forces, moments or the ESP: of some frames, of a split, or altogether."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ from train.step.metrics import METRIC_NAMES
 ESP = {name for name in METRIC_NAMES if name.startswith("esp")}
 DIPOLES = {name for name in METRIC_NAMES if name.startswith("dipole")}
 LACKING: dict[str, dict[str, Container[int]]] = {
-    "train": {"energy": range(3), "forces": range(2, 6), "dipole": range(5, 8), "esp": range(1, 8)},
-    "valid": {"energy": [1], "forces": [0, 5], "dipole": [2, 3, 7], "esp": [0, 4]},
+    "train": {
+        **{"energy": range(3), "forces": range(2, 6), "dipole": range(5, 8)},
+        **{"quadrupole": range(4, 9), "esp": range(1, 8)},
+    },
+    "valid": {"energy": [1], "forces": [0, 5], "dipole": [2, 3, 7], "quadrupole": [1, 4, 5, 6], "esp": [0, 4]},
 }
 
 
@@ -63,9 +66,10 @@ class Data:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("data")
-    files = support.write_splits(folder / "input", train=5, valid=4)
+    files = support.write_splits(folder / "input", train=5, valid=4, quadrupoles=True)
     support.run_preprocess(files, folder / "cache", max_buckets=1)
-    config = settings(folder / "cache", folder / "runs", epochs=3, tensorboard=False)
+    terms = {"quadrupole_weight": 1.0, "point_charge_esp_weight": 100.0, "dipole_source": "both"}
+    config = settings(folder / "cache", folder / "runs", epochs=3, tensorboard=False, **terms)
     return Data(folder, config, Steps(config, 3, all_devices()))
 
 
@@ -88,7 +92,8 @@ def test_some_frames_lack_targets(data: Data, tmp_path: Path, capsys: pytest.Cap
     """Every error is the mean over what is known, counted here in the file of predictions."""
     run = data.run(tmp_path, LACKING, data.steps)
     told = capsys.readouterr().out
-    assert "train: of 10 frames 3 without energy, 4 without forces, 3 without dipole, 7 without ESP; valid" in told
+    lacking = "3 without energy, 4 without forces, 3 without dipole, 5 without quadrupole, 7 without ESP"
+    assert f"train: of 10 frames {lacking}; valid" in told
     for record in records(run):
         assert set(record["valid"]) == set(METRIC_NAMES)
         assert set(record["train"]) == set(METRIC_NAMES) - {"esp_rmse_point_charges_kcal_per_mol_e"}
@@ -100,12 +105,16 @@ def test_some_frames_lack_targets(data: Data, tmp_path: Path, capsys: pytest.Cap
     lacks = {name: np.isin(rows, list(LACKING["valid"][name])) for name in LACKING["valid"]}  # type: ignore[call-overload]
     np.testing.assert_array_equal(np.isnan(values["energy_reference"]), lacks["energy"])
     np.testing.assert_array_equal(np.isnan(values["dipole_reference"]).all(axis=1), lacks["dipole"])
+    np.testing.assert_array_equal(np.isnan(values["quadrupole_reference"]).all(axis=(1, 2)), lacks["quadrupole"])
     np.testing.assert_array_equal(np.isnan(values["forces_reference"]).all(axis=1), np.repeat(lacks["forces"], n_atoms))
     np.testing.assert_array_equal(values["n_points"] == 0, lacks["esp"])
     molecules = np.split((values["esp"] - values["esp_reference"]) ** 2, np.cumsum(values["n_points"])[:-1])
     esp = np.sqrt(np.mean([squares.mean() for squares in molecules if len(squares)])) * HARTREE_IN_KCAL_PER_MOL
     dipole = np.nanmean(np.abs(values["dipole_dcm"] - values["dipole_reference"])) / DEBYE_IN_E_ANGSTROM
+    quadrupoles = [np.abs(values[name] - values["quadrupole_reference"]) for name in ("quadrupole", "quadrupole_dcm")]
     expected = {
+        "quadrupole_mae_debye_angstrom": np.nanmean(quadrupoles[0]) / DEBYE_IN_E_ANGSTROM,
+        "quadrupole_dcm_mae_debye_angstrom": np.nanmean(quadrupoles[1]) / DEBYE_IN_E_ANGSTROM,
         "energy_mae_ev": np.nanmean(np.abs(values["energy"] - values["energy_reference"])),
         "forces_mae_ev_per_angstrom": np.nanmean(np.abs(values["forces"] - values["forces_reference"])),
         "dipole_dcm_mae_debye": dipole,
@@ -133,7 +142,7 @@ def test_a_validation_split_without_dipoles(data: Data, tmp_path: Path, capsys: 
     for record in records(run):
         assert set(record["valid"]) == set(METRIC_NAMES) - DIPOLES
         assert set(record["train"]) >= DIPOLES
-    names = ("energy_mae_ev", "forces_mae_ev_per_angstrom", "esp_rmse_kcal_per_mol_e")
+    names = [name for name in METRIC_NAMES if name.startswith(("energy", "forces", "quadrupole", "esp"))]
     scores = [np.prod([record["valid"][name] for name in names]) for record in records(run)]
     assert evaluation_epoch(run) == int(np.argmin(scores))
     told = capsys.readouterr().out
@@ -144,7 +153,7 @@ def test_a_validation_split_without_dipoles(data: Data, tmp_path: Path, capsys: 
 
 @pytest.fixture(scope="module")
 def without_esp(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on energies and forces alone: the grids of its buckets have no width."""
+    """A run on energies, forces and quadrupoles: the grids of its buckets have no width."""
     lacking = {"all": {"esp": support.EVERY_ROW, "dipole": support.EVERY_ROW}}
     return data.run(tmp_path_factory.mktemp("without"), lacking, epochs=20)
 
@@ -160,8 +169,13 @@ def test_data_without_esp_and_dipoles(data: Data, without_esp: Path, capsys: pyt
     told = capsys.readouterr().out
     assert set(evaluation["metrics"]) == known
     assert "valid errors of the best weights (8 molecules, 8 without dipole, 8 without ESP)" in told
-    assert evaluation["molecules_without"] == {"energy": 0, "forces": 0, "dipole": 8, "ESP": 8}
-    assert set(evaluation["baselines"]["spread"]) == {"energy_mae_ev", "forces_mae_ev_per_angstrom"}
+    assert evaluation["molecules_without"] == {"energy": 0, "forces": 0, "dipole": 8, "quadrupole": 0, "ESP": 8}
+    spread = evaluation["baselines"]["spread"]
+    assert set(spread) == {name for name in known if name.startswith(("energy", "forces", "quadrupole"))}
+    # Of a model that predicts none.
+    with h5py.File(without_esp / "predictions-valid.h5") as file:
+        expected = np.abs(file["quadrupole_reference"][:]).mean() / DEBYE_IN_E_ANGSTROM
+    assert spread["quadrupole_mae_debye_angstrom"] == pytest.approx(expected, rel=1e-5)
     assert evaluation["baselines"]["distributed_esp_rmse_kcal_per_mol_e"] is None
     assert evaluation["worst"]["esp_rmse_kcal_per_mol_e"] == []
     assert evaluation["by_distance_shell"] == []

@@ -130,8 +130,9 @@ def test_a_run_leaves_its_files(trained: Trained) -> None:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     for record in records:
-        assert set(record["valid"]) == set(METRIC_NAMES)
-        assert set(METRIC_NAMES) - set(record["train"]) <= {"esp_rmse_point_charges_kcal_per_mol_e"}
+        usual = {name for name in METRIC_NAMES if not name.startswith("quadrupole")}
+        assert set(record["valid"]) == usual
+        assert usual - set(record["train"]) <= {"esp_rmse_point_charges_kcal_per_mol_e"}
         assert all(np.isfinite(value) for values in (record["train"], record["valid"]) for value in values.values())
         assert record["seconds"] > 0
         assert record["samples_per_second"] == pytest.approx(20 / record["seconds"])

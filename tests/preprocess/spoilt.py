@@ -23,7 +23,8 @@ from tests import support
 BOHR, HARTREE, DEBYE = units.BOHR_IN_ANGSTROM, units.HARTREE_IN_EV, units.DEBYE_IN_E_ANGSTROM
 KCAL = units.KCAL_PER_MOL_IN_EV
 FLAGS = InputUnits(grid_unit="angstrom", energy_unit="ev", force_unit="ev/angstrom", dipole_unit="debye")
-PER_MOLECULE = tuple(f.name for f in fields(CheckInput) if f.name not in ("file", "split", "grid_shift", "nowhere"))
+_OPTIONAL = ("quadrupole", "split", "grid_shift", "nowhere")
+PER_MOLECULE = tuple(f.name for f in fields(CheckInput) if f.name not in ("file", *_OPTIONAL))
 
 Spoil = Callable[[CheckInput], CheckInput]
 

@@ -57,9 +57,11 @@ def test_gradients_are_finite_without_edges(shape: str) -> None:
     molecules = {"atom": [[8]], "far apart": [[6, 8, 1]], "one edge in a padded list": [[6, 8], [1]]}[shape]
     extra = 5 if shape == "one edge in a padded list" else 0
     cutoffs = (0.5, 0.6) if shape == "far apart" else CUTOFFS
-    batch = support.random_batch(rng, molecules, atoms=4, cutoffs=cutoffs, extra_edges=extra, extra_molecules=1)
+    padding = {"extra_edges": extra, "extra_molecules": 1}
+    batch = support.random_batch(rng, molecules, atoms=4, cutoffs=cutoffs, quadrupoles=True, **padding)
     assert (batch.physnet_n_edges.sum() == 0) == (extra == 0)
-    config = support.small_config(physnet_cutoff=cutoffs[0], dcmnet_cutoff=cutoffs[1], mix_coulomb_energy=True)
+    terms = {"quadrupole_weight": 1.0, "point_charge_esp_weight": 1.0, "dipole_source": "both"}
+    config = support.small_config(**terms)
     model, params, _ = build(batch, physnet_cutoff=cutoffs[0], dcmnet_cutoff=cutoffs[1], mix_coulomb_energy=True)
     weights = loss_weights(config)
 

@@ -35,11 +35,13 @@ CONFIG: dict[str, Any] = {
 def make(molecules: list[list[int]] = MOLECULES, **padding: Any) -> Batch:
     """Always the same molecules, padded as asked."""
     rng = np.random.default_rng(3)
-    return support.random_batch(rng, molecules, cutoffs=CUTOFFS, total_charge=CHARGES[: len(molecules)], **padding)
+    charges = CHARGES[: len(molecules)]
+    return support.random_batch(rng, molecules, cutoffs=CUTOFFS, total_charge=charges, quadrupoles=True, **padding)
 
 
-TARGETS = ("energy", "forces", "dipole", "esp", "mono", "charge_sum")
-WEIGHTS = {name: getattr(support.small_config(), f"{name}_weight") for name in TARGETS}
+TARGETS = ("energy", "forces", "dipole", "esp", "mono", "charge_sum", "quadrupole", "point_charge_esp")
+CONFIGURED = support.small_config(quadrupole_weight=25.0, point_charge_esp_weight=5000.0)
+WEIGHTS = {name: getattr(CONFIGURED, f"{name}_weight") for name in TARGETS}
 
 
 class Evaluated:
@@ -52,7 +54,7 @@ class Evaluated:
         self.model, self.params, self.predict = build(batch, **CONFIG)
 
         def evaluate(params: Params, batch: Batch, weights: dict[str, Any] = WEIGHTS) -> Any:
-            batch, weights = clean(batch), LossWeights(**weights, dipole_source="physnet")
+            batch, weights = clean(batch), LossWeights(**weights, dipole_source="both")
             gradient_of = jax.value_and_grad(loss_and_prediction, has_aux=True)
             (loss, (losses, prediction)), gradient = gradient_of(params, batch, self.model, weights)
             return loss, losses, gradient, batch_sums(prediction, batch, losses, count(batch), point_charges=True)
@@ -115,7 +117,8 @@ def without(batch: Batch, **molecules: int) -> Batch:
     return Batch(**arrays)
 
 
-LACKING = {"energy": 0, "forces": 1, "dipole": 0, "esp": 1}
+LACKING = {"energy": 0, "forces": 1, "dipole": 0, "quadrupole": 1, "esp": 1}
+LACKING_OF_TERM = {**LACKING, "point_charge_esp": LACKING["esp"]}
 
 
 def test_missing_targets_are_terms_left_out(evaluated: Evaluated) -> None:
@@ -125,8 +128,8 @@ def test_missing_targets_are_terms_left_out(evaluated: Evaluated) -> None:
     total, slope = 0.0, jax.tree.map(np.zeros_like, gradient)
     for name in TARGETS:
         mask = batch.molecule_mask.copy()
-        if name in LACKING:
-            mask[LACKING[name]] = False
+        if name in LACKING_OF_TERM:
+            mask[LACKING_OF_TERM[name]] = False
         only = {other: WEIGHTS[name] * (other == name) for other in TARGETS}
         part, parts, own, _ = evaluated.evaluate(evaluated.params, batch._replace(molecule_mask=mask), only)
         assert getattr(losses, name) == pytest.approx(float(getattr(parts, name)), rel=1e-12), name
@@ -148,12 +151,27 @@ def test_padding_changes_nothing_where_targets_are_missing(evaluated: Evaluated)
         np.testing.assert_allclose(other, leaf, rtol=1e-8, atol=1e-10 * largest)
 
 
+def test_the_gradient_is_the_slope_of_the_loss(evaluated: Evaluated) -> None:
+    """Along a random direction in the parameters of both networks."""
+    _, _, gradient, _ = evaluated.plain
+    rng = np.random.default_rng(8)
+    direction = jax.tree.map(lambda x: rng.normal(size=np.shape(x)), evaluated.params)
+    step, batch = 1e-6, make()
+
+    def loss(sign: float) -> float:
+        moved = jax.tree.map(lambda x, along: x + sign * step * along, evaluated.params, direction)
+        return float(evaluated.evaluate(moved, batch)[0])
+
+    products = jax.tree.map(lambda slope, along: float((slope * along).sum()), gradient, direction)
+    assert (loss(1.0) - loss(-1.0)) / (2 * step) == pytest.approx(sum(jax.tree.leaves(products)), rel=1e-5)
+
+
 def test_a_molecule_in_a_batch_is_predicted_as_alone(evaluated: Evaluated) -> None:
     together = jax.device_get(evaluated.predict(evaluated.params, make(atoms=5)))
     # The same random numbers give the first molecule again. Its padded edges point to an atom that is there.
     alone = jax.device_get(evaluated.predict(evaluated.params, make(MOLECULES[:1], extra_edges=3)))
     n = len(MOLECULES[0])
-    for name in ("energy", "dipole", "dipole_dcm", "esp"):
+    for name in ("energy", "dipole", "dipole_dcm", "quadrupole", "quadrupole_dcm", "esp"):
         np.testing.assert_allclose(getattr(together, name)[0], getattr(alone, name)[0], rtol=1e-10, err_msg=name)
     for name in ("forces", "charges", "dcm_charges", "dcm_sites"):
         first = getattr(together, name)[0]

@@ -45,13 +45,17 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def assert_moved(before: Prediction, after: Prediction, batch: Batch, matrix: np.ndarray, shift: np.ndarray) -> None:
-    """Scalars are the same, vectors are turned, positions are turned and shifted."""
+    """Scalars are the same, vectors and tensors are turned, positions are turned and shifted."""
     atoms = batch.atomic_numbers > 0
     close = {"rtol": 1e-9, "atol": 1e-10}
     for name in ("energy", "charges", "dcm_charges", "esp"):
         np.testing.assert_allclose(getattr(after, name), getattr(before, name), err_msg=name, **close)
     for name in ("forces", "dipole", "dipole_dcm"):
         np.testing.assert_allclose(getattr(after, name), getattr(before, name) @ matrix.T, err_msg=name, **close)
+    for name in ("quadrupole", "quadrupole_dcm"):
+        turned = matrix @ getattr(before, name) @ matrix.T
+        np.testing.assert_allclose(getattr(after, name), turned, err_msg=name, **close)
+        np.testing.assert_allclose(np.trace(turned, axis1=1, axis2=2), 0.0, atol=1e-12)
     np.testing.assert_allclose(
         after.dcm_sites[atoms], (before.dcm_sites @ matrix.T + shift)[atoms], err_msg="dcm_sites", **close
     )
@@ -99,7 +103,7 @@ def test_permutation(case: Case) -> None:
     }
     after = predict(batch._replace(atomic_numbers=permuted(batch.atomic_numbers), positions=positions, **edges))
     close = {"rtol": 1e-9, "atol": 1e-10}
-    for name in ("energy", "dipole", "dipole_dcm", "esp"):
+    for name in ("energy", "dipole", "dipole_dcm", "quadrupole", "quadrupole_dcm", "esp"):
         np.testing.assert_allclose(getattr(after, name), getattr(before, name), err_msg=name, **close)
     for name in ("forces", "charges", "dcm_charges", "dcm_sites"):
         np.testing.assert_allclose(getattr(after, name), permuted(getattr(before, name)), err_msg=name, **close)

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from shared.elements import VAN_DER_WAALS_RADII, symbol
 from tests import support
-from train.data.batch import Batch
+from train.data.batch import Batch, map_arrays
 from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
@@ -96,7 +96,7 @@ def test_potential_of_displaced_charges_is_found_again() -> None:
 def test_molecules_are_fitted_alike_in_any_company(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for one or two molecules at a time: their errors are those of a fit of all, and each is counted once."""
     _, batch = next(iter(loader.stream(loader.plan(), loader.read)))
-    batch = Batch(*(array[:3] for array in batch))
+    batch = map_arrays(lambda array: array[:3], batch)
     together = fit_charges(batch, 1, displaced=False)
     counted: list[int] = []
     monkeypatch.setattr(charge_fit, "_BYTES_AT_ONCE", 2 * 8 * 6 * batch.esp.shape[1] * batch.atomic_numbers.shape[1])
@@ -123,7 +123,7 @@ def test_work_of_fits_is_bounded(loader: Loader, monkeypatch: pytest.MonkeyPatch
 def test_sites_are_as_good_as_scipy_s(loader: Loader) -> None:
     """One charge per atom of a real molecule, its displacements optimised by L-BFGS-B on finite differences."""
     _, batch = next(iter(loader.stream(loader.plan(), loader.read)))
-    batch = Batch(*(array[:1] for array in batch))
+    batch = map_arrays(lambda array: array[:1], batch)
     atoms = batch.atomic_numbers[0] > 0
     positions = batch.positions[0][atoms].astype(np.float64)
     grid, esp = (array[0][batch.esp_mask[0]].astype(np.float64) for array in (batch.grid, batch.esp))
@@ -314,6 +314,8 @@ def prediction_with(batch: Batch, rng: np.random.Generator) -> Prediction:
         dcm_sites=np.zeros((*shape, 2, 3)),
         dipole=batch.dipole,
         dipole_dcm=batch.dipole,
+        quadrupole=batch.quadrupole,
+        quadrupole_dcm=batch.quadrupole,
         esp=batch.esp + 0.001 * rng.normal(size=batch.esp.shape),
     )  # type: ignore[arg-type]
 

@@ -142,5 +142,5 @@ def test_other_format(tiny: Steps, written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(written, folder)
     (folder / "7" / "progress" / "metadata").write_text(json.dumps({"format": 99}))
-    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues format 6"):
+    with pytest.raises(UserError, match="checkpoints of format 99, but this program continues format 7"):
         restore(folder, tiny)

@@ -30,8 +30,8 @@ from train.step.program_cache import KeptPrograms
 MOLECULES = [[8, 6, 8], [1, 8, 1], [6, 1, 1, 1, 1], [7, 7], [6, 8], [1, 1, 8], [9, 1]]
 
 
-def make(extra: int = 1) -> Batch:
-    return support.random_batch(np.random.default_rng(0), MOLECULES, extra_molecules=extra, dtype="float32")
+def make(extra: int = 1, **more: Any) -> Batch:
+    return support.random_batch(np.random.default_rng(0), MOLECULES, extra_molecules=extra, dtype="float32", **more)
 
 
 def new_steps(devices: Devices | None = None, **changes: Any) -> Steps:
@@ -207,13 +207,15 @@ def test_kept_programs_are_bounded(tmp_path: Path) -> None:
 
 def test_chunks_change_only_the_rounding() -> None:
     """Seven molecules and an empty place: the last chunk is padded. No chunk has as many of a target as another."""
-    batch = make()
-    arrays = {name: np.array(getattr(batch, name)) for name in ("energy", "forces", "dipole", "esp_mask")}
-    arrays["energy"][:3], arrays["forces"][4], arrays["dipole"][[1, 2, 6]] = np.nan, np.nan, np.nan
+    batch = make(quadrupoles=True)
+    arrays = {name: np.array(getattr(batch, name)) for name in ("energy", "forces", "dipole", "quadrupole", "esp_mask")}
+    for name, rows in {"energy": [0, 1, 2], "forces": [4], "dipole": [1, 2, 6], "quadrupole": [0, 1, 3, 6]}.items():
+        arrays[name][rows] = np.nan
     arrays["esp_mask"][[0, 3, 4, 5]] = False
     batch = batch._replace(**arrays)
-    whole_state, whole = two_steps(new_steps(), batch)
-    state, metrics = two_steps(new_steps(chunk_size=3), batch)
+    terms = {"quadrupole_weight": 1.0, "point_charge_esp_weight": 100.0, "dipole_source": "both"}
+    whole_state, whole = two_steps(new_steps(**terms), batch)
+    state, metrics = two_steps(new_steps(**terms, chunk_size=3), batch)
     # The monopoles are exact: their error is rounding, in e.
     assert metrics == pytest.approx(whole, rel=1e-5, abs=1e-8)
     moments, whole_moments = (optax.tree.get(s.opt_state, "nu") for s in (state, whole_state))
@@ -230,7 +232,7 @@ def test_resident_steps_are_the_same_steps() -> None:
     state, sums, loss = steps.train_resident(state, sums, data, rows, 1, 2)
     one_by_one, expected_sums = steps.create_state(0), devices.place(zero_sums())
     for order in orders[:2]:
-        chosen = Batch(*(array[order] for array in batch))._replace(molecule_mask=order >= 0)
+        chosen = jax.tree.map(lambda array, order=order: array[order], batch)._replace(molecule_mask=order >= 0)
         one_by_one, expected_sums, expected = steps.train(one_by_one, expected_sums, devices.place_batch(chosen, 4))
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     assert named_metrics(sums) == pytest.approx(named_metrics(expected_sums), rel=1e-6, abs=1e-8)

@@ -22,6 +22,7 @@ from train.model.electrostatics import (
     distributed_coulomb_energy,
     electrostatic_potential,
     polynomial_cutoff,
+    quadrupole,
 )
 from train.model.joint import build_model, clean
 from train.model.physnet import radial_basis
@@ -104,7 +105,36 @@ def test_dipole_of_a_neutral_molecule_does_not_depend_on_the_origin() -> None:
     np.testing.assert_allclose(second, first, atol=1e-12)
 
 
-def test_both_dipoles_of_an_ion_are_about_the_centre_of_mass() -> None:
+def test_quadrupole_of_charges_along_a_line() -> None:
+    """-q, 2q, -q at -a, 0, a along a direction u, as in CO2: Θ = -q a² (3 u uᵀ - 1), without charge and dipole."""
+    q, a, u = 0.4, 1.16, np.array([1.0, 2.0, -2.0]) / 3.0
+    charges, sites = jnp.asarray([[-q, 2 * q, -q]]), jnp.asarray([[-a * u, 0 * u, a * u]])
+    expected = -q * a**2 * (3 * np.outer(u, u) - np.eye(3))
+    for origin in (np.zeros(3), np.array([3.0, -5.0, 7.0])):
+        found = quadrupole(charges, sites, jnp.asarray(origin)[None])[0]
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_quadrupole_is_what_the_potential_far_away_has() -> None:
+    """V(r) = q/r + μ·n/r² + nᵀ Θ n/r³ + O(r⁻⁴), in e/Å: from the potential itself at two opposite points."""
+    rng = np.random.default_rng(6)
+    charges, sites = rng.normal(size=(1, 5)), rng.normal(size=(1, 5, 3))
+    origin = np.array([[0.3, -0.2, 0.1]])
+    tensor = np.asarray(quadrupole(jnp.asarray(charges), jnp.asarray(sites), jnp.asarray(origin)))[0]
+    r, directions = 1e4, rng.normal(size=(6, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    for n in directions:
+        distances = np.linalg.norm(origin + r * np.array([[[1.0]], [[-1.0]]]) * n - sites, axis=-1)
+        # Exact to rounding: what charge and dipole leave, in each summand, before they are added up.
+        arms = sites[0] - origin
+        even = sum(
+            charge * (0.5 * (1 / near + 1 / far) - 1 / r)
+            for charge, near, far in zip(charges[0], distances[0], distances[1], strict=True)
+        )
+        assert n @ tensor @ n == pytest.approx(even * r**3, rel=1e-3, abs=1e-3 * np.abs(arms).max())
+
+
+def test_both_moments_of_an_ion_are_about_the_centre_of_mass() -> None:
     rng = np.random.default_rng(2)
     molecules = [[8, 1], [7, 1, 1, 1, 1]]
     batch = support.random_batch(rng, molecules, atoms=6, total_charge=[-1.0, 1.0])
@@ -124,9 +154,19 @@ def test_both_dipoles_of_an_ion_are_about_the_centre_of_mass() -> None:
         arms = batch.positions[i, :n] - centers[i]
         expected = (prediction.charges[i, :n, None] * arms).sum(axis=0)
         np.testing.assert_allclose(prediction.dipole[i], expected, rtol=1e-6, atol=1e-6)
+        tensor = sum(q * second_moment(arm) for q, arm in zip(prediction.charges[i, :n], arms, strict=True))
+        np.testing.assert_allclose(prediction.quadrupole[i], tensor, rtol=1e-6, atol=1e-6)
         arms = prediction.dcm_sites[i, :n] - centers[i]
         expected = (prediction.dcm_charges[i, :n, :, None] * arms).sum(axis=(0, 1))
         np.testing.assert_allclose(prediction.dipole_dcm[i], expected, rtol=1e-6, atol=1e-6)
+        pairs = zip(prediction.dcm_charges[i, :n].ravel(), arms.reshape(-1, 3), strict=True)
+        tensor = sum(q * second_moment(arm) for q, arm in pairs)
+        np.testing.assert_allclose(prediction.quadrupole_dcm[i], tensor, rtol=1e-6, atol=1e-6)
+
+
+def second_moment(arm: np.ndarray) -> np.ndarray:
+    """Quadrupole of a unit charge, component by component."""
+    return np.array([[1.5 * arm[x] * arm[y] - 0.5 * (x == y) * (arm @ arm) for y in range(3)] for x in range(3)])
 
 
 def test_polynomial_cutoff_ends_smoothly() -> None:

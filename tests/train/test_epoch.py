@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,7 +36,7 @@ def build(loader: Loader, **changes: Any) -> Blocks:
 
 def test_size_decides_where_the_data_are_kept(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = [loader.read_rows(i, np.arange(len(bucket)), len(bucket)) for i, bucket in enumerate(loader.buckets)]
-    assert loader.nbytes == sum(array.nbytes for batch in everything for array in batch)
+    assert loader.nbytes == sum(array.nbytes for batch in everything for array in jax.tree.leaves(batch))
     monkeypatch.setattr(blocks, "_free_memory", lambda devices: 10.0 * loader.nbytes)
     assert isinstance(build(loader), ResidentBlocks)
     assert isinstance(build(loader, data_placement="stream"), StreamedBlocks)

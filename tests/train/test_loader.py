@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -107,15 +108,15 @@ def test_blocks_are_their_batches(loader: Loader, part: slice | None) -> None:
     for block, read in loader.stream_blocks(blocks, lambda block: loader.read_block(block, 2, part)):
         batches = read.result()
         for i, plan in enumerate(block.plans):
-            for name, expected in loader.read(plan, part)._asdict().items():
-                np.testing.assert_array_equal(getattr(batches, name)[i], expected, err_msg=name)
+            own = jax.tree.map(lambda array, i=i: array[i], batches)
+            jax.tree.map(np.testing.assert_array_equal, own, loader.read(plan, part))
         assert not batches.molecule_mask[len(block.plans) :].any()
 
 
 def test_blocks_keep_to_their_memory(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Loader, "run_length", lambda *_: 64)
     assert loader.block_length(0) == 64
-    one = sum(array.nbytes for array in loader.read(loader.plan()[0]))
+    one = sum(array.nbytes for array in jax.tree.leaves(loader.read(loader.plan()[0])))
     monkeypatch.setattr("train.data.loader._BLOCK_BYTES", 5 * one + one // 2)
     assert loader.block_length(0) == 5
     monkeypatch.setattr("train.data.loader._BLOCK_BYTES", one // 2)
@@ -126,7 +127,7 @@ def test_one_shape_for_each_bucket(loader: Loader) -> None:
     shapes: dict[int, set[object]] = {}
     for epoch in range(2):
         for plan, batch in loader.stream(loader.plan(0, epoch), loader.read):
-            signature = tuple((array.shape, array.dtype.str) for array in batch)
+            signature = tuple((array.shape, array.dtype.str) for array in jax.tree.leaves(batch))
             shapes.setdefault(plan.bucket, set()).add(signature)
     assert {bucket: len(signatures) for bucket, signatures in shapes.items()} == dict.fromkeys(
         range(len(loader.buckets)), 1

@@ -44,6 +44,19 @@ def test_properties_are_those_of_ase(calculator: JointCalculator) -> None:
     np.testing.assert_allclose(values.sum(axis=1), charges, atol=1e-12)
     expected = np.einsum("ak,akx->x", values, positions)
     np.testing.assert_allclose(calculator.get_distributed_dipole(atoms), expected, atol=1e-12)
+    # Of both kinds of charges about the centre of mass; ASE, which does not know them, is not told.
+    for name, charges_at, sites in (("quadrupole", charges, atoms.positions), ("quadrupole_dcm", values, positions)):
+        tensor = quadrupole_of(charges_at.ravel(), sites.reshape(-1, 3) - atoms.get_center_of_mass())
+        np.testing.assert_allclose(calculator.results[name], tensor, atol=1e-12)
+    np.testing.assert_array_equal(calculator.get_physnet_quadrupole(atoms), calculator.results["quadrupole"])
+    np.testing.assert_array_equal(calculator.get_distributed_quadrupole(atoms), calculator.results["quadrupole_dcm"])
+    assert atoms.get_properties(["energy", "charges"])["energy"] == atoms.get_potential_energy()
+
+
+def quadrupole_of(charges: np.ndarray, arms: np.ndarray) -> np.ndarray:
+    """½ Σ q (3 x xᵀ - |x|² 1), charge by charge."""
+    pairs = zip(charges, arms, strict=True)
+    return np.sum([0.5 * q * (3 * np.outer(x, x) - x @ x * np.eye(3)) for q, x in pairs], axis=0)
 
 
 def test_results_follow_the_molecule(calculator: JointCalculator) -> None:

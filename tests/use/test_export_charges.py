@@ -77,6 +77,7 @@ def test_ase_reads_atoms_and_charges_back(folder: Path, predictions: list[Molecu
         assert particles.info["charge"] == atoms.info.get("charge", 0.0)
         about = sites - atoms.get_center_of_mass()
         np.testing.assert_allclose(charges @ about, particles.info["dipole_dcm"], atol=1e-5)
+        np.testing.assert_allclose(particles.info["quadrupole_dcm"], expected.quadrupole_dcm, atol=1e-7)
 
 
 def test_the_table_has_the_dipole_and_the_charge_of_the_molecules(

@@ -79,7 +79,7 @@ def total_energy(results: dict[str, np.ndarray]) -> np.ndarray:
 def assert_predicted(results: dict[str, np.ndarray], row: int, expected: MoleculePrediction, tolerance: float) -> None:
     n = len(expected.charges)
     assert total_energy(results)[row] == pytest.approx(expected.energy, abs=tolerance)
-    for name in ("dipole", "dipole_dcm"):
+    for name in ("dipole", "dipole_dcm", "quadrupole", "quadrupole_dcm"):
         np.testing.assert_allclose(results[name][row], getattr(expected, name), atol=tolerance, err_msg=name)
     for name in ("forces", "charges", "dcm_charges", "dcm_sites"):
         np.testing.assert_allclose(results[name][row, :n], getattr(expected, name), atol=tolerance, err_msg=name)

@@ -171,7 +171,7 @@ def test_single_precision_is_as_good_far_from_the_origin(run_folder: Path) -> No
     np.testing.assert_allclose(single.potential(second, points + shift), single.potential(first, points), rtol=1e-4)
 
 
-def test_masses_move_the_dipole_of_an_ion(predictor: Predictor, calculator: JointCalculator) -> None:
+def test_masses_move_the_moments_of_an_ion(predictor: Predictor, calculator: JointCalculator) -> None:
     light, heavy = water(charge=1), water(charge=1)
     heavy.rattle(0.0)
     light.positions[1] += 0.1
@@ -181,6 +181,12 @@ def test_masses_move_the_dipole_of_an_ion(predictor: Predictor, calculator: Join
     centers = heavy.get_center_of_mass() - light.get_center_of_mass()
     np.testing.assert_allclose(first.dipole - second.dipole, centers, atol=1e-9)
     np.testing.assert_allclose(first.dipole_dcm - second.dipole_dcm, centers, atol=1e-9)
+    # Quadrupoles are about the same centre.
+    for atoms, found in ((light, first), (heavy, second)):
+        arms = found.dcm_sites.reshape(-1, 3) - atoms.get_center_of_mass()
+        moments = np.einsum("k,kx,ky->xy", 1.5 * found.dcm_charges.ravel(), arms, arms)
+        np.testing.assert_allclose(found.quadrupole_dcm, moments - np.trace(moments) / 3 * np.eye(3), atol=1e-9)
+    assert np.abs(first.quadrupole - second.quadrupole).max() > 1e-3
     light.calc = calculator
     before = light.get_dipole_moment()
     light.set_masses(heavy.get_masses())

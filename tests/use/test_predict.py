@@ -31,6 +31,8 @@ def frames() -> list[ase.Atoms]:
         if seed < 4:
             atoms.info |= {"REF_energy": -2000.0 + rng.normal(), "REF_dipole": rng.normal(size=3)}
             atoms.arrays["REF_forces"] = rng.normal(size=(len(atoms), 3))
+            tensor = rng.normal(size=(3, 3))
+            atoms.info["REF_quadrupole"] = tensor + tensor.T - np.trace(tensor) * np.eye(3) / 1.5
         result.append(atoms)
     result[1].info["charge"] = 1
     return result
@@ -79,6 +81,8 @@ def test_ase_reads_the_molecules_back_with_the_calculators_values(output: Path, 
         assert own.arrays["dcm_charges"].sum() == pytest.approx(charge, abs=1e-6)
         dipole = np.einsum("ac,acx->x", own.arrays["dcm_charges"], sites - atoms.get_center_of_mass())
         np.testing.assert_allclose(own.info["dipole_dcm"], dipole, atol=1e-6)
+        for name in ("quadrupole", "quadrupole_dcm"):
+            np.testing.assert_allclose(own.info[name], calculator.results[name], atol=1e-7)
 
 
 def test_labels_and_other_information_stay(output: Path) -> None:
@@ -89,6 +93,7 @@ def test_labels_and_other_information_stay(output: Path) -> None:
         if "REF_forces" in atoms.arrays:
             np.testing.assert_allclose(own.arrays["REF_forces"], atoms.arrays["REF_forces"], atol=1e-8)
             np.testing.assert_allclose(own.info["REF_dipole"], atoms.info["REF_dipole"], atol=1e-12)
+            np.testing.assert_allclose(own.info["REF_quadrupole"], atoms.info["REF_quadrupole"], atol=1e-12)
 
 
 def test_errors_are_those_between_the_files_columns(output: Path) -> None:
@@ -101,12 +106,15 @@ def test_errors_are_those_between_the_files_columns(output: Path) -> None:
         "dipole_{}_debye": np.array([atoms.get_dipole_moment() - atoms.info["REF_dipole"] for atoms in read]) / DEBYE,
         "dipole_dcm_{}_debye": np.array([a.info["dipole_dcm"] - a.info["REF_dipole"] for a in read]) / DEBYE,
     }
+    for name in ("quadrupole", "quadrupole_dcm"):
+        errors = np.array([atoms.info[name] - atoms.info["REF_quadrupole"] for atoms in read])
+        differences[f"{name}_{{}}_debye_angstrom"] = errors / DEBYE
     expected = {name.format("mae"): np.abs(error).mean() for name, error in differences.items()}
     expected |= {name.format("rmse"): np.sqrt((error**2).mean()) for name, error in differences.items()}
     record = errors_of(output)
     assert record["metrics"] == pytest.approx(expected, rel=1e-6)
     assert record["molecules"] == 5
-    assert record["molecules_with"] == {"energy": 4, "forces": 4, "dipole": 4}
+    assert record["molecules_with"] == {"energy": 4, "forces": 4, "dipole": 4, "quadrupole": 4}
 
 
 def test_predictions_are_read_as_data_again(output: Path, run_folder: Path, tmp_path: Path) -> None:
@@ -119,6 +127,7 @@ def test_predictions_are_read_as_data_again(output: Path, run_folder: Path, tmp_
         "energy": "REF_energy",
         "forces": "REF_forces",
         "dipole": "REF_dipole",
+        "quadrupole": "REF_quadrupole",
         "charge": "charge",
     }
     lines = output.read_text(encoding="utf-8").splitlines()

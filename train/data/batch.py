@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ class Batch(NamedTuple):
     """B molecules of A atoms and G grid points, padding included. Units and padding: :mod:`shared.schema`.
 
     Rows past the end of the data (the last batch of an epoch) are molecules without atoms: ``molecule_mask`` is False.
-    Energies, forces and dipoles that are not known are NaN, see :func:`known_targets`.
+    Energies, forces, dipoles and quadrupoles that are not known are NaN, see :func:`known_targets`.
     """
 
     molecule_mask: Array  # (B,) bool
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     dcmnet_dst: Array  # (B, Ed) int32
     dcmnet_src: Array  # (B, Ed) int32
     dcmnet_n_edges: Array  # (B,) int32
+    quadrupole: Array | None = None  # (B, 3, 3) e·Å², about the centre of mass; None where no frame of the data has one
 
 
 class Known(NamedTuple):
@@ -43,6 +45,7 @@ class Known(NamedTuple):
     energy: Array  # (B,) bool
     forces: Array  # (B, A) bool, of all of a molecule's atoms or of none
     dipole: Array  # (B,) bool
+    quadrupole: Array  # (B,) bool
     esp: Array  # (B,) bool, whether any grid point counts
 
 
@@ -55,12 +58,19 @@ def known_targets(batch: Batch) -> Known:
     real = batch.molecule_mask
     atoms = real[:, None] & (batch.atomic_numbers > 0)
     with_forces = ~(isnan(batch.forces).any(axis=-1) & atoms).any(axis=1)
+    quadrupole = batch.quadrupole
     return Known(
         energy=real & ~isnan(batch.energy),
         forces=atoms & with_forces[:, None],
         dipole=real & ~isnan(batch.dipole).any(axis=-1),
+        quadrupole=real & False if quadrupole is None else real & ~isnan(quadrupole).any(axis=(-2, -1)),
         esp=real & batch.esp_mask.any(axis=1),
     )
+
+
+def map_arrays(function: Callable[[Array], Array], batch: Batch) -> Batch:
+    """Return the batch with a function applied to every array that it has."""
+    return Batch(*(None if array is None else function(array) for array in batch))
 
 
 def empty_batch(shape: BucketShape, batch_size: int) -> Batch:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from train.data.batch import Batch
+from train.data.batch import Batch, map_arrays
 from train.data.dataset import BucketArrays
 from train.data.esp_mask import EspSelection, esp_mask
 
@@ -120,7 +120,7 @@ class Loader:
 
     def _read_places(self, index: int, rows: np.ndarray, to: np.ndarray, places: int) -> Batch:
         """Read rows of a bucket, each to its own place; other places are empty molecules."""
-        arrays = self.buckets[index].place((*_ARRAYS, "n_grid"), rows, to, places)
+        arrays = self.buckets[index].place((*_arrays_of(self.buckets[index]), "n_grid"), rows, to, places)
         n_grid = arrays.pop("n_grid")
         mask = esp_mask(
             self._selection,
@@ -149,7 +149,7 @@ class Loader:
         order = np.argsort(flat, kind="stable")
         to = order[np.searchsorted(flat, 0, sorter=order) :]
         arrays = self._read_places(block.bucket, flat[to], to, flat.size)
-        return Batch(*(array.reshape(*rows.shape, *array.shape[1:]) for array in arrays))
+        return map_arrays(lambda array: array.reshape(*rows.shape, *array.shape[1:]), arrays)
 
     def stream(
         self, plans: Sequence[BatchPlan], prepare: Callable[[BatchPlan], Prepared]
@@ -196,9 +196,11 @@ def _ahead(
 
 
 def _bytes_of_molecule(bucket: BucketArrays) -> int:
-    one = {name: bucket.shards[0][name][:1] for name in _ARRAYS}
+    one = {name: bucket.shards[0][name][:1] for name in _arrays_of(bucket)}
     # The two masks are computed: one byte for each grid point, and one for the molecule.
     return sum(values.nbytes for values in one.values()) + one["esp"].size + 1
 
 
-_ARRAYS = tuple(name for name in Batch._fields if name not in ("molecule_mask", "esp_mask"))
+def _arrays_of(bucket: BucketArrays) -> list[str]:
+    """Return the arrays of a batch that the shards hold; the two masks are computed."""
+    return [name for name in Batch._fields if name in bucket.shards[0]]

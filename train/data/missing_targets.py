@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from shared.errors import UserError
 from train.config import TrainConfig
 from train.data.loader import Loader
 
-_TARGETS = {"energy": "an energy", "forces": "forces", "dipole": "a dipole", "ESP": "an ESP"}
+_TARGETS = {
+    "energy": "an energy",
+    "forces": "forces",
+    "dipole": "a dipole",
+    "quadrupole": "a quadrupole",
+    "ESP": "an ESP",
+}
 
 
 def count_missing(loader: Loader) -> dict[str, int]:
-    """Count the molecules of a split without ``energy``, ``forces``, ``dipole`` and ``ESP``."""
-    counts = np.zeros(len(_TARGETS), np.int64)
+    """Count the molecules of a split without ``energy``, ``forces``, ``dipole``, ``quadrupole`` and ``ESP``.
+
+    Quadrupoles are left out where no file of the data holds any.
+    """
+    counts: Counter[str] = Counter()
     for shard in (shard for bucket in loader.buckets for shard in bucket.shards):
         # Forces are known of all atoms or of none, so only those of the first one are read.
-        missing = (
-            np.isnan(shard["energy"]),
-            np.isnan(shard["forces"][:, 0, 0]),
-            np.isnan(shard["dipole"]).any(axis=1),
-            shard["n_grid"] == 0,
-        )
-        counts += [int(mask.sum()) for mask in missing]
-    return dict(zip(_TARGETS, counts.tolist(), strict=True))
+        missing = {
+            "energy": np.isnan(shard["energy"]),
+            "forces": np.isnan(shard["forces"][:, 0, 0]),
+            "dipole": np.isnan(shard["dipole"]).any(axis=1),
+            **({"quadrupole": np.isnan(shard["quadrupole"]).any(axis=(1, 2))} if "quadrupole" in shard else {}),
+            "ESP": shard["n_grid"] == 0,
+        }
+        counts.update({name: int(mask.sum()) for name, mask in missing.items()})
+    return dict(counts)
 
 
 def shown(missing: dict[str, int]) -> list[str]:
@@ -47,6 +59,19 @@ def describe_missing(train: Loader, valid: Loader) -> list[str]:
     return notes
 
 
+def check_quadrupoles(train: Loader, config: TrainConfig) -> None:
+    """Check that there are quadrupoles, if they are to be fitted.
+
+    Raises:
+        UserError: no training frame has one.
+    """
+    if config.quadrupole_weight and count_missing(train).get("quadrupole", len(train)) == len(train):
+        raise UserError(
+            f"--quadrupole-weight {config.quadrupole_weight:g}, but no training frame has a quadrupole; preprocess "
+            "files that hold them, or leave it out"
+        )
+
+
 def check_esp(train: Loader, valid: Loader, config: TrainConfig) -> None:
     """Check that the ESP, if it is trained, can be compared on the validation split.
 
@@ -55,13 +80,14 @@ def check_esp(train: Loader, valid: Loader, config: TrainConfig) -> None:
     Raises:
         UserError: no validation molecule has an ESP, or none of their grid points counts.
     """
-    if config.esp_weight == 0 or not _with_esp(train):
+    if config.esp_weight == config.point_charge_esp_weight == 0 or not _with_esp(train):
         return
     with_esp = _with_esp(valid)
     if not with_esp:
+        without = "--esp-weight 0" + (" --point-charge-esp-weight 0" if config.point_charge_esp_weight else "")
         raise UserError(
             "no validation frame has an ESP, but training frames have: put some of these into the validation split, "
-            "or train without the ESP (--esp-weight 0)"
+            f"or train without the ESP ({without})"
         )
     for index, rows in with_esp.items():
         first = rows[: valid.batch_size]

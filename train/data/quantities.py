@@ -55,6 +55,15 @@ DIPOLE = Quantity("dipole", "dipole of PhysNet's charges", *_DEBYE, "MAE", "dipo
 DIPOLE_DCM = Quantity(
     "dipole_dcm", "dipole of the distributed charges", *_DEBYE, "MAE", "dipole_dcm_mae_debye", "D", 1.0
 )
+_DEBYE_ANGSTROM = ("D·Å", 1.0 / DEBYE_IN_E_ANGSTROM)
+QUADRUPOLE = Quantity(
+    *("quadrupole", "quadrupole of PhysNet's charges", *_DEBYE_ANGSTROM, "MAE"),
+    *("quadrupole_mae_debye_angstrom", "D·Å", 1.0),
+)
+QUADRUPOLE_DCM = Quantity(
+    *("quadrupole_dcm", "quadrupole of distributed charges", *_DEBYE_ANGSTROM, "MAE"),
+    *("quadrupole_dcm_mae_debye_angstrom", "D·Å", 1.0),
+)
 ESP = Quantity("esp", "ESP of the distributed charges", *_KCAL, "RMSE", "esp_rmse_kcal_per_mol_e", "kcal/mol/e", 1.0)
 ESP_PHYSNET = Quantity(
     *("esp_point_charges", "ESP of PhysNet's charges", *_KCAL, "RMSE"),
@@ -63,8 +72,11 @@ ESP_PHYSNET = Quantity(
 MONOPOLE = Quantity("monopole", "monopole difference", "e", 1.0, "MAE", "monopole_mae_e", "e", 1.0)
 CHARGE_SUM = Quantity("charge_sum", "sum of the uncorrected charges", "e", 1.0, "MAE", "charge_sum_mae_e", "e", 1.0)
 
-QUANTITIES = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, ESP, ESP_PHYSNET, MONOPOLE, CHARGE_SUM)
+QUANTITIES = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, QUADRUPOLE, QUADRUPOLE_DCM, ESP, ESP_PHYSNET, MONOPOLE, CHARGE_SUM)
 """All quantities, in the order in which they are shown."""
 
+RARE = (QUADRUPOLE, QUADRUPOLE_DCM)
+"""Quantities of which most data hold no references: without any, tables leave them out."""
+
 TARGETS = (ENERGY, FORCES, DIPOLE, DIPOLE_DCM, ESP)
-"""Quantities with references in the data."""
+"""Quantities with references in most data."""

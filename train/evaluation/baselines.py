@@ -8,6 +8,7 @@ are fitted likewise, show what other representations would reach.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
@@ -18,10 +19,19 @@ from tqdm import tqdm
 from shared.errors import UserError
 from shared.sealed import read_sealed, write_sealed
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
-from train.data.batch import Batch, known_targets
+from train.data.batch import Batch, known_targets, map_arrays
 from train.data.known_molecules import TRAINED_ON
 from train.data.loader import BatchPlan, Loader
-from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, ESP_PHYSNET, FORCES
+from train.data.quantities import (
+    DIPOLE,
+    DIPOLE_DCM,
+    ENERGY,
+    ESP,
+    ESP_PHYSNET,
+    FORCES,
+    QUADRUPOLE,
+    QUADRUPOLE_DCM,
+)
 from train.evaluation.charge_fit import fit_charges, fit_work
 from train.evaluation.grid_regions import PointSquares, locate_points
 from train.evaluation.multipole_fit import DIPOLES, QUADRUPOLES, fit_multipoles
@@ -249,7 +259,11 @@ def _sample(
         batch = loader.read_rows(index, rows, len(rows))
         kept = batch.esp_mask.any(axis=1)
         if kept.any():
-            yield _Part(Batch(*(np.asarray(array)[kept] for array in batch)), unseen[own][kept], weights[own][kept])
+            yield _Part(map_arrays(functools.partial(_taken, rows=kept), batch), unseen[own][kept], weights[own][kept])
+
+
+def _taken(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(array)[rows]
 
 
 class _Spread:
@@ -258,7 +272,7 @@ class _Spread:
     def __init__(self) -> None:
         self.molecules = 0
         self._energies: list[np.ndarray] = []
-        self._forces, self._dipoles, self._squares = _Mean(), _Mean(), _Mean()
+        self._forces, self._dipoles, self._quadrupoles, self._squares = _Mean(), _Mean(), _Mean(), _Mean()
 
     def add(self, batch: Batch, chosen: np.ndarray) -> None:
         """Add the chosen (B,) molecules of a batch."""
@@ -267,6 +281,8 @@ class _Spread:
         self._energies.append(batch.energy[known.energy & chosen])
         self._forces.add(np.abs(batch.forces[known.forces & chosen[:, None]]))
         self._dipoles.add(np.abs(batch.dipole[known.dipole & chosen]))
+        if batch.quadrupole is not None:
+            self._quadrupoles.add(np.abs(batch.quadrupole[known.quadrupole & chosen]))
         counts = points.sum(axis=1)
         own = (counts > 0) & chosen
         self._squares.add((np.where(points, batch.esp, 0.0) ** 2).sum(axis=1)[own] / counts[own])
@@ -281,6 +297,7 @@ class _Spread:
             for mean, other in (
                 (whole._forces, part._forces),
                 (whole._dipoles, part._dipoles),
+                (whole._quadrupoles, part._quadrupoles),
                 (whole._squares, part._squares),
             ):
                 mean.join(other)
@@ -291,12 +308,16 @@ class _Spread:
         energy = np.concatenate(self._energies) if self._energies else np.zeros(0)
         mean_square = self._squares.value()
         esp = None if mean_square is None else float(np.sqrt(mean_square)) * HARTREE_IN_KCAL_PER_MOL
-        dipole = self._dipoles.value(1.0 / DEBYE_IN_E_ANGSTROM)
+        dipole, quadrupole = (
+            moments.value(1.0 / DEBYE_IN_E_ANGSTROM) for moments in (self._dipoles, self._quadrupoles)
+        )
         spread = {
             ENERGY.metric: float(np.abs(energy - energy.mean()).mean()) if len(energy) else None,
             FORCES.metric: self._forces.value(),
             DIPOLE.metric: dipole,
             DIPOLE_DCM.metric: dipole,
+            QUADRUPOLE.metric: quadrupole,
+            QUADRUPOLE_DCM.metric: quadrupole,
             ESP.metric: esp,
             ESP_PHYSNET.metric: esp,
         }

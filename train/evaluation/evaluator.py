@@ -20,7 +20,7 @@ from train.data.batch import Batch, known_targets
 from train.data.known_molecules import KnownMolecules, known_molecules, novelty_of_split
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import count_missing, shown
-from train.data.quantities import QUANTITIES
+from train.data.quantities import QUANTITIES, RARE
 from train.evaluation.baselines import Baselines, keep_baselines, kept_baselines, spread_alone, with_fitted_charges
 from train.evaluation.charge_extents import describe_charges
 from train.evaluation.errors_by_molecule import describe_molecules
@@ -220,6 +220,8 @@ def describe_metrics(metrics: dict[str, float], baselines: Baselines) -> str:
     lines = [f"  {'':<40}{'error':>10} {'':<11}{'fitted charges':>14}{'spread':>10}{'normalised error':>18}"]
     for quantity in QUANTITIES:
         name, factor = quantity.metric, quantity.error_factor
+        if name not in metrics and quantity in RARE:
+            continue
         if name not in metrics:
             lines.append(f"  {quantity.error_label:<40}{'-':>10} not in the data")
             continue

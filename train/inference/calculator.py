@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
+from ase.outputs import Properties, all_outputs
 
 from shared.errors import UserError
 from shared.input.total_charge import total_charge_of
@@ -30,9 +31,10 @@ class JointCalculator(Calculator):
 
     The energy is the total one (eV), reference energies included; forces are exactly its negative gradient; charges
     are PhysNet's. The dipole, about the centre of mass, is that of PhysNet's charges or of DCMNet's
-    (:attr:`dipole_source`), also in ASE's Infrared. The total charge of a molecule is ``atoms.info["charge"]`` (or
-    ``"total_charge"``), else the sum of its initial charges. It works with all of ASE that takes a calculator:
-    optimizers, Vibrations, Infrared, molecular dynamics.
+    (:attr:`dipole_source`), also in ASE's Infrared. ``results`` has the traceless quadrupoles too, (3, 3) in e·Å² about
+    the centre of mass: ``quadrupole`` of PhysNet's charges, ``quadrupole_dcm`` of the distributed ones. The total
+    charge of a molecule is ``atoms.info["charge"]`` (or ``"total_charge"``), else the sum of its initial charges. It
+    works with all of ASE that takes a calculator: optimizers, Vibrations, Infrared, molecular dynamics.
 
     It can be copied and pickled, and threads and the images of a NEB may share one: each thread has results of its own.
 
@@ -41,7 +43,9 @@ class JointCalculator(Calculator):
         dipole_source: "physnet" or "dcmnet".
     """
 
-    implemented_properties: list[str] = ["energy", "free_energy", "forces", "dipole", "charges"]  # noqa: RUF012 (ASE has it so)
+    implemented_properties: list[str] = [  # noqa: RUF012 (ASE has it so)
+        *("energy", "free_energy", "forces", "dipole", "charges", "quadrupole", "quadrupole_dcm")
+    ]
 
     def __init__(
         self,
@@ -130,7 +134,13 @@ class JointCalculator(Calculator):
             "forces": prediction.forces,
             "dipole": prediction.dipole if self.dipole_source == "physnet" else prediction.dipole_dcm,
             "charges": prediction.charges,
+            "quadrupole": prediction.quadrupole,
+            "quadrupole_dcm": prediction.quadrupole_dcm,
         }
+
+    def export_properties(self) -> Properties:
+        """Return the results that ASE knows; the others, quadrupoles, it would refuse."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def get_distributed_charges(self, atoms: ase.Atoms | None = None) -> PointCharges:
         """Return DCMNet's charges (N, n_dcm) in e and their positions (N, n_dcm, 3) in Å."""
@@ -144,6 +154,14 @@ class JointCalculator(Calculator):
     def get_distributed_dipole(self, atoms: ase.Atoms | None = None) -> np.ndarray:
         """Return the dipole (3,) of the distributed charges in e·Å, about the centre of mass."""
         return self._predicted(atoms).dipole_dcm
+
+    def get_physnet_quadrupole(self, atoms: ase.Atoms | None = None) -> np.ndarray:
+        """Return the traceless quadrupole (3, 3) of PhysNet's charges in e·Å², about the centre of mass."""
+        return self._predicted(atoms).quadrupole
+
+    def get_distributed_quadrupole(self, atoms: ase.Atoms | None = None) -> np.ndarray:
+        """Return the traceless quadrupole (3, 3) of the distributed charges in e·Å², about the centre of mass."""
+        return self._predicted(atoms).quadrupole_dcm
 
     def get_potential(self, points: np.ndarray, atoms: ase.Atoms | None = None) -> np.ndarray:
         """Return the ESP (G,) of the distributed charges in Hartree/e at points (G, 3) in Å."""

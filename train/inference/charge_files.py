@@ -16,7 +16,10 @@ from shared.input.total_charge import total_charge_of
 from shared.units import BOHR_IN_ANGSTROM
 from train.inference.predictor import MoleculePrediction, Predictor
 
-UNITS = "positions Angstrom, charges e, energy eV, forces eV/Angstrom, dipoles e*Angstrom about the centre of mass"
+UNITS = (
+    "positions Angstrom, charges e, energy eV, forces eV/Angstrom, dipoles e*Angstrom and traceless quadrupoles "
+    "e*Angstrom^2 about the centre of mass"
+)
 
 CSV_COLUMNS = ("frame", "atom", "element", "charge_index", "x_angstrom", "y_angstrom", "z_angstrom", "charge_e")
 
@@ -108,6 +111,8 @@ def _with_charges(atoms: ase.Atoms, prediction: MoleculePrediction) -> ase.Atoms
         "energy": prediction.energy,
         "dipole": prediction.dipole,
         "dipole_dcm": prediction.dipole_dcm,
+        "quadrupole": prediction.quadrupole,
+        "quadrupole_dcm": prediction.quadrupole_dcm,
         "charge": total_charge_of(atoms),
         "units": UNITS,
     }

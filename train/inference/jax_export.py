@@ -46,6 +46,8 @@ OUTPUTS = {
     "dcm_sites": "(B, A, n_dcm, 3) Å, where the distributed charges are",
     "dipole": "(B, 3) e·Å, of PhysNet's charges about the centre of mass",
     "dipole_dcm": "(B, 3) e·Å, of the distributed charges about the centre of mass",
+    "quadrupole": "(B, 3, 3) e·Å², ½ Σ q (3 x xᵀ - |x|² 1) of PhysNet's charges about the centre of mass",
+    "quadrupole_dcm": "(B, 3, 3) e·Å², of the distributed charges about the centre of mass",
 }
 
 

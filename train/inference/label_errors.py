@@ -9,11 +9,11 @@ import numpy as np
 
 from shared.input.labels import LabelledMolecule
 from shared.units import DEBYE_IN_E_ANGSTROM
-from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, FORCES, Quantity
+from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, FORCES, QUADRUPOLE, QUADRUPOLE_DCM, Quantity
 from train.inference.predictor import MoleculePrediction
 
 _ENERGY_PER_ATOM = replace(ENERGY, key="energy_per_atom", label="energy per atom", metric="energy_per_atom_mae_ev")
-_QUANTITIES = (ENERGY, _ENERGY_PER_ATOM, FORCES, DIPOLE, DIPOLE_DCM)
+_QUANTITIES = (ENERGY, _ENERGY_PER_ATOM, FORCES, DIPOLE, DIPOLE_DCM, QUADRUPOLE, QUADRUPOLE_DCM)
 
 
 class LabelErrors:
@@ -38,6 +38,9 @@ class LabelErrors:
             self._charged_dipoles += abs(molecule.charge) > 1e-6
             self._add("dipole", (prediction.dipole - molecule.dipole) / DEBYE_IN_E_ANGSTROM)
             self._add("dipole_dcm", (prediction.dipole_dcm - molecule.dipole) / DEBYE_IN_E_ANGSTROM)
+        if molecule.quadrupole is not None:
+            self._add("quadrupole", (prediction.quadrupole - molecule.quadrupole) / DEBYE_IN_E_ANGSTROM)
+            self._add("quadrupole_dcm", (prediction.quadrupole_dcm - molecule.quadrupole) / DEBYE_IN_E_ANGSTROM)
 
     def _add(self, target: str, error: np.ndarray) -> None:
         self._absolute[target] += float(np.abs(error).sum())
@@ -56,7 +59,7 @@ class LabelErrors:
 
     def molecules(self) -> dict[str, int]:
         """Return how many molecules have a label of each quantity."""
-        return {target: self._molecules[target] for target in ("energy", "forces", "dipole")}
+        return {target: self._molecules[target] for target in ("energy", "forces", "dipole", "quadrupole")}
 
     def describe(self) -> str:
         """Return a table of the errors for the console."""

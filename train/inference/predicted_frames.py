@@ -10,11 +10,15 @@ from shared.text import escaped
 from train.inference.predictor import MoleculePrediction
 
 UNITS = (
-    "positions Angstrom, energy eV, forces eV/Angstrom, charges e, dipoles e*Angstrom about the centre of mass "
-    "(dipole: of charges; dipole_dcm: of dcm_charges at dcm_sites)"
+    "positions Angstrom, energy eV, forces eV/Angstrom, charges e, dipoles e*Angstrom and traceless quadrupoles "
+    "e*Angstrom^2 about the centre of mass (dipole, quadrupole: of charges; dipole_dcm, quadrupole_dcm: of dcm_charges "
+    "at dcm_sites)"
 )
 
-OF_MOLECULE = ("energy", "dipole", "dipole_dcm", "charge", "name", "units", "REF_energy", "REF_dipole")
+OF_MOLECULE = (
+    *("energy", "dipole", "dipole_dcm", "quadrupole", "quadrupole_dcm", "charge", "name", "units"),
+    *("REF_energy", "REF_dipole", "REF_quadrupole"),
+)
 OF_ATOMS = ("forces", "charges", "dcm_charges", "dcm_sites", "REF_forces")
 """Names that a frame may have; others of the input's are kept beside them."""
 
@@ -31,9 +35,11 @@ def as_atoms(molecule: LabelledMolecule) -> ase.Atoms:
 def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) -> ase.Atoms:
     """Return the N atoms of a molecule with its predictions, so that ASE reads the frame back as this molecule.
 
-    Per molecule: ``energy``, ``dipole`` (of PhysNet's charges), ``dipole_dcm`` (of the distributed ones), the total
-    ``charge``. Per atom: ``forces``, ``charges`` (PhysNet's), ``dcm_charges`` (n_dcm) and their positions ``dcm_sites``
-    (3 n_dcm: x, y, z of the first, then of the second ...). Labels are ``REF_energy``, ``REF_forces``, ``REF_dipole``.
+    Per molecule: ``energy``, ``dipole`` and ``quadrupole`` (of PhysNet's charges), ``dipole_dcm`` and
+    ``quadrupole_dcm`` (of the distributed ones), the total ``charge``. Per atom: ``forces``, ``charges`` (PhysNet's),
+    ``dcm_charges`` (n_dcm) and their positions ``dcm_sites`` (3 n_dcm: x, y, z of the first, then of the second ...).
+    Labels are ``REF_energy``, ``REF_forces``, ``REF_dipole``,
+    ``REF_quadrupole``.
     """
     atoms = as_atoms(molecule)
     n = len(atoms)
@@ -44,6 +50,7 @@ def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) 
     atoms.info = {key: escaped(value) if isinstance(value, str) else value for key, value in atoms.info.items()}
     atoms.info |= {"charge": molecule.charge, "energy": prediction.energy, "units": UNITS}
     atoms.info |= {"dipole": prediction.dipole, "dipole_dcm": prediction.dipole_dcm}
+    atoms.info |= {"quadrupole": prediction.quadrupole, "quadrupole_dcm": prediction.quadrupole_dcm}
     arrays = {
         "forces": prediction.forces,
         "charges": prediction.charges,
@@ -54,6 +61,8 @@ def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) 
         atoms.info["REF_energy"] = molecule.energy
     if molecule.dipole is not None:
         atoms.info["REF_dipole"] = molecule.dipole
+    if molecule.quadrupole is not None:
+        atoms.info["REF_quadrupole"] = molecule.quadrupole
     if molecule.forces is not None:
         arrays["REF_forces"] = molecule.forces
     atoms.arrays |= arrays

@@ -21,6 +21,7 @@ import numpy as np
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.elements import MASSES, centers_of_mass, element_table
 from shared.input.total_charge import total_charge_of
+from shared.multipole_moments import moved_quadrupoles
 from shared.neighbor_list import build_edges, count_edges
 from train.data.batch import Batch, empty_batch
 from train.inference.folder import best_folder, load_with_errors
@@ -59,6 +60,8 @@ class MoleculePrediction:
     dcm_charges: np.ndarray  # (N, n_dcm) e
     dcm_sites: np.ndarray  # (N, n_dcm, 3) Å
     dipole_dcm: np.ndarray  # (3,) e·Å, of the distributed charges about the centre of mass
+    quadrupole: np.ndarray  # (3, 3) e·Å², traceless, of PhysNet's charges about the centre of mass
+    quadrupole_dcm: np.ndarray  # (3, 3) e·Å², traceless, of the distributed charges about the centre of mass
 
 
 @dataclass(frozen=True)
@@ -315,7 +318,13 @@ class Predictor:
 
         # The model's origin is the centre of the elements' standard masses.
         centers = centers_of_mass(molecule.positions[None], molecule.numbers[None])[0], molecule.get_center_of_mass()
-        moved = total_charge_of(molecule) * (centers[0] - centers[1])
+        charge, shift = total_charge_of(molecule), centers[1] - centers[0]
+        moved = -charge * shift
+
+        def moved_quadrupole(of: Literal["", "_dcm"]) -> np.ndarray:
+            moments = (of_molecule(f"quadrupole{of}")[None], of_molecule(f"dipole{of}")[None])
+            return moved_quadrupoles(*moments, np.array([charge]), shift[None])[0]
+
         # The reference energies are thousands of eV: added in float64.
         return MoleculePrediction(
             energy=float(of_molecule("energy")) + float(self._references[molecule.numbers].sum()),
@@ -325,6 +334,8 @@ class Predictor:
             dcm_charges=of_molecule("dcm_charges", slice(n)),
             dcm_sites=of_molecule("dcm_sites", slice(n)) + _center(molecule),
             dipole_dcm=of_molecule("dipole_dcm") + moved,
+            quadrupole=moved_quadrupole(""),
+            quadrupole_dcm=moved_quadrupole("_dcm"),
         )
 
     def _place(self, index: int, molecules: int) -> str:

@@ -1,4 +1,4 @@
-"""Coulomb's law for point charges: damped pair energies, potentials on grids, dipoles."""
+"""Coulomb's law for point charges: damped pair energies, potentials on grids, dipoles, quadrupoles."""
 
 from __future__ import annotations
 
@@ -139,3 +139,23 @@ def dipole(charges: Array, sites: Array, origin: Array) -> Array:
         origin: (B, 3) in Å; it matters only for ions, and is the centre of mass everywhere in this project.
     """
     return jnp.einsum("bk,bkx->bx", charges, sites - origin[:, None, :])
+
+
+def quadrupole(charges: Array, sites: Array, origin: Array) -> Array:
+    """Return the traceless quadrupole ½ Σ_k q_k (3 x xᵀ - |x|² 1), x = r_k - origin, in e·Å².
+
+    Convention of A. D. Buckingham, Quarterly Reviews 1959, 13, 183.
+
+    Args:
+        charges: (B, K) in e.
+        sites: (B, K, 3) in Å.
+        origin: (B, 3) in Å; it matters to all molecules with a charge or a dipole, and is the centre of mass everywhere
+            in this project.
+
+    Returns:
+        (B, 3, 3), symmetric.
+    """
+    arms = sites - origin[:, None, :]
+    moments = 1.5 * jnp.einsum("bk,bkx,bky->bxy", charges, arms, arms)
+    trace = jnp.trace(moments, axis1=1, axis2=2)[:, None, None]
+    return moments - trace / 3.0 * jnp.eye(3, dtype=moments.dtype)[None]

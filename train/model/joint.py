@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from train.config import ModelConfig
 from train.data.batch import Batch
 from train.model.dcmnet import DCMNet
-from train.model.electrostatics import centers_of_mass, dipole, distributed_coulomb_energy, electrostatic_potential
+from train.model.electrostatics import (
+    centers_of_mass,
+    dipole,
+    distributed_coulomb_energy,
+    electrostatic_potential,
+    quadrupole,
+)
 from train.model.graph import Edges, Pairs, batch_edges, batch_pairs
 from train.model.physnet import PhysNet
 from train.model.prediction import Params, Prediction
@@ -50,6 +56,7 @@ def clean(batch: Batch) -> Batch:
         esp_mask=points,
         physnet_n_edges=jnp.where(real, batch.physnet_n_edges, 0),
         dcmnet_n_edges=jnp.where(real, batch.dcmnet_n_edges, 0),
+        quadrupole=None if batch.quadrupole is None else jnp.where(real[:, None, None], batch.quadrupole, 0.0),
     )
 
 
@@ -115,6 +122,8 @@ class JointModel:
             dcm_sites=state.dcm_sites,
             dipole=dipole(state.charges, batch.positions, origin),
             dipole_dcm=dipole(flat_charges, flat_sites, origin),
+            quadrupole=quadrupole(state.charges, batch.positions, origin),
+            quadrupole_dcm=quadrupole(flat_charges, flat_sites, origin),
             esp=jnp.zeros((batch_size, 0), batch.positions.dtype),
         )
 

@@ -22,4 +22,6 @@ class Prediction(NamedTuple):
     dcm_sites: Array  # (B, A, n_dcm, 3) Å
     dipole: Array  # (B, 3) e·Å, of PhysNet's charges about the centre of mass
     dipole_dcm: Array  # (B, 3) e·Å, of the distributed charges about the same origin
+    quadrupole: Array  # (B, 3, 3) e·Å², traceless, of PhysNet's charges about the centre of mass
+    quadrupole_dcm: Array  # (B, 3, 3) e·Å², of the distributed charges about the same origin
     esp: Array  # (B, G) Hartree/e, of the distributed charges

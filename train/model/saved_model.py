@@ -21,7 +21,15 @@ from train.data.training_facts import TrainingFacts, facts_from_json
 from train.model.prediction import Params
 
 FORMAT_VERSION = 1
-UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "charge": "e", "dipole": "e·Å", "esp": "Hartree/e"}
+UNITS = {
+    "length": "Å",
+    "energy": "eV",
+    "forces": "eV/Å",
+    "charge": "e",
+    "dipole": "e·Å",
+    "quadrupole": "e·Å²",
+    "esp": "Hartree/e",
+}
 _WEIGHTS, _MODEL = "weights.safetensors", "model.json"
 _CHECKSUM = "checksum"
 """Entry of the weights' own metadata: of these weights and of their model.json, so that one rename changes both."""

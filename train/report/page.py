@@ -13,7 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from shared.text import shown
-from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, FORCES, QUANTITIES
+from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, FORCES, QUANTITIES, RARE
 from train.evaluation.baselines import UNSEEN, Baselines
 from train.evaluation.charge_extents import describe_owner, warn_of_charges
 from train.evaluation.errors_by_molecule import worst_first
@@ -106,6 +106,7 @@ def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "normalised": evaluation["normalised_errors"].get(one.metric),
         }
         for one in QUANTITIES
+        if one.metric in metrics or one not in RARE
     ]
 
 

@@ -30,10 +30,12 @@ from train.step.optimizer import TrainState
 _PARTS = ("progress/metadata", "state/_METADATA", "state/manifest.ocdbt")
 """Files that every complete checkpoint has."""
 
-_FORMAT = 6
-"""5 had no sum of the errors of the charges' sums; older ones are refused."""
+_FORMAT = 7
+"""6 had no sums of the errors of quadrupoles, 5 none of the charges' sums; older ones are refused."""
 
-_LACKS: dict[int, tuple[str, ...]] = {5: ("charge_sum",), _FORMAT: ()}
+_QUADRUPOLES = ("quadrupole_molecules", "quadrupole", "quadrupole_dcm")
+
+_LACKS: dict[int, tuple[str, ...]] = {5: ("charge_sum", *_QUADRUPOLES), 6: _QUADRUPOLES, _FORMAT: ()}
 """Formats that are read, and the sums that they lack."""
 
 
@@ -201,8 +203,9 @@ class Checkpoints:
                 "or train under another --name with --init-from that run"
             )
         # Of an epoch that it was saved in, a mean over the rest would be wrong.
-        absent = jnp.zeros(()) if progress.get("batch") == 0 else jnp.full((), jnp.nan)
-        zeros = zero_sums()._replace(**dict.fromkeys(_LACKS[found], absent))._asdict()
+        absent = 0.0 if progress.get("batch") == 0 else jnp.nan
+        # Each its own array: a step gives the memory of all of them back.
+        zeros = zero_sums()._replace(**{name: jnp.full((), absent) for name in _LACKS[found]})._asdict()
         values = {name: jax.device_put(value, like.step.sharding) for name, value in zeros.items()}
         lacking = {name: values.pop(name) for name in _LACKS[found]}
         sums = namedtuple("_Sums", values)(**values)

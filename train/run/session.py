@@ -25,7 +25,7 @@ from train.config import ModelConfig, TrainConfig
 from train.data.dataset import Cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import BatchPlan, Loader
-from train.data.missing_targets import check_esp, describe_missing
+from train.data.missing_targets import check_esp, check_quadrupoles, describe_missing
 from train.data.training_facts import TrainingFacts, training_facts
 from train.model.prediction import Params
 from train.model.saved_model import TrainedModel, load_weights
@@ -105,6 +105,7 @@ def open_session(config: TrainConfig, interruption: Interruption) -> Session:
     loader, valid = (split_loader(cache, split, config, devices) for split in _TRAINED_SPLITS)
     _check_before(config)
     check_esp(loader, valid, config)
+    check_quadrupoles(loader, config)
     run_folder.prepare_run(config, cache, write=False)
     lock = run_folder.lock(folder, devices.is_first)
     try:

@@ -19,7 +19,7 @@ from shared.job_limits import usable_cores
 from shared.log import log
 from shared.signals import end_program
 from train.config import TrainConfig
-from train.data.batch import Batch
+from train.data.batch import Batch, map_arrays
 from train.step.start import require_devices
 
 Tree = TypeVar("Tree")
@@ -117,7 +117,7 @@ class Devices:
             shape = (*array.shape[:axis], places, *array.shape[axis + 1 :])
             return jax.make_array_from_process_local_data(sharding, array, shape)
 
-        return Batch(*map(put, batch))
+        return map_arrays(put, batch)
 
     def place_rows(self, rows: np.ndarray) -> jax.Array:
         """Place row numbers (steps, places), which every process knows; each device gets its columns."""

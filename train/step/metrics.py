@@ -20,10 +20,12 @@ from train.data.quantities import (
     ESP_PHYSNET,
     FORCES,
     MONOPOLE,
+    QUADRUPOLE,
+    QUADRUPOLE_DCM,
     QUANTITIES,
 )
 from train.model.prediction import Prediction
-from train.step.losses import Counts, Losses, LossWeights, count, esp_mean_square
+from train.step.losses import Counts, Losses, LossWeights, count, esp_mean_square, point_charge_esp_mean_square
 
 Array = jax.Array
 
@@ -36,12 +38,15 @@ class MetricSums(NamedTuple):
     energy_molecules: Array
     force_atoms: Array
     dipole_molecules: Array
+    quadrupole_molecules: Array
     esp_molecules: Array
     loss: Array
     energy: Array
     forces: Array
     dipole: Array
     dipole_dcm: Array
+    quadrupole: Array
+    quadrupole_dcm: Array
     esp: Array
     esp_point_charges: Array
     monopole: Array
@@ -79,16 +84,15 @@ def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Cou
         error = jnp.abs(error).reshape(error.shape[0], -1).mean(axis=1)
         return jnp.where(mask, error, 0.0).sum()
 
-    if point_charges:
-        from train.model.electrostatics import (
-            electrostatic_potential,  # slow: imports e3x, and the rest here does not need it
+    # No sum of squares; NaN would stop whoever looks for NaN (JAX_DEBUG_NANS).
+    not_summed = jnp.full((), _NOT_SUMMED)
+    point_square = point_charge_esp_mean_square(prediction, batch).sum() if point_charges else not_summed
+    quadrupole = quadrupole_dcm = jnp.zeros(())
+    if batch.quadrupole is not None:
+        quadrupole, quadrupole_dcm = (
+            over_molecules(predicted - batch.quadrupole, known.quadrupole)
+            for predicted in (prediction.quadrupole, prediction.quadrupole_dcm)
         )
-
-        esp = electrostatic_potential(prediction.charges, batch.positions, batch.grid)
-        point_square = esp_mean_square(esp - batch.esp, batch).sum()
-    else:
-        # No sum of squares; NaN would stop whoever looks for NaN (JAX_DEBUG_NANS).
-        point_square = jnp.full((), _NOT_SUMMED)
     monopole = jnp.abs(prediction.dcm_charges.sum(axis=-1) - prediction.charges)
     return MetricSums(
         **count(batch)._asdict(),
@@ -97,6 +101,8 @@ def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Cou
         forces=jnp.where(known.forces[..., None], jnp.abs(prediction.forces - batch.forces), 0.0).sum() / 3.0,
         dipole=over_molecules(prediction.dipole - batch.dipole, known.dipole),
         dipole_dcm=over_molecules(prediction.dipole_dcm - batch.dipole, known.dipole),
+        quadrupole=quadrupole,
+        quadrupole_dcm=quadrupole_dcm,
         esp=esp_mean_square(prediction.esp - batch.esp, batch).sum(),
         esp_point_charges=point_square,
         monopole=jnp.where(atoms, monopole, 0.0).sum(),
@@ -110,7 +116,7 @@ def add_sums(first: MetricSums, second: MetricSums) -> MetricSums:
 
 
 def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
-    """Return the geometric mean of the errors with weights in the loss: energy, forces, dipole, ESP.
+    """Return the geometric mean of the errors with weights in the loss: energy, forces, dipole, quadrupole, ESP.
 
     A change by one part in a hundred counts the same in each of them, whatever its unit and weight. The loss itself is
     a mean of squares, and a few strained molecules with the largest forces can decide it: on 38 small molecules, its
@@ -118,14 +124,20 @@ def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
 
     Args:
         metrics: of the validation split, as :func:`named_metrics` gives them.
-        weights: of the loss; targets of weight 0 do not count, nor do those that no molecule of the split has.
+        weights: of the loss; targets of weight 0 do not count, nor do those that no molecule of the split has. Moments
+            of both kinds of charges, where both are fitted, count as two errors.
     """
-    dipole = DIPOLE.metric if weights.dipole_source == "physnet" else DIPOLE_DCM.metric
+    of_physnet, of_dcmnet = weights.dipole_source != "dcmnet", weights.dipole_source != "physnet"
+    quadrupole = weights.quadrupole or 0.0
     names = {
         ENERGY.metric: weights.energy,
         FORCES.metric: weights.forces,
-        dipole: weights.dipole,
+        DIPOLE.metric: weights.dipole * of_physnet,
+        DIPOLE_DCM.metric: weights.dipole * of_dcmnet,
+        QUADRUPOLE.metric: quadrupole * of_physnet,
+        QUADRUPOLE_DCM.metric: quadrupole * of_dcmnet,
         ESP.metric: weights.esp,
+        ESP_PHYSNET.metric: weights.point_charge_esp or 0.0,
     }
     known = [metrics[name] for name, weight in names.items() if weight > 0 and name in metrics]
     errors = [max(error, _SMALLEST_ERROR) for error in known]
@@ -145,6 +157,8 @@ def named_metrics(sums: MetricSums) -> dict[str, float]:
         FORCES.metric: (s["forces"], s["force_atoms"]),
         DIPOLE.metric: (s["dipole"] * debye, s["dipole_molecules"]),
         DIPOLE_DCM.metric: (s["dipole_dcm"] * debye, s["dipole_molecules"]),
+        QUADRUPOLE.metric: (s["quadrupole"] * debye, s["quadrupole_molecules"]),
+        QUADRUPOLE_DCM.metric: (s["quadrupole_dcm"] * debye, s["quadrupole_molecules"]),
         ESP.metric: (s["esp"], s["esp_molecules"]),
         ESP_PHYSNET.metric: (s["esp_point_charges"], s["esp_molecules"]),
         MONOPOLE.metric: (s["monopole"], s["atoms"]),

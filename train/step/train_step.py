@@ -237,5 +237,6 @@ def chunk_size(config: TrainConfig, devices: Devices, batch: Batch) -> int:
         return config.chunk_size
     if devices.platform != "cpu":
         return max(1, int(batch.molecule_mask.shape[0]))
-    potentials = batch.esp.shape[1] * batch.positions.shape[1] * config.n_dcm
+    charges = config.n_dcm + (config.point_charge_esp_weight > 0)
+    potentials = batch.esp.shape[1] * batch.positions.shape[1] * charges
     return max(1, min(_POTENTIALS_IN_CACHE // max(potentials, 1), _EDGES_IN_CACHE // max(batch.dcmnet_dst.shape[1], 1)))
