@@ -161,6 +161,9 @@ class TrainConfig(ModelConfig):
     quadrupole_weight: NonNegative = setting(0.0, Scope.STEP, before=0.0)
     """Weight of the quadrupole loss, 1/(e·Å²)² (0 = quadrupoles are not fitted)."""
 
+    charge_weight: NonNegative = setting(0.0, Scope.STEP, before=0.0)
+    """Weight of the mean square of the distributed charges, 1/e² (0 = they may be of any size)."""
+
     point_charge_esp_weight: NonNegative = setting(0.0, Scope.STEP, before=0.0)
     """Weight of the ESP loss of PhysNet's own charges, (e/Hartree)² (0 = it is not computed)."""
 

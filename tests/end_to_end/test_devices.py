@@ -12,7 +12,7 @@ import pytest
 from tests import support
 from tests.end_to_end.processes import Run
 
-TERMS = {"quadrupole_weight": 1.0, "point_charge_esp_weight": 100.0, "dipole_source": "both"}
+TERMS = {"quadrupole_weight": 1.0, "point_charge_esp_weight": 100.0, "charge_weight": 1.0, "dipole_source": "both"}
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,8 @@ def make(molecules: list[list[int]] = MOLECULES, **padding: Any) -> Batch:
     return support.random_batch(rng, molecules, cutoffs=CUTOFFS, total_charge=charges, quadrupoles=True, **padding)
 
 
-TARGETS = ("energy", "forces", "dipole", "esp", "mono", "charge_sum", "quadrupole", "point_charge_esp")
-CONFIGURED = support.small_config(quadrupole_weight=25.0, point_charge_esp_weight=5000.0)
+TARGETS = ("energy", "forces", "dipole", "esp", "mono", "charge_sum", "quadrupole", "point_charge_esp", "charge")
+CONFIGURED = support.small_config(quadrupole_weight=25.0, point_charge_esp_weight=5000.0, charge_weight=1.0)
 WEIGHTS = {name: getattr(CONFIGURED, f"{name}_weight") for name in TARGETS}
 
 

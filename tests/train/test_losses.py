@@ -28,6 +28,7 @@ WEIGHTS = LossWeights(
     dipole_source="physnet",
     quadrupole=17.0,
     point_charge_esp=19.0,
+    charge=23.0,
 )
 MOLECULES = [[6, 8, 8], [8, 1], [2]]
 DEBYE = 0.20819434  # e·Å
@@ -104,7 +105,7 @@ def point_charge_square(prediction: Prediction, batch: Batch, b: int) -> float:
 
 def differences(prediction: Prediction, batch: Batch, source: str) -> dict[str, list[float]]:
     """Every difference from a reference that there is, and every molecule's mean square on its grid."""
-    energy, forces, dipole, quadrupole, esp, mono, charge_sum, point_charge_esp = ([] for _ in range(8))
+    energy, forces, dipole, quadrupole, esp, mono, charge_sum, point_charge_esp, charge = ([] for _ in range(9))
     for b, numbers in enumerate(MOLECULES):
         energy.append(float(prediction.energy[b] - batch.energy[b]))
         charge_sum.append(float(prediction.charge_excess[b]))
@@ -116,12 +117,13 @@ def differences(prediction: Prediction, batch: Batch, source: str) -> dict[str, 
         for i in range(len(numbers)):
             forces += [float(prediction.forces[b, i, x] - batch.forces[b, i, x]) for x in range(3)]
             mono.append(float(prediction.dcm_charges[b, i].sum() - prediction.charges[b, i]))
+            charge += [float(value) for value in prediction.dcm_charges[b, i]]
         points = [float(prediction.esp[b, g] - batch.esp[b, g]) ** 2 for g in range(9) if batch.esp_mask[b, g]]
         if points:
             esp.append(float(np.mean(points)))
             point_charge_esp.append(point_charge_square(prediction, batch, b))
     lists = {"energy": energy, "forces": forces, "dipole": dipole, "quadrupole": quadrupole, "esp": esp}
-    lists |= {"mono": mono, "charge_sum": charge_sum, "point_charge_esp": point_charge_esp}
+    lists |= {"mono": mono, "charge_sum": charge_sum, "point_charge_esp": point_charge_esp, "charge": charge}
     return {name: [value for value in values if not np.isnan(value)] for name, values in lists.items()}
 
 
@@ -144,8 +146,9 @@ def test_joint_loss(batch: Batch, prediction: Prediction, source: Literal["physn
     total = 2 * expected["energy"] + 3 * expected["forces"] + 5 * expected["dipole"] + 7 * expected["esp"]
     total += 11 * expected["mono"]
     whole = total + 13 * expected["charge_sum"] + 17 * expected["quadrupole"] + 19 * expected["point_charge_esp"]
+    whole += 23 * expected["charge"]
     np.testing.assert_allclose(losses.total, whole, rtol=1e-5)
-    bare = dataclasses.replace(weights, charge_sum=None, quadrupole=None, point_charge_esp=None)
+    bare = dataclasses.replace(weights, charge_sum=None, quadrupole=None, point_charge_esp=None, charge=None)
     np.testing.assert_allclose(joint_loss(prediction, clean(batch), bare).total, total, rtol=1e-5)
 
 
@@ -220,7 +223,7 @@ def test_perfect_prediction_has_no_loss(batch: Batch, prediction: Prediction) ->
         charge_excess=np.zeros_like(prediction.charge_excess),
     )
     # The ESP of its random charges is no reference's.
-    weights = dataclasses.replace(WEIGHTS, dipole_source="both", point_charge_esp=None)
+    weights = dataclasses.replace(WEIGHTS, dipole_source="both", point_charge_esp=None, charge=None)
     assert float(joint_loss(perfect, cleaned, weights).total) == 0.0
 
 
@@ -295,7 +298,7 @@ def test_metrics_average_over_molecules_not_batches(batch: Batch, prediction: Pr
 
 def test_mean_error_is_the_geometric_mean_of_what_is_trained() -> None:
     metrics = dict(zip(METRIC_NAMES, (1e3, 0.02, 0.3, 0.05, 0.007, 0.6, 0.4, 0.11, 1.3, 0.017, 0.2), strict=True))
-    usual = dataclasses.replace(WEIGHTS, quadrupole=None, point_charge_esp=None)
+    usual = dataclasses.replace(WEIGHTS, quadrupole=None, point_charge_esp=None, charge=None)
     assert mean_error(metrics, usual) == pytest.approx(gmean([0.02, 0.3, 0.05, 0.11]))
     assert mean_error(metrics, WEIGHTS) == pytest.approx(gmean([0.02, 0.3, 0.05, 0.6, 0.11, 1.3]))
     both = dataclasses.replace(WEIGHTS, dipole_source="both")

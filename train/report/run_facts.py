@@ -18,9 +18,10 @@ from train.run_folder import RunFolder, load_config, read_metrics, read_record
 _MAIN_SETTINGS = (
     *("epochs", "batch_size", "learning_rate", "schedule", "seed"),
     *("energy_weight", "forces_weight", "dipole_weight", "esp_weight", "mono_weight", "charge_sum_weight"),
-    *("quadrupole_weight", "point_charge_esp_weight"),
-    *("dipole_source", "physnet_cutoff", "physnet_features", "physnet_iterations"),
-    *("dcmnet_cutoff", "dcmnet_features", "dcmnet_iterations", "n_dcm", "exact_monopoles", "mix_coulomb_energy"),
+    *("quadrupole_weight", "point_charge_esp_weight", "charge_weight"),
+    *("dipole_source", "physnet_cutoff", "physnet_features", "physnet_iterations", "physnet_degree"),
+    *("dcmnet_cutoff", "dcmnet_features", "dcmnet_iterations", "share_features"),
+    *("n_dcm", "longest_arm", "exact_monopoles", "mix_coulomb_energy"),
     *("esp_radius_factor", "esp_min_distance", "esp_max_value", "init_from", "freeze"),
 )
 _UNITS = {
@@ -34,6 +35,8 @@ _UNITS = {
     "charge_sum_weight": "1/e",
     "quadrupole_weight": "1/(e·Å²)²",
     "point_charge_esp_weight": "(e/Hartree)²",
+    "charge_weight": "1/e²",
+    "longest_arm": "Å",
     "esp_min_distance": "Å",
     "esp_max_value": "Hartree/e",
 }

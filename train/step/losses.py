@@ -31,6 +31,7 @@ class LossWeights:
     dipole_source: Literal["physnet", "dcmnet", "both"]
     quadrupole: float | None = None
     point_charge_esp: float | None = None
+    charge: float | None = None
 
 
 class Losses(NamedTuple):
@@ -45,6 +46,7 @@ class Losses(NamedTuple):
     charge_sum: Array  # e
     quadrupole: Array  # (e·Å²)², 0 without a weight
     point_charge_esp: Array  # (Hartree/e)², 0 without a weight
+    charge: Array  # e², of the distributed charges, 0 without a weight
 
 
 def loss_weights(config: TrainConfig) -> LossWeights:
@@ -59,6 +61,7 @@ def loss_weights(config: TrainConfig) -> LossWeights:
         config.dipole_source,
         config.quadrupole_weight or None,
         config.point_charge_esp_weight or None,
+        config.charge_weight or None,
     )
 
 
@@ -106,9 +109,10 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
     """Return the loss of a cleaned batch, which padding does not change.
 
     Energies, dipoles and quadrupoles (their nine components) are averaged over molecules, forces over the atoms'
-    components, the ESP over each molecule's grid points and then over molecules, monopoles over atoms, the sums of
-    PhysNet's uncorrected charges over molecules (Unke & Meuwly 2019, eq 16). A target that is not known (NaN, or no
-    grid point that counts) has no part in its average; a target that no molecule has, no loss.
+    components, the ESP over each molecule's grid points and then over molecules, monopoles over atoms, squares of
+    distributed charges over all of these, the sums of PhysNet's uncorrected charges over molecules (Unke & Meuwly 2019,
+    eq 16). A target that is not known (NaN, or no grid point that counts) has no part in its average; a target that no
+    molecule has, no loss.
 
     Args:
         prediction: of these molecules.
@@ -146,7 +150,7 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
     )
     if weights.charge_sum is not None:
         total = total + weights.charge_sum * charge_sum
-    quadrupole = point_charge_esp = jnp.zeros(())
+    quadrupole = point_charge_esp = charge = jnp.zeros(())
     if weights.quadrupole is not None and batch.quadrupole is not None:
         quadrupoles = (prediction.quadrupole, prediction.quadrupole_dcm, batch.quadrupole)
         quadrupole = of_moments(*quadrupoles, known.quadrupole[:, None, None], 9.0 * counts.quadrupole_molecules)
@@ -154,4 +158,8 @@ def joint_loss(prediction: Prediction, batch: Batch, weights: LossWeights, count
     if weights.point_charge_esp is not None:
         point_charge_esp = 0.5 * point_charge_esp_mean_square(prediction, batch).sum() / counts.esp_molecules
         total = total + weights.point_charge_esp * point_charge_esp
-    return Losses(total, energy, forces, dipole, esp, mono, charge_sum, quadrupole, point_charge_esp)
+    if weights.charge is not None:
+        every = prediction.dcm_charges
+        charge = half_mean_square(every, (batch.atomic_numbers > 0)[..., None], every.shape[-1] * counts.atoms)
+        total = total + weights.charge * charge
+    return Losses(total, energy, forces, dipole, esp, mono, charge_sum, quadrupole, point_charge_esp, charge)
