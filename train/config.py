@@ -137,13 +137,13 @@ class TrainConfig(ModelConfig):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = setting(0.999, Scope.STEP)
     """Decay of the running average of the weights that is evaluated and saved as best (0 = the weights themselves)."""
 
-    energy_weight: NonNegative = setting(1.0, Scope.STEP)
+    energy_weight: NonNegative = setting(10.0, Scope.STEP)
     """Weight of the energy loss, 1/eV²."""
 
     forces_weight: NonNegative = setting(50.0, Scope.STEP)
     """Weight of the force loss, Å²/eV²."""
 
-    dipole_weight: NonNegative = setting(25.0, Scope.STEP)
+    dipole_weight: NonNegative = setting(500.0, Scope.STEP)
     """Weight of the dipole loss, 1/(e·Å)²."""
 
     esp_weight: NonNegative = setting(10000.0, Scope.STEP)
