@@ -187,7 +187,9 @@ class DCMNet(nn.Module):
         scalars = embedded[:, 0, 0] + charged[0]
         if atom_features is not None:
             known = activation(atom_features).reshape(scalars.shape[0], -1)
-            scalars = scalars + nn.Dense(self.features, use_bias=False, name="shared")(known)
+            # From zero: a new network begins as one without them.
+            shared = nn.Dense(self.features, use_bias=False, kernel_init=nn.initializers.zeros, name="shared")
+            scalars = scalars + shared(known)
         x: Components = [scalars]
         for i in range(self.iterations):
             y = MessagePass(self.max_degree, name=f"message_{i}")(x, radial, harmonics, edges)
