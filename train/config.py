@@ -146,7 +146,7 @@ class TrainConfig(ModelConfig):
     dipole_weight: NonNegative = setting(500.0, Scope.STEP)
     """Weight of the dipole loss, 1/(e·Å)²."""
 
-    esp_weight: NonNegative = setting(10000.0, Scope.STEP)
+    esp_weight: NonNegative = setting(100000.0, Scope.STEP)
     """Weight of the ESP loss, (e/Hartree)²."""
 
     mono_weight: NonNegative = setting(1.0, Scope.STEP)
