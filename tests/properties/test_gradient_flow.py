@@ -57,6 +57,16 @@ def test_esp_alone_trains_both_networks(batch: Batch, exact: bool, scale: float)
     assert np.abs(prediction.esp).max() > 1e-9
 
 
+@pytest.mark.parametrize("share", [False, True])
+def test_the_esp_reaches_physnet_through_features_only_if_they_are_shared(batch: Batch, share: bool) -> None:
+    """With charges that do not depend on the features, there is no other way."""
+    model, params, _ = build(batch, share_features=share)
+    params["physnet"]["params"]["output_0"]["linear"]["kernel"] *= 0.0
+    gradient_of = jax.jit(jax.grad(lambda params: loss_and_prediction(params, clean(batch), model, ESP_ONLY)[0]))
+    slope = jax.device_get(gradient_of(params)["physnet"]["params"]["embedding"]["embedding"])
+    assert (np.abs(slope).max() > 1e-12) == share
+
+
 def test_the_dipole_alone_trains_a_new_charge_head(batch: Batch) -> None:
     model, params, _ = build(batch, scale=0.0)
     gradient = jax.jit(jax.grad(lambda p: loss_and_prediction(p, clean(batch), model, DIPOLE_ONLY)[0]))(params)
