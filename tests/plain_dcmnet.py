@@ -27,8 +27,10 @@ class PlainDCMNet(nn.Module):
     max_degree: int
 
     @nn.compact
-    def __call__(self, atomic_numbers: Array, monopoles: Array, edges: Edges) -> DistributedCharges:
-        """Charges and displacements, without the exact-monopole option."""
+    def __call__(
+        self, atomic_numbers: Array, monopoles: Array, edges: Edges, atom_features: None = None
+    ) -> DistributedCharges:
+        """Charges and displacements, without exact monopoles and PhysNet's features."""
         shape = atomic_numbers.shape
         numbers = atomic_numbers.reshape(-1)
         basis = e3x.nn.basis(

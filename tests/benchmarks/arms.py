@@ -143,7 +143,8 @@ def reference(config: TrainConfig, molecules: int, pad_edges: bool) -> tuple[dic
     }
     network = {name: value for name, value in network.items() if name not in ("parent", "name")}
     plain: Any = PlainDCMNet(**network)
-    model = JointModel(fast.physnet, plain)
+    # The networks as published: neither angles nor shared features.
+    model = JointModel(fast.physnet.clone(degree=0), plain)
     optimizer = optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), optax.adam(config.learning_rate))
     weights = loss_weights(config)
 
