@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import e3x
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
@@ -151,17 +152,22 @@ class Angular(nn.Module):
         width = self.degree * self.channels
         others = activation(nn.Dense(width, name="others")(activated))
         filters = _Filter(width, self.basis, self.cutoff, name="filter")(distances)
-        to_first, to_second = filters * others[pairs.second_idx], filters * others[pairs.first_idx]
+        degrees = np.repeat(np.arange(1, self.degree + 1), 2 * np.arange(1, self.degree + 1) + 1)
+
+        def by_component(values: Array) -> Array:
+            return values.reshape(-1, self.degree, self.channels)[:, degrees - 1]
+
+        directions = jnp.concatenate(harmonics[1:], axis=-1)[..., None]
+        to_first = by_component(filters * others[pairs.second_idx]) * directions
+        # Seen from the other atom, the direction is the opposite one.
+        opposite = directions * np.where(degrees % 2, -1.0, 1.0).astype(directions.dtype)[:, None]
+        to_second = by_component(filters * others[pairs.first_idx]) * opposite
         receivers = jnp.concatenate([pairs.first_idx, pairs.second_idx])
+        density = jax.ops.segment_sum(jnp.concatenate([to_first, to_second]), receivers, activated.shape[0])
         invariants = []
         for degree in range(1, self.degree + 1):
-            channels = slice((degree - 1) * self.channels, degree * self.channels)
-            directions = jnp.stack(harmonics[degree**2 : (degree + 1) ** 2], axis=1)
-            # Seen from the other atom, the direction is the opposite one.
-            parts = to_first[:, None, channels] * directions, to_second[:, None, channels] * directions
-            messages = jnp.concatenate([parts[0], (-1) ** degree * parts[1]])
-            density = jax.ops.segment_sum(messages, receivers, activated.shape[0])
-            mixed = nn.Dense(2 * self.channels, use_bias=False, name=f"mix_{degree}")(density)
+            own = density[:, degree**2 - 1 : (degree + 1) ** 2 - 1]
+            mixed = nn.Dense(2 * self.channels, use_bias=False, name=f"mix_{degree}")(own)
             left, right = jnp.split(mixed, 2, axis=-1)
             invariants.append((left * right).sum(axis=1))
         return jnp.concatenate(invariants, axis=-1)
