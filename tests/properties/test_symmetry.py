@@ -25,7 +25,7 @@ Case = tuple[Batch, Callable[[Batch], Prediction], Prediction]
     scope="module",
     params=[
         {"n_dcm": 1, "exact_monopoles": False, "physnet_degree": 0},
-        {"n_dcm": 3, "exact_monopoles": True, "mix_coulomb_energy": True, "physnet_degree": 3},
+        {"n_dcm": 3, "exact_monopoles": True, "mix_coulomb_energy": True, "physnet_degree": 2},
         {"n_dcm": 3, "exact_monopoles": False, "dcmnet_max_degree": 1},
     ],
     ids=["1-penalised-distances", "3-exact-mixed-angles", "3-penalised"],
