@@ -7,7 +7,7 @@ import codecs
 import difflib
 import sys
 import tomllib
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -78,6 +78,15 @@ def values_before(config_class: type, written: Container[str]) -> dict[str, Any]
     """Return the values of the settings that are newer than a run, whose file has the settings ``written``."""
     found = {one.name: one.metadata["before"] for one in fields(config_class)}
     return {name: value for name, value in found.items() if value is not None and name not in written}
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command line that give settings these values, which are numbers, texts or booleans."""
+    words = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
 
 
 @dataclass(frozen=True)

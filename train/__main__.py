@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError, run_program
-from shared.settings import parse_settings, read_toml, values_before
+from shared.settings import as_flags, parse_settings, read_toml, values_before
 from train.config import TrainConfig
 from train.step.start import start_jax
 
@@ -57,8 +57,7 @@ def _settings_of_run(argv: list[str]) -> list[str]:
     if not settings.exists():
         raise UserError(f"--from-run {found.from_run}: not a run (it holds no config.toml)")
     name = [] if found.name else ["--name", f"{Path(found.from_run).resolve().name}-again"]
-    newer = values_before(TrainConfig, read_toml(settings).get("train", {}))
-    older = [word for key, value in newer.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    older = as_flags(values_before(TrainConfig, read_toml(settings).get("train", {})))
     return ["--config", str(settings), *name, *older, *argv]
 
 

@@ -19,7 +19,7 @@ from shared.files import naming, write_atomically
 from shared.locks import Lock
 from shared.provenance import git_commit, processor, versions
 from shared.sealed import read_sealed, write_sealed
-from shared.settings import FIXED, as_tables, checked, names_in, read_toml, save_settings, values_before
+from shared.settings import FIXED, as_flags, as_tables, checked, names_in, read_toml, save_settings, values_before
 from train.config import TrainConfig
 from train.data.dataset import Cache
 
@@ -311,9 +311,10 @@ def check_settings(folder: RunFolder, config: TrainConfig) -> None:
     changed = [name for name in names if getattr(saved, name) != getattr(config, name)]
     if changed:
         shown = ", ".join(f"{name} {getattr(saved, name)} → {getattr(config, name)}" for name in changed)
+        flags = " ".join(as_flags({name: getattr(saved, name) for name in changed}))
         raise UserError(
-            f"{folder.path}: holds a run with other settings ({shown}); choose another name (--name, or make's NAME=), "
-            "or delete the folder"
+            f"{folder.path}: holds a run with other settings ({shown}); go on with its own ({flags}), choose another "
+            "name (--name, or make's NAME=), or delete the folder"
         )
 
 

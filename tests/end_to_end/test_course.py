@@ -166,8 +166,10 @@ def test_fine_tuning_begins_with_the_other_run_s_weights(
     assert errors == pytest.approx(expected, rel=1e-5, abs=1e-7)
     assert json.loads((tuned / "run.json").read_text())["init_from"]
 
-    with pytest.raises(UserError, match=r"take over --n-dcm 2$"):
-        loop.train(dataclasses.replace(small.config, runs_dir=str(tmp_path), name="x", n_dcm=3, init_from=str(trained)))
+    other = {"n_dcm": 3, "share_features": not small.config.share_features}
+    share = "--share-features" if small.config.share_features else "--no-share-features"
+    with pytest.raises(UserError, match=rf"take over --n-dcm 2 {share}$"):
+        loop.train(dataclasses.replace(small.config, runs_dir=str(tmp_path), name="x", init_from=str(trained), **other))
     with pytest.raises(UserError, match="no such file"):
         small.run(monkeypatch, tmp_path, name="y", init_from=str(tmp_path / "nothing"))
     assert not {"x", "y"} & {path.name for path in tmp_path.iterdir()}

@@ -19,7 +19,7 @@ from shared.errors import UserError
 from shared.locks import Lock
 from shared.log import log
 from shared.schema import Split
-from shared.settings import Scope, names_in
+from shared.settings import Scope, as_flags, names_in
 from train import run_folder
 from train.config import ModelConfig, TrainConfig
 from train.data.dataset import Cache
@@ -217,7 +217,7 @@ def check_same_model(config: ModelConfig, other: ModelConfig, run: str) -> None:
         names.append("mix_coulomb_energy")
     changed = [name for name in names if getattr(config, name) != getattr(other, name)]
     if changed:
-        flags = " ".join(f"--{name.replace('_', '-')} {getattr(other, name)}" for name in changed)
+        flags = " ".join(as_flags({name: getattr(other, name) for name in changed}))
         raise UserError(f"--init-from {run}: its model has other settings than this one; take over {flags}")
 
 
