@@ -18,6 +18,7 @@ from train.model.prediction import Prediction
 MOLECULES = [[6, 8, 8], [7, 1, 1, 1, 1], [8, 1], [2]]
 CHARGES = [0.0, 1.0, -1.0, 0.0]
 CUTOFFS = (2.5, 4.0)
+LONGEST = 0.05
 Case = tuple[Batch, Callable[[Batch], Prediction], Prediction]
 
 
@@ -26,9 +27,9 @@ Case = tuple[Batch, Callable[[Batch], Prediction], Prediction]
     params=[
         {"n_dcm": 1, "exact_monopoles": False, "physnet_degree": 0},
         {"n_dcm": 3, "exact_monopoles": True, "mix_coulomb_energy": True, "physnet_degree": 2},
-        {"n_dcm": 3, "exact_monopoles": False, "dcmnet_max_degree": 1},
+        {"n_dcm": 3, "exact_monopoles": False, "dcmnet_max_degree": 1, "longest_arm": LONGEST},
     ],
-    ids=["1-penalised-distances", "3-exact-mixed-angles", "3-penalised"],
+    ids=["1-penalised-distances", "3-exact-mixed-angles", "3-penalised-bound"],
 )
 def case(request: pytest.FixtureRequest) -> Case:
     """A batch of molecules and ions, a model, and its prediction there."""
@@ -41,6 +42,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     offsets = before.dcm_sites - batch.positions[:, :, None, :]
     assert np.abs(offsets[:2, :3]).max() > 1e-3
     assert np.abs(before.forces[:2, :3]).max() > 1e-3
+    bound = request.param.get("longest_arm", np.inf)
+    assert min(bound, 0.1) / 2 < np.linalg.norm(offsets, axis=-1).max() <= bound
     return batch, lambda moved: jax.device_get(predict(params, moved)), before
 
 

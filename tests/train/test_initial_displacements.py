@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -57,6 +58,9 @@ def test_of_one_length_whatever_was_drawn(n_dcm: int, loader: Loader) -> None:
         assert np.sqrt((farthest**2).mean()) == pytest.approx(0.2, rel=0.25)
         lengths.append(np.linalg.norm(before, axis=-1).max())
     assert max(lengths) > 1.3 * min(lengths)
+    # Before a bound, which none of them would reach.
+    bound = scale_displacements(drawn, dataclasses.replace(config, longest_arm=0.1), CHARGES, loader)
+    jax.tree.map(np.testing.assert_array_equal, bound, params)
 
 
 @pytest.mark.parametrize("n_dcm", [2, 3, 4])

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import support
-from tests.properties.helpers import build
 from train.model.dcmnet import bound_length
 
 LONGEST = 0.4
@@ -37,15 +35,3 @@ def test_two_derivatives_exist_everywhere(length: float) -> None:
     np.testing.assert_allclose(slope, np.diag([1.0 / np.cosh(x) ** 2, across, across]), atol=1e-6)
     np.testing.assert_allclose(curvature[0, 0, 0], -2.0 / LONGEST * np.tanh(x) / np.cosh(x) ** 2, rtol=1e-4, atol=1e-5)
     assert np.isfinite(curvature).all()
-
-
-def test_the_models_charges_keep_to_the_bound() -> None:
-    rng = np.random.default_rng(2)
-    batch = support.random_batch(rng, [[6, 8, 8, 1], [7, 1, 1]], atoms=5, grid=4, cutoffs=(6.0, 10.0))
-
-    def longest(**changes: float) -> float:
-        _, params, predict = build(batch, scale=1.0, **changes)
-        return float(np.linalg.norm(predict(params, batch).dcm_sites - batch.positions[:, :, None], axis=-1).max())
-
-    assert longest() > 3 * LONGEST
-    assert 0.5 * LONGEST < longest(longest_arm=LONGEST) <= LONGEST * (1 + 1e-6)

@@ -61,10 +61,10 @@ def test_interaction_is_the_sum_over_neighbours() -> None:
     with jax.enable_x64(True):
         pairs = Pairs(jnp.asarray(FIRST), jnp.asarray(SECOND), jnp.zeros((len(FIRST), 3)))
         module = Interaction(residuals=1, basis=BASIS, cutoff=CUTOFF)
-        drawn = module.init(jax.random.key(0), x, DISTANCES, pairs, [])
+        drawn = module.init(jax.random.key(0), x, DISTANCES, pairs, None)
         # None of them zero, as those of a new block are.
         params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), drawn)
-        found = np.asarray(module.apply(params, x, DISTANCES, pairs, []))
+        found = np.asarray(module.apply(params, x, DISTANCES, pairs, None))
     np.testing.assert_allclose(found, expected_interaction(params["params"], x), rtol=1e-10)
 
 
@@ -77,8 +77,9 @@ def test_angular_terms_are_legendre_polynomials_of_the_angles() -> None:
     distances = np.linalg.norm(vectors, axis=1)
     with jax.enable_x64(True):
         pairs = Pairs(jnp.asarray(FIRST), jnp.asarray(SECOND), jnp.asarray(vectors))
+        harmonics = spherical_harmonics(pairs.displacements, degree)
         module = Angular(degree, channels, BASIS, CUTOFF)
-        arguments = (x, distances, spherical_harmonics(pairs.displacements, degree), pairs)
+        arguments = (x, distances, jnp.concatenate(harmonics[1:], axis=-1), pairs)
         params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), module.init(jax.random.key(0), *arguments))
         found = np.asarray(module.apply(params, *arguments))
     weights = params["params"]

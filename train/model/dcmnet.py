@@ -22,7 +22,6 @@ from train.model.equivariant import (
     spherical_harmonics,
 )
 from train.model.graph import Edges
-from train.model.physnet import activation
 
 Array = jax.Array
 
@@ -186,10 +185,9 @@ class DCMNet(nn.Module):
         charged = DegreeDense(self.features, use_bias=False, name="monopole")([monopoles[:, None]])
         scalars = embedded[:, 0, 0] + charged[0]
         if atom_features is not None:
-            known = activation(atom_features).reshape(scalars.shape[0], -1)
             # From zero: a new network begins as one without them.
             shared = nn.Dense(self.features, use_bias=False, kernel_init=nn.initializers.zeros, name="shared")
-            scalars = scalars + shared(known)
+            scalars = scalars + shared(atom_features.reshape(scalars.shape[0], -1))
         x: Components = [scalars]
         for i in range(self.iterations):
             y = MessagePass(self.max_degree, name=f"message_{i}")(x, radial, harmonics, edges)

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from shared.elements import MAX_ATOMIC_NUMBER
 from train.model.electrostatics import damped_coulomb_energy, polynomial_cutoff
-from train.model.equivariant import Components, spherical_harmonics
+from train.model.equivariant import spherical_harmonics
 from train.model.graph import Pairs
 
 Array = jax.Array
@@ -40,7 +40,7 @@ class PhysNetOutput(NamedTuple):
     energy: Array  # (B,) eV
     charges: Array  # (B, A) e, 0 for padding; they sum to the total charge
     charge_excess: Array  # (B,) e, of the sum of the charges over the total charge, before it was corrected
-    features: Array  # (B, A, features) of the last module; without meaning for padding
+    features: Array  # (B, A, features) σ(x) of the last module; without meaning for padding
 
 
 def radial_basis(distances: Array, num: int, cutoff: float) -> Array:
@@ -140,13 +140,13 @@ class Angular(nn.Module):
     cutoff: float
 
     @nn.compact
-    def __call__(self, activated: Array, distances: Array, harmonics: Components, pairs: Pairs) -> Array:
+    def __call__(self, activated: Array, distances: Array, directions: Array, pairs: Pairs) -> Array:
         """Return invariants (N, degree · channels).
 
         Args:
             activated: (N, features) σ(x).
             distances: (P,) of the pairs in Å.
-            harmonics: (degree + 1)² spherical harmonics of the pairs' directions, (P, 1) each.
+            directions: (P, (degree + 1)² - 1) spherical harmonics of the pairs' displacements, from degree 1.
             pairs: of the batch.
         """
         width = self.degree * self.channels
@@ -157,11 +157,10 @@ class Angular(nn.Module):
         def by_component(values: Array) -> Array:
             return values.reshape(-1, self.degree, self.channels)[:, degrees - 1]
 
-        directions = jnp.concatenate(harmonics[1:], axis=-1)[..., None]
-        to_first = by_component(filters * others[pairs.second_idx]) * directions
         # Seen from the other atom, the direction is the opposite one.
-        opposite = directions * np.where(degrees % 2, -1.0, 1.0).astype(directions.dtype)[:, None]
-        to_second = by_component(filters * others[pairs.first_idx]) * opposite
+        opposite = directions * np.where(degrees % 2, -1.0, 1.0).astype(directions.dtype)
+        to_first = by_component(filters * others[pairs.second_idx]) * directions[..., None]
+        to_second = by_component(filters * others[pairs.first_idx]) * opposite[..., None]
         receivers = jnp.concatenate([pairs.first_idx, pairs.second_idx])
         density = jax.ops.segment_sum(jnp.concatenate([to_first, to_second]), receivers, activated.shape[0])
         invariants = []
@@ -186,14 +185,14 @@ class Interaction(nn.Module):
     channels: int = 0
 
     @nn.compact
-    def __call__(self, x: Array, distances: Array, pairs: Pairs, harmonics: Components) -> Array:
+    def __call__(self, x: Array, distances: Array, pairs: Pairs, directions: Array | None) -> Array:
         """Update features (N, features) with messages both ways between P pairs.
 
         Args:
             x: (N, features).
             distances: (P,) of the pairs in Å.
             pairs: of the batch.
-            harmonics: spherical harmonics of the pairs' directions, (P, 1) each, up to ``degree``.
+            directions: as in :class:`Angular`; None without a degree.
         """
         features = x.shape[-1]
         activated = activation(x)
@@ -203,9 +202,9 @@ class Interaction(nn.Module):
         messages = jnp.concatenate([filters * others[pairs.second_idx], filters * others[pairs.first_idx]])
         receivers = jnp.concatenate([pairs.first_idx, pairs.second_idx])
         v = own + jax.ops.segment_sum(messages, receivers, x.shape[0])
-        if self.degree:
+        if directions is not None:
             angular = Angular(self.degree, self.channels, self.basis, self.cutoff, name="angular")
-            v = v + nn.Dense(features, name="angular_update")(angular(activated, distances, harmonics, pairs))
+            v = v + nn.Dense(features, name="angular_update")(angular(activated, distances, directions, pairs))
         for i in range(self.residuals):
             v = Residual(name=f"residual_{i}")(v)
         gate = self.param("gate", nn.initializers.ones, (features,))
@@ -271,13 +270,15 @@ class PhysNet(nn.Module):
         x = nn.Embed(elements, self.features, embedding_init=nn.initializers.normal(1.0), name="embedding")(
             flat_numbers
         )
-        harmonics = spherical_harmonics(pairs.displacements, self.degree) if self.degree else []
+        directions = None
+        if self.degree:
+            directions = jnp.concatenate(spherical_harmonics(pairs.displacements, self.degree)[1:], axis=-1)
         interaction = functools.partial(
             Interaction, self.residual_interaction, self.basis, self.cutoff, self.degree, self.channels
         )
         outputs = jnp.zeros((x.shape[0], 2), x.dtype)
         for i in range(self.iterations):
-            x = interaction(name=f"interaction_{i}")(x, distances, pairs, harmonics)
+            x = interaction(name=f"interaction_{i}")(x, distances, pairs, directions)
             for j in range(self.residual_atomic):
                 x = Residual(name=f"atomic_{i}_{j}")(x)
             outputs = outputs + Output(self.residual_output, name=f"output_{i}")(x)
@@ -287,7 +288,7 @@ class PhysNet(nn.Module):
         atomic = jnp.where(atom_mask[..., None], atomic, 0.0)
         charges, excess = conserve_charge(atomic[..., 1], atom_mask, total_charge)
         coulomb = damped_coulomb_energy(charges, positions, atom_mask, self.cutoff)
-        return PhysNetOutput(atomic[..., 0].sum(axis=1) + coulomb, charges, excess, x.reshape(*shape, -1))
+        return PhysNetOutput(atomic[..., 0].sum(axis=1) + coulomb, charges, excess, activation(x).reshape(*shape, -1))
 
 
 def conserve_charge(charges: Array, atom_mask: Array, total_charge: Array) -> tuple[Array, Array]:

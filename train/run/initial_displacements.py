@@ -60,7 +60,8 @@ def _lengths(params: Params, config: ModelConfig, charges: np.ndarray, loader: L
     index = int(np.argmax(sizes))
     if not sizes[index]:
         return np.zeros(0)
-    dcmnet = build_model(config).dcmnet
+    # Before they are bound: a bound length does not grow with the weights.
+    dcmnet = build_model(config).dcmnet.clone(longest_arm=0.0)
 
     @functools.partial(jax.jit, compiler_options=UNOPTIMIZED)
     def farthest(params: Params, batch: Batch) -> jax.Array:
