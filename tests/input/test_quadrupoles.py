@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from shared.errors import UserError
+from shared.input.quadrupoles import find_form
 from shared.manifest import current_stages, read_manifest, stage_folder
 from tests import support
 from train.data.dataset import open_cache
@@ -121,6 +122,17 @@ def test_every_form_gives_the_same_tensors(case: str, files: tuple[Arrays, Array
         tolerance = 1e-3 if case == "float32, rounded" else 2e-6 * np.abs(files[0]["about_zero"][row]).max()
         np.testing.assert_allclose(quadrupole, expected, atol=tolerance, err_msg=f"row {row}")
         assert np.trace(quadrupole) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_noise_of_a_symmetric_molecule_is_a_quadrupole(files: tuple[Arrays, Arrays]) -> None:
+    """PySCF's of methane is 1e-15 e·Å² and not symmetric, beside which those of other molecules are read."""
+    tensors = files[0]["about_mass"].copy()
+    tensors[3] = 1e-15 * np.random.default_rng(0).normal(size=(3, 3))
+    form = find_form(tensors)
+    assert not isinstance(form, str)
+    assert form.is_traceless
+    tensors[3, 0, 1] += 0.1
+    assert find_form(tensors) == "not symmetric, so no quadrupole"
 
 
 LEFT_ALONE: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
