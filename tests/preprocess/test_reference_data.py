@@ -38,6 +38,7 @@ from preprocess.reference_data import divide_molecules
 from shared import units
 from shared.elements import MASSES, centers_of_mass
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
+from shared.multipole_moments import moved_quadrupoles
 from shared.normal_modes import HBAR
 from tests import support
 
@@ -165,6 +166,18 @@ def test_potential_far_away_is_that_of_the_multipoles(molecule: Molecule) -> Non
     dipole = found.dipole * units.DEBYE_IN_E_ANGSTROM / units.BOHR_IN_ANGSTROM
     assert np.linalg.norm(dipole) > 0.3
     np.testing.assert_allclose((there - opposite) / 2, directions @ dipole / bohr**2, atol=3e-8)
+
+
+def test_quadrupole_of_pyscf_is_in_debye_angstrom_about_zero() -> None:
+    """By default: what files that keep it as Q are taken to hold, and --quadrupole-origin zero moves."""
+    molecule = hehplus()
+    center = centers_of_mass(molecule.positions[None], molecule.atomic_numbers[None])
+    given = converge(molecule, SMALL).quad_moment(verbose=0)[None] * units.DEBYE_IN_E_ANGSTROM
+    found = compute(molecule, SMALL, np.zeros((0, 3)))
+    dipole = found.dipole * units.DEBYE_IN_E_ANGSTROM + molecule.charge * center
+    charge = np.array([molecule.charge])
+    np.testing.assert_allclose(moved_quadrupoles(given, dipole, charge, center)[0], found.quadrupole, atol=1e-6)
+    assert np.abs(given[0] - found.quadrupole).max() > 1.0
 
 
 def test_core_potentials_belong_to_their_basis() -> None:
