@@ -12,7 +12,7 @@ from preprocess.reference.method import Level, core_potentials, without_advice
 from preprocess.reference.molecules import Molecule
 from shared import units
 from shared.elements import centers_of_mass, symbol
-from shared.multipole_moments import traceless
+from shared.multipoles import traceless
 
 _BLOCK_BYTES = 64 << 20
 """Bytes of the integrals of the potential held at a time."""

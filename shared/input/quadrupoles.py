@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shared.multipole_moments import traceless
+from shared.multipoles import traceless
 
 _ASYMMETRY = 1e-3
 """Largest asymmetry over the norm, the median one for smaller tensors: of symmetric molecules they are noise alone."""

@@ -38,7 +38,7 @@ from preprocess.reference_data import divide_molecules
 from shared import units
 from shared.elements import MASSES, centers_of_mass
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
-from shared.multipole_moments import moved_quadrupoles
+from shared.multipoles import moved_quadrupoles
 from shared.normal_modes import HBAR
 from tests import support
 
