@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from shared.errors import UserError
+from shared.input.labelled import open_source, read_labelled
+from shared.input.labels import FrameKeys
 from shared.input.quadrupoles import find_form
 from shared.manifest import current_stages, read_manifest, stage_folder
 from tests import support
@@ -133,6 +135,16 @@ def test_noise_of_a_symmetric_molecule_is_a_quadrupole(files: tuple[Arrays, Arra
     assert form.is_traceless
     tensors[3, 0, 1] += 0.1
     assert find_form(tensors) == "not symmetric, so no quadrupole"
+
+
+def test_labels_that_predictions_are_compared_with(files: tuple[Arrays, Arrays], tmp_path: Path) -> None:
+    """Second moments without their trace; the 0 of a symmetric molecule is a label too."""
+    second, expected = files[0]["second"].copy(), files[0]["about_mass"].copy()
+    second[3] = expected[3] = 0.0
+    path, _ = support.write_pair(tmp_path, "all", plain(files) | {"quadrupole": second}, files[1])
+    ((*molecules,),) = read_labelled([open_source(str(path), FrameKeys())], {}, COUNT)
+    assert molecules[3].quadrupole is not None
+    np.testing.assert_allclose([one.quadrupole for one in molecules], expected, atol=1e-5)
 
 
 LEFT_ALONE: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
