@@ -1,8 +1,44 @@
-"""The potential of charges, dipoles and quadrupoles, for fits by least squares."""
+"""Multipoles: quadrupoles ½ Σ q (3 x xᵀ - |x|² 1) without trace or about another origin, and potentials for fits.
+
+Convention: A. D. Buckingham, Quarterly Reviews 1959, 13, 183.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+
+HARMONICS = np.array(
+    [
+        [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]],
+        [[0, 0, 0.5], [0, 0, 0], [0.5, 0, 0]],
+        [[0, 0, 0], [0, 0, 0.5], [0, 0.5, 0]],
+        [[0.5, 0, 0], [0, -0.5, 0], [0, 0, 0]],
+        np.diag([-1, -1, 2]) / np.sqrt(12.0),
+    ]
+)
+"""Unit quadrupoles Θ (5, 3, 3), of potential nᵀ Θ n/r³: nᵀ Θ n is xy, xz, yz, (x² - y²)/2 and (3 z² - 1)/√12 of n."""
+
+
+def traceless(tensors: np.ndarray) -> np.ndarray:
+    """Return the symmetric traceless part of tensors (..., 3, 3)."""
+    symmetric = 0.5 * (tensors + np.swapaxes(tensors, -1, -2))
+    return np.asarray(symmetric - np.trace(symmetric, axis1=-2, axis2=-1)[..., None, None] / 3.0 * np.eye(3))
+
+
+def moved_quadrupoles(
+    quadrupoles: np.ndarray, dipoles: np.ndarray, charges: np.ndarray, shift: np.ndarray
+) -> np.ndarray:
+    """Return quadrupoles (n, 3, 3) in e·Å² about an origin that lies ``shift`` from that of the given moments.
+
+    Args:
+        quadrupoles: (n, 3, 3) in e·Å².
+        dipoles: (n, 3) in e·Å, about the same origin.
+        charges: (n,) in e, total.
+        shift: (n, 3) in Å.
+    """
+    # x xᵀ of x - s: the dipole enters twice, the charge once.
+    outer = charges[:, None, None] * shift[:, :, None] * shift[:, None, :] - 2.0 * dipoles[:, :, None] * shift[:, None]
+    return quadrupoles + 1.5 * traceless(outer)
 
 
 def multipole_potentials(offset: np.ndarray, n_dipoles: int, n_quadrupoles: int, shortest: float = 0.0) -> np.ndarray:
@@ -18,7 +54,7 @@ def multipole_potentials(offset: np.ndarray, n_dipoles: int, n_quadrupoles: int,
     inverse = 1 / np.maximum(np.sqrt(np.einsum("npak,npak->npa", offset, offset)), shortest)
     dipoles = offset[:, :, :n_dipoles] * inverse[:, :, :n_dipoles, None] ** 3
     x, y, z = np.moveaxis(offset[:, :, :n_quadrupoles] * inverse[:, :, :n_quadrupoles, None], 3, 0)
-    # The five real d harmonics over r³, scaled alike; their quadrupoles are in preprocess.checks.multipoles.
+    # nᵀ Θ n of each of HARMONICS.
     harmonics = (x * y, x * z, y * z, (x * x - y * y) / 2, (3 * z * z - 1) / np.sqrt(12.0))
     cubed = inverse[:, :, :n_quadrupoles] ** 3
     return np.concatenate(

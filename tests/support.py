@@ -15,7 +15,7 @@ from preprocess.__main__ import preprocess
 from preprocess.config import PreprocessConfig
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.manifest import current_stages, read_manifest, shard_entries, stage_folder, write_manifest
-from shared.multipole_moments import traceless
+from shared.multipoles import traceless
 from shared.shards import describe_shard, map_shard, write_shard
 from train.config import ModelConfig, TrainConfig
 from train.data.batch import Batch, empty_batch

@@ -10,7 +10,7 @@ import numpy as np
 from preprocess.checks.evidence import CANDIDATES, TOO_FEW_POINTS, CheckInput
 from preprocess.checks.multipoles import USUAL, Fit, Sites, charges_only, choose_sites, fit, number_of_unknowns
 from preprocess.checks.physical_constants import ELECTRONEGATIVITY, INSIDE_RADII
-from shared.multipole_moments import moved_quadrupoles
+from shared.multipoles import moved_quadrupoles
 from shared.units import BOHR_IN_ANGSTROM
 
 _POINTS = 512

@@ -13,8 +13,7 @@ import numpy as np
 
 from preprocess.checks.evidence import TOO_FEW_POINTS
 from shared.elements import VAN_DER_WAALS_RADII
-from shared.multipole_moments import traceless
-from shared.multipoles import multipole_potentials
+from shared.multipoles import HARMONICS, multipole_potentials, traceless
 from shared.units import BOHR_IN_ANGSTROM
 
 _RIDGE = 1e-6
@@ -23,17 +22,6 @@ _RIDGE = 1e-6
 USUAL = 90
 """Most unknowns of a fit that is cheap enough for every molecule."""
 LARGEST = 260
-
-_HARMONICS = np.array(
-    [
-        [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]],
-        [[0, 0, 0.5], [0, 0, 0], [0.5, 0, 0]],
-        [[0, 0, 0], [0, 0, 0.5], [0, 0.5, 0]],
-        [[0.5, 0, 0], [0, -0.5, 0], [0, 0, 0]],
-        np.diag([-1, -1, 2]) / np.sqrt(12.0),
-    ]
-)
-"""Quadrupoles Θ (5, 3, 3) whose potential nᵀ Θ n/r³ is that of each unit harmonic."""
 
 _SMALLEST_SHARE = 0.3
 _SHORTEST_BOHR = 0.5
@@ -162,7 +150,7 @@ def _moments(sites: Sites) -> np.ndarray:
         own = slice(atoms + axis * sites.n_dipoles, atoms + (axis + 1) * sites.n_dipoles)
         sums[:, own, 1 + axis] = BOHR_IN_ANGSTROM
         tensors[:, own, axis] = BOHR_IN_ANGSTROM * arms[:, : sites.n_dipoles]
-    for index, tensor in enumerate(_HARMONICS):
+    for index, tensor in enumerate(HARMONICS):
         start = atoms + 3 * sites.n_dipoles + index * sites.n_quadrupoles
         tensors[:, start : start + sites.n_quadrupoles] = BOHR_IN_ANGSTROM**2 / 3.0 * tensor
     return np.concatenate([sums, 3.0 * traceless(tensors).reshape(n, sites.size, 9)], axis=2)

@@ -15,12 +15,13 @@ _ALIKE = 0.95
 _APART = 0.01
 _MOST, _NEARLY_ALL = 0.6, 0.8
 
+_OURS = "½ Σ q (3 x xᵀ - |x|² 1)"
 _CONVENTIONS = {
-    "½ Σ q (3 x xᵀ - |x|² 1)": 1.0,
-    "Σ q (3 x xᵀ - |x|² 1)": 2.0,
-    "Σ q (x xᵀ - ⅓ |x|² 1)": 2.0 / 3.0,
+    _OURS: (1.0, ""),
+    "Σ q (3 x xᵀ - |x|² 1)": (2.0, "halve it"),
+    "Σ q (x xᵀ - ⅓ |x|² 1)": (2.0 / 3.0, "multiply it by 1.5"),
 }
-"""Conventions of traceless quadrupoles, and their size over the first one, which is the project's."""
+"""Conventions of traceless quadrupoles: their size over the first one, the project's, and how to change to that."""
 
 
 def judge_quadrupoles(group: MoleculeGroup) -> list[Finding]:
@@ -63,23 +64,21 @@ def _unit_and_convention(group: MoleculeGroup, factor: float, agree: np.ndarray,
     units = [given, *(unit for unit in QUADRUPOLE_UNITS if unit != given)]
     readings = {
         (unit, convention): QUADRUPOLE_UNITS[unit] / QUADRUPOLE_UNITS[given] / size
-        for convention, size in _CONVENTIONS.items()
+        for convention, (size, _) in _CONVENTIONS.items()
         for unit in units
     }
     unit, convention = min(readings, key=lambda one: round(abs(np.log(factor / readings[one])), 6))
     off = abs(np.log(factor / readings[unit, convention]))
-    ours = next(iter(_CONVENTIONS))
-    if (unit, convention) == (given, ours) and off < 0.1:
+    if (unit, convention) == (given, _OURS) and off < 0.1:
         return []
     if off > 0.05:
         what = f"{numbers}, which no unit and no convention explains"
         remedy = "look at its unit (--quadrupole-unit) and convention; until then train with --quadrupole-weight 0"
         return [group.find("quadrupole-unit", "warning", agree, what, remedy, known)]
     flag = "" if unit == given else f"--quadrupole-unit {unit}"
-    if convention == ours:
+    if convention == _OURS:
         what = f"the quadrupole is given as {given}, but fits as {unit}: {numbers}"
         return [group.find("quadrupole-unit", "error", agree, what, flag, known)]
-    size = {2.0: "halve it", 2.0 / 3.0: "multiply it by 1.5"}[_CONVENTIONS[convention]]
     what = f"the quadrupole fits as {convention} in {unit}: {numbers}"
-    remedy = f"{size} in the file, to make it {ours}" + (f", and {flag}" if flag else "")
+    remedy = f"{_CONVENTIONS[convention][1]} in the file, to make it {_OURS}" + (f", and {flag}" if flag else "")
     return [group.find("quadrupole-convention", "error", agree, what, remedy, known)]

@@ -19,7 +19,7 @@ from shared.input.layout import Quantity
 from shared.input.npz import Checksum
 from shared.input.npz_rows import NpzRows
 from shared.input.rows import read_atoms, read_names, read_numbers, read_quadrupoles, read_values
-from shared.multipole_moments import moved_quadrupoles
+from shared.multipoles import moved_quadrupoles
 
 _TARGETS: tuple[Quantity, ...] = ("energy", "forces", "dipole", "quadrupole")
 _GRID_QUANTITIES: tuple[Quantity, ...] = ("grid", "esp", "esp_mask")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from preprocess.reference.extras import installed_version
 from preprocess.reference.molecules import Molecule
 from shared.elements import symbol
 from shared.errors import UserError
@@ -45,14 +46,7 @@ def pyscf_version() -> str:
     Raises:
         UserError: PySCF is not installed.
     """
-    try:
-        import pyscf
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "reference data are computed by PySCF, which is not installed here: make reference-data installs it, or "
-            'pip install -e ".[reference]"'
-        ) from error
-    return str(pyscf.__version__)
+    return installed_version("PySCF", "reference data are computed by", make="reference-data", extra="reference")
 
 
 def require_computable(level: Level, molecules: Sequence[Molecule]) -> None:

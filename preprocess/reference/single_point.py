@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pyscf import dft, gto, scf
+from pyscf.scf import hf
 
 from preprocess.reference.method import Level, core_potentials, without_advice
 from preprocess.reference.molecules import Molecule
 from shared import units
 from shared.elements import centers_of_mass, symbol
+from shared.multipoles import traceless
 
 _BLOCK_BYTES = 64 << 20
 """Bytes of the integrals of the potential held at a time."""
@@ -118,20 +120,14 @@ def potential(mol: Any, density: np.ndarray, points_bohr: np.ndarray) -> np.ndar
 def _dipole(molecule: Molecule, mol: Any, density: np.ndarray) -> np.ndarray:
     """Return the dipole (3,) in Debye about the origin; for ions, where that matters, about the centre of mass."""
     origin = _center_bohr(molecule) if molecule.charge else np.zeros(3)
-    with mol.with_common_orig(origin):
-        electrons = np.einsum("xij,ij->x", mol.intor_symmetric("int1e_r", comp=3), density)
-    nuclei = mol.atom_charges() @ (mol.atom_coords() - origin)
-    return (nuclei - electrons) * units.E_BOHR_IN_E_ANGSTROM / units.DEBYE_IN_E_ANGSTROM
+    moment = hf.dip_moment(mol, density, unit="au", origin=origin, verbose=0)
+    return np.asarray(moment) * units.E_BOHR_IN_E_ANGSTROM / units.DEBYE_IN_E_ANGSTROM
 
 
 def _quadrupole(molecule: Molecule, mol: Any, density: np.ndarray) -> np.ndarray:
     """Return the quadrupole ½ Σ q (3 x xᵀ - |x|² 1), (3, 3) in e·Å², about the centre of mass."""
-    center = _center_bohr(molecule)
-    with mol.with_common_orig(center):
-        electrons = np.einsum("xij,ij->x", mol.intor("int1e_rr", comp=9, hermi=1), density).reshape(3, 3)
-    nuclei = mol.atom_coords() - center
-    moment = np.einsum("n,na,nb->ab", mol.atom_charges(), nuclei, nuclei) - electrons
-    return (3.0 * moment - np.trace(moment) * np.eye(3)) / 2.0 * units.BOHR_IN_ANGSTROM**2
+    moment = hf.quad_moment(mol, density, unit="au", origin=_center_bohr(molecule), verbose=0)
+    return traceless(moment) * units.BOHR_IN_ANGSTROM**2
 
 
 def _center_bohr(molecule: Molecule) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 from tqdm import tqdm
 
+from preprocess.reference.extras import installed_version
 from shared.elements import MASSES
 from shared.errors import UserError
 from shared.text import shown
@@ -46,14 +47,7 @@ def rdkit_version() -> str:
     Raises:
         UserError: RDKit is not installed.
     """
-    try:
-        import rdkit
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "--smiles: SMILES are read by RDKit, which is not installed here: make reference-data SMILES=FILE installs "
-            'it, or pip install -e ".[smiles]"'
-        ) from error
-    return str(rdkit.__version__)
+    return installed_version("RDKit", "--smiles: SMILES are read by", make="reference-data SMILES=FILE", extra="smiles")
 
 
 def embed_files(paths: Sequence[str], seed: int) -> list[Embedded]:

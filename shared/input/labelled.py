@@ -123,6 +123,8 @@ def _converted(molecule: LabelledMolecule, source: Source, flags: Mapping[Kind, 
 
 def _quadrupole(tensor: np.ndarray, scale: float) -> np.ndarray | None:
     """Return the traceless quadrupole (3, 3) of a molecule's tensor; None if it is none."""
+    if not tensor.any():  # of a symmetric molecule
+        return tensor
     form = find_form(tensor[None])
     if isinstance(form, str):
         return None

@@ -287,7 +287,7 @@ def _find_quadrupole(
             left_alone[key] = f"{_described(file, key)}, not the tensors (n, 3, 3) of quadrupoles"
         else:
             file.check(key, shape, "float")
-            found = find_form(_first_rows(file, key, min(rows, _ROWS_LOOKED_AT)))
+            found = find_form(_first_known_rows(file, key, rows))
             if isinstance(found, str):
                 left_alone[key] = found
             else:
@@ -338,6 +338,19 @@ def _first_rows(file: NpzFile, key: str, count: int) -> np.ndarray:
         return rows.read(key, 0, count)[0]
     finally:
         rows.close()
+
+
+def _first_known_rows(file: NpzFile, key: str, count: int) -> np.ndarray:
+    """Return the first piece of a member of ``count`` rows in which a number is not 0; the last piece if none is."""
+    rows = NpzRows(file)
+    try:
+        for start in range(0, count, _ROWS_LOOKED_AT):
+            values = rows.read(key, start, min(start + _ROWS_LOOKED_AT, count))[0]
+            if np.nan_to_num(values).any():
+                break
+    finally:
+        rows.close()
+    return values
 
 
 def _is_scalar(shape: tuple[int, ...], rows: int) -> bool:

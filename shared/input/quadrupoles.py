@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shared.multipole_moments import traceless
+from shared.multipoles import traceless
 
 _ASYMMETRY = 1e-3
+"""Largest asymmetry over the norm, the median one for smaller tensors: of symmetric molecules they are noise alone."""
 _TRACE = 0.05
 """Largest trace over the norm of a traceless tensor, which may be rounded; that of second moments is about 1."""
 
@@ -38,7 +39,8 @@ def find_form(values: np.ndarray) -> TensorForm | str:
     for order in orders:
         tensors = rows[:, order].reshape(-1, 3, 3)
         size = np.linalg.norm(tensors, axis=(1, 2))
-        if (np.abs(tensors - tensors.transpose(0, 2, 1)).max(axis=(1, 2)) > _ASYMMETRY * size).any():
+        asymmetry = np.abs(tensors - tensors.transpose(0, 2, 1)).max(axis=(1, 2))
+        if (asymmetry > _ASYMMETRY * np.maximum(size, np.median(size))).any():
             return "not symmetric, so no quadrupole"
         if np.median(np.abs(np.trace(tensors, axis1=1, axis2=2)) / size) < _TRACE:
             return TensorForm(order, True)

@@ -120,7 +120,7 @@ def _say_overridden(
 
 
 def _default(kind: Kind, layout: Layout | None) -> str:
-    # PySCF writes quadrupoles in Debye·Å, and files that keep them as Q are its.
+    # PySCF's quad_moment is in Debye·Å, and files that keep quadrupoles as Q have them from it.
     of_pyscf = (
         kind == "quadrupole" and layout is not None and "quadrupole" in layout and layout.key("quadrupole") == "Q"
     )

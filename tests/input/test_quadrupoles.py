@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 
 from shared.errors import UserError
+from shared.input.labelled import open_source, read_labelled
+from shared.input.labels import FrameKeys
+from shared.input.quadrupoles import find_form
 from shared.manifest import current_stages, read_manifest, stage_folder
 from tests import support
 from train.data.dataset import open_cache
@@ -121,6 +124,30 @@ def test_every_form_gives_the_same_tensors(case: str, files: tuple[Arrays, Array
         tolerance = 1e-3 if case == "float32, rounded" else 2e-6 * np.abs(files[0]["about_zero"][row]).max()
         np.testing.assert_allclose(quadrupole, expected, atol=tolerance, err_msg=f"row {row}")
         assert np.trace(quadrupole) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_noise_of_a_symmetric_molecule_is_a_quadrupole(files: tuple[Arrays, Arrays]) -> None:
+    """PySCF's of methane is 1e-15 e·Å² and not symmetric, beside which those of other molecules are read."""
+    tensors = files[0]["about_mass"].copy()
+    tensors[3] = 1e-15 * np.random.default_rng(0).normal(size=(3, 3))
+    form = find_form(tensors)
+    assert not isinstance(form, str)
+    assert form.is_traceless
+    tensors[3, 0, 1] += 0.1
+    assert find_form(tensors) == "not symmetric, so no quadrupole"
+
+
+def test_labels_that_predictions_are_compared_with(
+    files: tuple[Arrays, Arrays], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Second moments without their trace, which the first rows do not show; the 0 of symmetric ones is a label too."""
+    monkeypatch.setattr("shared.input.layout._ROWS_LOOKED_AT", 2)
+    second, expected = files[0]["second"].copy(), files[0]["about_mass"].copy()
+    second[:5] = expected[:5] = 0.0
+    path, _ = support.write_pair(tmp_path, "all", plain(files) | {"quadrupole": second}, files[1])
+    ((*molecules,),) = read_labelled([open_source(str(path), FrameKeys())], {}, COUNT)
+    assert all(one.quadrupole is not None for one in molecules)
+    np.testing.assert_allclose([one.quadrupole for one in molecules], expected, atol=1e-5)
 
 
 LEFT_ALONE: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {

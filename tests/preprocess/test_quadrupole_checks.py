@@ -61,11 +61,12 @@ def judged(molecules: CheckInput, unit: str = "e-angstrom2", origin: str = "mass
 def test_right_quadrupoles_pass_and_are_measured() -> None:
     molecules, _ = given()
     assert judged(molecules) == []
-    assert "its quadrupole is 1.00" in describe_findings([], measure(molecules))
-    evidence = measure(molecules).molecules
-    known = evidence["fitted_quadrupole"] > 0.5
+    evidence = measure(molecules)
+    assert "its quadrupole is 1.00" in describe_findings([], evidence)
+    found = evidence.molecules
+    known = found["fitted_quadrupole"] > 0.5
     assert known.sum() >= 30
-    ratio = evidence["quadrupole_product"][known] / evidence["quadrupole"][known] ** 2
+    ratio = found["quadrupole_product"][known] / found["quadrupole"][known] ** 2
     assert np.percentile(np.abs(ratio - 1.0), 80) < 0.03
     # Nothing is said of data without any.
     assert judged(replace(molecules, quadrupole=None)) == []

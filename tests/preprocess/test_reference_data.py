@@ -1,4 +1,4 @@
-"""Reference data against the carried sample, finite differences and multipoles; geometries; runs that are disturbed."""
+"""Reference data against the carried sample, finite differences and multipoles; splits; runs that are disturbed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,48 +20,26 @@ import numpy as np
 import psutil
 import pytest
 from ase import Atoms
-from ase import units as ase_units
-from pyscf import lib
-from pyscf.hessian import thermo
 
 from preprocess import reference_data
 from preprocess.reference.config import ReferenceConfig, parse
 from preprocess.reference.grid import RADII, Shells, sphere
 from preprocess.reference.method import Level, require_computable
-from preprocess.reference.modes import Modes, find_modes, harmonic_modes, mean_squares, relax
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import Output, Row, draw_split
-from preprocess.reference.sampling import displacement_sampler, draw, mode_sampler
-from preprocess.reference.single_point import LeftOut, compute, converge, forces
+from preprocess.reference.single_point import compute, converge
 from preprocess.reference.tasks import ReferenceTask
 from preprocess.reference_data import divide_molecules
 from shared import units
-from shared.elements import MASSES, centers_of_mass
+from shared.elements import centers_of_mass
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
-from shared.normal_modes import HBAR
+from shared.multipoles import moved_quadrupoles
+from shared.schema import SPLITS
 from tests import support
+from tests.preprocess.small_molecules import FITTED, SMALL, hehplus, named
 
 ROOT = Path(__file__).parents[2]
-SMALL = Level(basis="sto-3g", conv_tol=1e-12)
-FITTED = replace(SMALL, density_fit=True)
-SPLITS = ("train", "valid", "test")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Molecules so small are computed faster by one."""
-    with lib.with_omp_threads(1):
-        yield
-
-
-def named(name: str) -> Molecule:
-    """A molecule of ASE's collection."""
-    return collect([name], [])[0]
-
-
-def hehplus() -> Molecule:
-    """An ion away from the origin."""
-    return Molecule("HeH+", np.array([2, 1]), np.array([[0.5, -1.0, 2.0], [1.0, -0.7, 2.4]]), 1, 1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # The carried sample
@@ -167,6 +145,18 @@ def test_potential_far_away_is_that_of_the_multipoles(molecule: Molecule) -> Non
     np.testing.assert_allclose((there - opposite) / 2, directions @ dipole / bohr**2, atol=3e-8)
 
 
+def test_quadrupole_of_pyscf_is_in_debye_angstrom_about_zero() -> None:
+    """By default: what files that keep it as Q are taken to hold, and --quadrupole-origin zero moves."""
+    molecule = hehplus()
+    center = centers_of_mass(molecule.positions[None], molecule.atomic_numbers[None])
+    given = converge(molecule, SMALL).quad_moment(verbose=0)[None] * units.DEBYE_IN_E_ANGSTROM
+    found = compute(molecule, SMALL, np.zeros((0, 3)))
+    dipole = found.dipole * units.DEBYE_IN_E_ANGSTROM + molecule.charge * center
+    charge = np.array([molecule.charge])
+    np.testing.assert_allclose(moved_quadrupoles(given, dipole, charge, center)[0], found.quadrupole, atol=1e-6)
+    assert np.abs(given[0] - found.quadrupole).max() > 1.0
+
+
 def test_core_potentials_belong_to_their_basis() -> None:
     """Of iodine in def2: without it the 28 core electrons would be put into valence functions."""
     field = converge(
@@ -194,116 +184,7 @@ def test_points_lie_on_their_shells_as_densely_as_asked() -> None:
     assert apart.min() > 0.7 * np.sqrt(4 * np.pi / 400)
 
 
-# Conformers
-
-
-@pytest.fixture(scope="module")
-def water() -> tuple[Molecule, Modes]:
-    """Relaxed water with its modes."""
-    molecule = named("H2O")
-    modes = find_modes(molecule, SMALL)
-    return molecule.at(modes.positions), modes
-
-
-def test_modes_are_those_of_pyscf(water: tuple[Molecule, Modes]) -> None:
-    """Wavenumbers of a bent and of a linear molecule, of the same Hessian."""
-    for molecule, count in ((water[0], 3), (named("HCN"), 4)):
-        molecule = molecule.at(relax(molecule, SMALL))
-        field = converge(molecule, SMALL)
-        hessian = field.Hessian().kernel()
-        expected = thermo.harmonic_analysis(field.mol, hessian, mass=MASSES[molecule.atomic_numbers])
-        matrix = hessian.transpose(0, 2, 1, 3).reshape(3 * len(molecule), -1)
-        found = harmonic_modes(molecule, matrix * units.CODATA_2018_HARTREE_IN_EV / units.BOHR_IN_ANGSTROM**2)
-        assert len(found.quanta) == count
-        np.testing.assert_allclose(found.wavenumbers, expected["freq_wavenumber"], rtol=1e-6)
-
-
-def test_modes_of_a_fitted_energy_are_those_of_its_forces() -> None:
-    """Which change along each mode by (ħω/ħ)² in its own direction, and not along the others."""
-    molecule = named("H2O")
-    modes = find_modes(molecule, FITTED)
-    step = 1e-3
-    changes = [
-        [forces(converge(molecule.at(modes.positions + sign * step * vector), FITTED)) / (2 * step) for sign in (-1, 1)]
-        for vector in modes.vectors
-    ]
-    along = [[(vector * (before - after)).sum() for vector in modes.vectors] for before, after in changes]
-    np.testing.assert_allclose(along, np.diag((modes.quanta / HBAR) ** 2), rtol=1e-4, atol=1e-4)
-
-
-def test_spread_of_a_mode_costs_its_thermal_energy(water: tuple[Molecule, Modes]) -> None:
-    """Energies of the level of theory: half kT in each mode, as little of it as the harmonic range needs."""
-    molecule, modes = water
-    temperature = 1.0
-    spread = np.sqrt(mean_squares(modes.quanta, temperature, "classical"))
-    rest = compute(molecule, SMALL, np.zeros((0, 3))).energy
-    for vector, amplitude in zip(modes.vectors, spread, strict=True):
-        both = [
-            compute(molecule.at(modes.positions + sign * amplitude * vector), SMALL, np.zeros((0, 3))).energy
-            for sign in (1, -1)
-        ]
-        assert np.mean(both) - rest == pytest.approx(temperature * ase_units.kB / 2, rel=5e-3)
-
-
-def test_quantum_spread_between_its_limits() -> None:
-    """Zero-point motion, ħω/4 of potential energy, when cold; kT/ω² when hot."""
-    quanta = np.array([0.05, 0.4])
-    cold, barely = (mean_squares(quanta, temperature, "quantum") for temperature in (0.0, 10.0))
-    hot, classical = (mean_squares(quanta, 1e6, statistics) for statistics in ("quantum", "classical"))
-    np.testing.assert_allclose(cold, barely)
-    np.testing.assert_allclose(hot, classical, rtol=1e-4)
-    kt = 300 * ase_units.kB
-    np.testing.assert_allclose(cold / mean_squares(quanta, 300.0, "classical"), quanta / (2 * kt))
-
-
-@pytest.mark.parametrize("statistics", ["quantum", "classical"])
-def test_variance_of_sampled_modes(water: tuple[Molecule, Modes], statistics: str) -> None:
-    """Projected back on the modes, many draws have the asked spread; slow modes rest."""
-    modes = water[1]
-    sampler, rng = mode_sampler(modes, 300.0, statistics), np.random.default_rng(0)
-    moved = np.stack([sampler(rng) - modes.positions for _ in range(20_000)])
-    masses = MASSES[water[0].atomic_numbers]
-    amplitudes = np.einsum("sac,a,mac->sm", moved, masses, modes.vectors)
-    np.testing.assert_allclose(amplitudes.mean(axis=0), 0.0, atol=0.01)
-    np.testing.assert_allclose(
-        np.cov(amplitudes.T).diagonal(), mean_squares(modes.quanta, 300.0, statistics), rtol=0.04
-    )
-    slow = modes._replace(quanta=np.full(3, 30.0 * ase_units.invcm))
-    np.testing.assert_array_equal(mode_sampler(slow, 300.0, statistics)(rng), modes.positions)
-
-
-def test_a_saddle_point_is_left_out() -> None:
-    """Linear water cannot leave its symmetry by its forces."""
-    linear = Molecule("H2O", np.array([8, 1, 1]), np.array([[0, 0, 0], [0, 0, 0.95], [0, 0, -0.95]]), 0, 1)
-    with pytest.raises(LeftOut, match="saddle point"):
-        find_modes(linear, SMALL)
-
-
-def test_an_electron_alone_is_left_out() -> None:
-    """PySCF's second derivatives need electrons of both spins."""
-    with pytest.raises(LeftOut, match=r"no second derivatives .* --sampling displacement"):
-        find_modes(Molecule("H2+", np.array([1, 1]), np.array([[0, 0, 0], [0, 0, 1.0]]), 1, 2), SMALL)
-
-
-def test_conformers_do_not_depend_on_each_other() -> None:
-    """Each from its seed, molecule and number alone; turned ones keep their distances; none has atoms on each other."""
-    molecule, config = named("CH4"), ReferenceConfig(seed=3)
-    sampler = displacement_sampler(molecule, 0.06)
-    first = draw(molecule, sampler, config, 5)
-    again = draw(molecule, sampler, ReferenceConfig(seed=3, samples=9), 5)
-    turned = draw(molecule, sampler, ReferenceConfig(seed=3, rotate=True), 5)
-    other = draw(molecule, sampler, config, 6)
-    assert first
-    assert again
-    assert turned
-    assert other
-    np.testing.assert_array_equal(first.positions, again.positions)
-    assert np.abs(first.positions - other.positions).max() > 0.05
-    assert 0.02 < (first.positions - molecule.positions).std() < 0.1
-    assert np.abs(first.positions - turned.positions).max() > 0.1
-    distances = [np.linalg.norm(m.positions[:, None] - m.positions, axis=-1) for m in (first, turned)]
-    np.testing.assert_allclose(*distances, atol=1e-12)
-    assert draw(molecule, lambda rng: np.zeros((5, 3)), config, 0) is None
+# Division among the splits
 
 
 def test_split_is_a_seeded_permutation() -> None:
@@ -339,111 +220,6 @@ def test_molecules_are_divided_whole() -> None:
     with pytest.raises(UserError, match=r"the valid split would be empty \(1 different molecules\)"):
         divide_molecules([methanol, turned], config)
     assert divide_molecules([methanol, ammonia], replace(config, split=(1.0, 0.0, 0.0))).tolist() == [0, 0]
-
-
-# SMILES
-
-
-def from_smiles(folder: Path, content: str, seed: int = 0) -> list[Molecule]:
-    """The molecules of a file."""
-    path = folder / "some.smi"
-    path.write_text(content, encoding="utf-8")
-    return collect([], [], [str(path)], seed)
-
-
-def test_smiles_have_charge_spin_and_name(tmp_path: Path) -> None:
-    """As written in the file; comments and blank lines are no molecules."""
-    content = "# mine\n\nOCC an alcohol\n[NH4+]\tammonium\n  [CH3]\n[O][O]\n[2H]O\n[Li+]\n[H][H]\n"
-    molecules = from_smiles(tmp_path, content)
-    assert [molecule.name for molecule in molecules] == [
-        *("an alcohol", "ammonium", "[CH3]", "[O][O]", "[2H]O", "[Li+]", "[H][H]")
-    ]
-    assert [molecule.charge for molecule in molecules] == [0, 1, 0, 0, 0, 1, 0]
-    assert [molecule.multiplicity for molecule in molecules] == [1, 1, 2, 3, 1, 1, 1]
-    assert [len(molecule) for molecule in molecules] == [9, 5, 4, 2, 3, 1, 2]
-    assert sorted(molecules[4].masses) == pytest.approx([1.008, 2.014, 15.999], abs=1e-3)
-    assert molecules[0].own_masses is None
-
-
-@pytest.mark.parametrize(
-    ("smiles", "name", "within"), [("OC", "CH3OH", 0.06), ("C1CC1", "C3H6_D3h", 0.06), ("ClB(Cl)Cl", "BCl3", 0.2)]
-)
-def test_geometries_of_smiles_are_near_the_known_ones(tmp_path: Path, smiles: str, name: str, within: float) -> None:
-    """Distances of the collection's, by MMFF94 and, of boron, by UFF; the same for the same seed."""
-    molecule, known = from_smiles(tmp_path, smiles)[0], named(name)
-    sorted_distances = [
-        np.sort(np.linalg.norm(m.positions[:, None] - m.positions, axis=-1), axis=None) for m in (molecule, known)
-    ]
-    np.testing.assert_allclose(*sorted_distances, atol=within)
-    assert from_smiles(tmp_path, smiles)[0].digest == molecule.digest
-    assert from_smiles(tmp_path, smiles, seed=2**31)[0].digest != molecule.digest
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("# nothing\n", "holds no SMILES"),
-        ("C\nC1CC name\n", r"line 2: C1CC is no SMILES that RDKit can read; correct the line, or remove it$"),
-        ("C(C)(C)(C)(C)C\nQ\nN\n", r"line 1: C\(C\)\(C\)\(C\)\(C\)C is no molecule: .*valence.* \(and 1 more lines\)"),
-        ("CO\nC\nOC\n", "line 3: OC is the same molecule as .*some.smi, line 1"),
-        ("C*\n", r"line 1: C\*: "),
-        ("[H+]\n", r"line 1: \[H\+\]: 0 electron\(s\) cannot have multiplicity 1; write charges"),
-        ("C\nc1ccccc1.[Cl-]\n", r"line 2: c1ccccc1.\[Cl-\] is of several parts"),
-        ("C1#CC1\n", "line 1: C1#CC1: RDKit finds no geometry"),
-        ("S(F)(F)(F)(F)(F)F\n", "neither MMFF94 nor UFF has parameters"),
-    ],
-)
-def test_mistakes_in_smiles_are_one_line(
-    content: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """With the file, the line and the SMILES, and without RDKit's own words."""
-    with pytest.raises(UserError, match=message) as caught:
-        from_smiles(tmp_path, content)
-    assert str(caught.value).startswith(str(tmp_path / "some.smi"))
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr().err == ""
-
-
-def test_smiles_need_a_text_file_and_rdkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SMILES in place of the file, a binary file, and an environment without RDKit."""
-    with pytest.raises(UserError, match=r"CCO: no such file; --smiles names files"):
-        collect([], [], ["CCO"])
-    (tmp_path / "b").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="not a text file in UTF-8"):
-        collect([], [], [str(tmp_path / "b")])
-    monkeypatch.setitem(sys.modules, "rdkit", None)
-    with pytest.raises(UserError, match=r"pip install -e \"\.\[smiles\]\""):
-        from_smiles(tmp_path, "C")
-
-
-def test_smiles_are_computed_beside_named_molecules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With conformers, divided by molecule, which the record states; fitted energies by their own mean field."""
-    monkeypatch.setattr("preprocess.reference_data.run_tasks", lambda tasks, *_: [task() for task in tasks])
-    (tmp_path / "some.smi").write_text("O water\n[LiH]\n[OH-]\n[H][H]\n")
-    output = tmp_path / "out"
-    words = ["--molecules", "H2O", "--smiles", str(tmp_path / "some.smi"), "--output", str(output), "--basis", "sto-3g"]
-    words += ["--samples", "2", "--sampling", "displacement", "--density-fit"]
-    words += ["--split", "0.5", "0.25", "0.25"]
-    reference_data.main([*words, "--split-by", "molecule"])
-    record = json.loads((output / "reference-data.json").read_text())
-    assert record["settings"]["density_fit"] is True
-    assert record["settings"]["split_by"] == "molecule"
-    assert set(record["versions"]) == {"pyscf", "rdkit", "numpy", "python"}
-    splits = {}
-    for split in SPLITS:
-        with np.load(output / f"efd-{split}.npz") as efd:
-            names, counts = np.unique(efd["name"], return_counts=True)
-            assert set(counts) == {2}
-            splits[split] = set(names.tolist())
-            n, charge = efd["N"][0], int(efd["Q"][0])
-            molecule = Molecule("", efd["Z"][0, :n].astype(int), efd["R"][0, :n], charge, 1)
-            assert efd["E"][0] == pytest.approx(compute(molecule, FITTED, np.zeros((0, 3))).energy, abs=1e-6)
-    assert sum(map(len, splits.values())) == 5
-    assert any({"H2O", "water"} <= names for names in splits.values())
-    with pytest.raises(UserError, match=r"another calculation \(split_by = molecule, not none\)"):
-        reference_data.main(words)
-    with pytest.raises(UserError, match=r"another calculation \(seed = 0, not 1\)"):
-        reference_data.main([*words, "--split-by", "molecule", "--seed", "1"])
 
 
 # Whole runs

@@ -21,7 +21,7 @@ import numpy as np
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.elements import MASSES, centers_of_mass, element_table
 from shared.input.total_charge import total_charge_of
-from shared.multipole_moments import moved_quadrupoles
+from shared.multipoles import moved_quadrupoles
 from shared.neighbor_list import build_edges, count_edges
 from train.data.batch import Batch, empty_batch
 from train.inference.folder import best_folder, load_with_errors
