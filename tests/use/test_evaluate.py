@@ -153,6 +153,9 @@ def test_molecules_that_were_never_trained_on_have_their_own_errors(
     )
     assert re.search(r"ESP of the distributed charges, RMSE, kcal/mol/e( +[\d.]+ of [\d.]+){2}( +[\d.]+){2}\n", told)
     assert re.search(r"charge, dipole, quadrupole per atom( +[\d.]+){2}\n", told)
+    # If none was trained on, the column of all that were not would be the table of the whole split.
+    record["transfer"]["trained_on"] = {"molecules": 0, "metrics": {}}
+    assert re.split("  +", describe_transfer(record).splitlines()[2].strip()) == ["new bonds", "new formula"]
 
 
 def test_whether_molecules_are_new_may_not_be_known(
