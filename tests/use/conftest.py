@@ -9,7 +9,6 @@ import pytest
 from tests import support
 from train import evaluate
 from train.data.dataset import open_cache
-from train.evaluation import charge_fit
 from train.inference.calculator import JointCalculator
 from train.inference.predictor import Predictor
 from train.model.saved_model import save_weights
@@ -55,7 +54,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cache_dir=str(folder / "cache"), physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1
     )
     support.save_random_run(folder / "run", config, cache)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charge_fit, "_STEPS", charge_fit._STEPS_AT_ONCE)  # of fits that need not be the best
+    with support.quick_fits():
         evaluate.main(["--run", str(folder / "run"), "--split", "test"])
     return folder / "run"

@@ -23,7 +23,6 @@ from train import evaluate
 from train.data.dataset import open_cache
 from train.data.known_molecules import KnownMolecules
 from train.data.training_facts import TrainingFacts
-from train.evaluation import charge_fit
 from train.evaluation.transfer import describe_transfer
 from train.inference.predictor import Predictor
 from train.model.saved_model import TrainedModel, load_weights, save_weights
@@ -93,7 +92,7 @@ def test_molecules_of_the_training_are_no_new_ones(run: Path) -> None:
 
 
 def test_molecules_that_were_never_trained_on_have_their_own_errors(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """CO2 alone was trained on, and a molecule of the formula of a further one; counted in the file of predictions."""
     before, old = json.loads((run / "evaluation-test.json").read_text()), read(run / "predictions-test.h5")
@@ -107,8 +106,8 @@ def test_molecules_that_were_never_trained_on_have_their_own_errors(
     copied = tmp_path / "run"
     shutil.copytree(run, copied, ignore=shutil.ignore_patterns("other-data", "plots", "*-test.*"))
     save_weights(copied / "best", replace(load_weights(run / "best"), training=TrainingFacts(molecules=known)))
-    monkeypatch.setattr(charge_fit, "_STEPS", charge_fit._STEPS_AT_ONCE)
-    evaluate.main(["--run", str(copied), "--split", "test", "--no-plot-results"])
+    with support.quick_fits():
+        evaluate.main(["--run", str(copied), "--split", "test", "--no-plot-results"])
     record, values = json.loads((copied / "evaluation-test.json").read_text()), read(copied / "predictions-test.h5")
     kind_of_row = {
         row: 0 if formula == "CO2" else 1 if formula == isomer else 2
