@@ -18,6 +18,9 @@ HARMONICS = np.array(
 )
 """Unit quadrupoles Θ (5, 3, 3), of potential nᵀ Θ n/r³: nᵀ Θ n is xy, xz, yz, (x² - y²)/2 and (3 z² - 1)/√12 of n."""
 
+_SHORTEST_BOHR = 0.5
+"""Points at a nucleus, where nothing of this holds, leave the other points their weight in a fit."""
+
 
 def traceless(tensors: np.ndarray) -> np.ndarray:
     """Return the symmetric traceless part of tensors (..., 3, 3)."""
@@ -41,17 +44,18 @@ def moved_quadrupoles(
     return quadrupoles + 1.5 * traceless(outer)
 
 
-def multipole_potentials(offset: np.ndarray, n_dipoles: int, n_quadrupoles: int, shortest: float = 0.0) -> np.ndarray:
+def multipole_potentials(offset: np.ndarray, n_dipoles: int, n_quadrupoles: int) -> np.ndarray:
     """Return the potential (n, points, sites + 3 n_dipoles + 5 n_quadrupoles) of each unit multipole, atomic units.
+
+    Within half a Bohr of a site it is the potential at this distance.
 
     Args:
         offset: (n, points, sites, 3) from the sites to the points, in Bohr.
         n_dipoles: the first so many sites have a dipole.
         n_quadrupoles: the first so many sites have a quadrupole.
-        shortest: Bohr; nearer points have the potential at this distance.
     """
     n, points = offset.shape[:2]
-    inverse = 1 / np.maximum(np.sqrt(np.einsum("npak,npak->npa", offset, offset)), shortest)
+    inverse = 1 / np.maximum(np.sqrt(np.einsum("npak,npak->npa", offset, offset)), _SHORTEST_BOHR)
     dipoles = offset[:, :, :n_dipoles] * inverse[:, :, :n_dipoles, None] ** 3
     x, y, z = np.moveaxis(offset[:, :, :n_quadrupoles] * inverse[:, :, :n_quadrupoles, None], 3, 0)
     # nᵀ Θ n of each of HARMONICS.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Container
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -20,6 +22,7 @@ from shared.shards import describe_shard, map_shard, write_shard
 from train.config import ModelConfig, TrainConfig
 from train.data.batch import Batch, empty_batch
 from train.data.dataset import Cache
+from train.evaluation import charge_fit
 from train.model.joint import build_model
 from train.model.saved_model import TrainedModel, save_weights
 from train.run_folder import prepare_run
@@ -43,6 +46,11 @@ SMALL_MODEL: dict[str, Any] = {
 def small_config(**changes: Any) -> TrainConfig:
     """Settings of a model that compiles in seconds."""
     return dataclasses.replace(TrainConfig(), **{**SMALL_MODEL, "batch_size": 4, "limits": "off", **changes})
+
+
+def quick_fits() -> AbstractContextManager[Any]:
+    """Fit charges to the ESP in a twelfth of the steps: for evaluations whose fits need not be the best."""
+    return mock.patch.object(charge_fit, "_STEPS", charge_fit._STEPS_AT_ONCE)
 
 
 def read_sample(kind: str, split: str, rows: slice | np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

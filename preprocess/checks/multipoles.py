@@ -24,7 +24,6 @@ USUAL = 90
 LARGEST = 260
 
 _SMALLEST_SHARE = 0.3
-_SHORTEST_BOHR = 0.5
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def fit(sites: Sites, grid: np.ndarray, esp: np.ndarray, used: np.ndarray, n_rea
         n_real: (n,) number of points that are not padding: if too few of them are used, there is no fit.
     """
     offset = (grid[:, :, None] - sites.positions[:, None]) / BOHR_IN_ANGSTROM
-    columns = multipole_potentials(offset, sites.n_dipoles, sites.n_quadrupoles, _SHORTEST_BOHR) * used[..., None]
+    columns = multipole_potentials(offset, sites.n_dipoles, sites.n_quadrupoles) * used[..., None]
     target = np.where(used, esp, 0.0)
     size = sites.size
     sums = _moments(sites)

@@ -83,7 +83,8 @@ def evaluate(data: Data, run: Path, split: Any, plots: bool = False) -> dict[str
     """evaluation-SPLIT.json, beside predictions-SPLIT.h5."""
     buckets = open_cache(run.parent / "cache", 6.0, 10.0).load_split(split)
     loader = Loader(buckets, data.config.batch_size, EspSelection(1.0))
-    finish_run(RunFolder(run), data.steps, loader, split, plots, predictions=True, fitted_charges=plots)
+    with support.quick_fits():
+        finish_run(RunFolder(run), data.steps, loader, split, plots, predictions=True, fitted_charges=plots)
     evaluation: dict[str, Any] = json.loads((run / f"evaluation-{split}.json").read_text())
     return evaluation
 

@@ -261,7 +261,7 @@ def test_cutoff_that_was_not_preprocessed(small_cache: Path, tmp_path: Path) -> 
 
 
 def test_evaluation_on_the_test_split(trained: Trained, small_cache: Path) -> None:
-    evaluate.main(["--run", str(trained.folder), "--split", "test", "--no-plot-results"])
+    evaluate.main(["--run", str(trained.folder), "--split", "test", "--no-plot-results", "--limits", "off"])
     record = json.loads((trained.folder / "evaluation-test.json").read_text())
     assert record["molecules"] == 10
     model = load_weights(trained.folder / "best")

@@ -54,5 +54,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cache_dir=str(folder / "cache"), physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1
     )
     support.save_random_run(folder / "run", config, cache)
-    evaluate.main(["--run", str(folder / "run"), "--split", "test"])
+    with support.quick_fits():
+        evaluate.main(["--run", str(folder / "run"), "--split", "test"])
     return folder / "run"

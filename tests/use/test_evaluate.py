@@ -8,7 +8,6 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ase
 import h5py
@@ -82,17 +81,6 @@ def test_errors_by_molecule_are_those_of_the_file(run: Path) -> None:
     assert whole == pytest.approx(record["metrics"]["esp_rmse_kcal_per_mol_e"], rel=1e-4)
 
 
-def evaluate_knowing(run: Path, folder: Path, molecules: KnownMolecules | None, *flags: str) -> dict[str, Any]:
-    """The record of an evaluation of the same weights into another folder, if these molecules were trained on."""
-    trained = load_weights(run / "best")
-    copied = folder / "run"
-    shutil.copytree(run, copied, ignore=shutil.ignore_patterns("other-data", "plots", "*-test.*"))
-    save_weights(copied / "best", replace(trained, training=TrainingFacts(molecules=molecules)))
-    evaluate.main(["--run", str(copied), "--split", "test", "--no-plot-results", *flags])
-    record: dict[str, Any] = json.loads((copied / "evaluation-test.json").read_text())
-    return record
-
-
 def test_molecules_of_the_training_are_no_new_ones(run: Path) -> None:
     """The weights do not name them: they are looked at in the cache."""
     record = json.loads((run / "evaluation-test.json").read_text())
@@ -115,8 +103,12 @@ def test_molecules_that_were_never_trained_on_have_their_own_errors(
     own = slice(old["n_atoms"][:place].sum(), old["n_atoms"][: place + 1].sum())
     kinds = describe_kinds(numbers[place][None], np.array([3]), old["positions"][own][None], np.zeros(1, "S1"))
     known = KnownMolecules(frozenset({"CO2", isomer}), frozenset(), np.unique(kinds.graphs), frozenset())
-    record = evaluate_knowing(run, tmp_path, known)
-    values = read(tmp_path / "run" / "predictions-test.h5")
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied, ignore=shutil.ignore_patterns("other-data", "plots", "*-test.*"))
+    save_weights(copied / "best", replace(load_weights(run / "best"), training=TrainingFacts(molecules=known)))
+    with support.quick_fits():
+        evaluate.main(["--run", str(copied), "--split", "test", "--no-plot-results"])
+    record, values = json.loads((copied / "evaluation-test.json").read_text()), read(copied / "predictions-test.h5")
     kind_of_row = {
         row: 0 if formula == "CO2" else 1 if formula == isomer else 2
         for row, formula in zip(old["row"], formulas, strict=True)
@@ -160,6 +152,9 @@ def test_molecules_that_were_never_trained_on_have_their_own_errors(
     )
     assert re.search(r"ESP of the distributed charges, RMSE, kcal/mol/e( +[\d.]+ of [\d.]+){2}( +[\d.]+){2}\n", told)
     assert re.search(r"charge, dipole, quadrupole per atom( +[\d.]+){2}\n", told)
+    # If none was trained on, the column of all that were not would be the table of the whole split.
+    record["transfer"]["trained_on"] = {"molecules": 0, "metrics": {}}
+    assert re.split("  +", describe_transfer(record).splitlines()[2].strip()) == ["new bonds", "new formula"]
 
 
 def test_whether_molecules_are_new_may_not_be_known(
@@ -228,7 +223,8 @@ def test_other_data_are_evaluated_apart_and_on_the_same_scale_of_energy(run: Pat
     settings = support.write_splits(tmp_path / "input")
     co2 = {name: paths[:1] for name, paths in settings.items()}
     support.run_preprocess(co2, tmp_path / "cache")
-    evaluate.main(["--run", str(run), "--cache-dir", str(tmp_path / "cache"), "--no-plot-results"])
+    flags = ["--no-plot-results", "--limits", "off"]
+    evaluate.main(["--run", str(run), "--cache-dir", str(tmp_path / "cache"), *flags])
     (folder,) = (run / "other-data").iterdir()
     mine, others = read(run / "predictions-test.h5"), read(folder / "predictions-test.h5")
     energy = dict(zip(mine["row"], mine["energy"], strict=True))
@@ -245,7 +241,7 @@ def test_a_run_is_evaluated_on_its_own_data(run: Path, tmp_path: Path, capsys: p
     (copied / "config.toml").write_text(settings.replace(str(run.parent), str(tmp_path / "copy")))
     support.run_preprocess(support.write_splits(tmp_path / "input"), cache, max_buckets=1, grid_unit="bohr")
     before = json.loads((copied / "evaluation-test.json").read_text())
-    flags = ["--run", str(copied), "--no-plot-results", "--no-predictions"]
+    flags = ["--run", str(copied), "--no-plot-results", "--no-predictions", "--limits", "off"]
     evaluate.main(flags)
     files, own = (
         "co2-test-efd.npz, co2-test-esp.npz and 2 more files",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
@@ -44,6 +45,10 @@ class Quantity:
     def error_axis(self) -> str:
         """Name of an axis of errors: ``MAE, meV/Å``."""
         return f"{self.error}, {self.error_unit}"
+
+    def error_in(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the error among some metrics in ``error_unit``; None where it is not among them."""
+        return metrics[self.metric] * self.error_factor if self.metric in metrics else None
 
 
 _DEBYE = ("D", 1.0 / DEBYE_IN_E_ANGSTROM)

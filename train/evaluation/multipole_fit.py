@@ -42,7 +42,9 @@ def fit_multipoles(batch: Batch, order: int) -> np.ndarray:
         target = batch.esp[i][points] - float(batch.total_charge[i]) * columns[:, n - 1]
         free = np.delete(columns, n - 1, axis=1)
         free[:, : n - 1] -= columns[:, n - 1 : n]
+        # Where all points lie in a plane through the atoms, dipoles across it have no potential.
         size = np.linalg.norm(free, axis=0)
-        solution, *_ = np.linalg.lstsq(free / size, target)
-        errors[i, points] = free / size @ solution - target
+        free /= np.where(size > 0, size, 1.0)
+        solution, *_ = np.linalg.lstsq(free, target)
+        errors[i, points] = free @ solution - target
     return errors

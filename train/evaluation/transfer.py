@@ -12,7 +12,7 @@ import numpy as np
 from shared.text import shown
 from train.data.known_molecules import NEW_FORMULA, NEW_GRAPH, NOT_KNOWN, TRAINED_ON
 from train.data.loader import BatchPlan, Loader
-from train.data.quantities import ESP, QUANTITIES
+from train.data.quantities import ESP, QUANTITIES, Quantity
 from train.evaluation.baselines import SEEN, UNSEEN, Baselines
 from train.step.metrics import MetricSums, add_sums, named_metrics
 
@@ -105,6 +105,44 @@ def describe_fits(baselines: Baselines) -> dict[str, float]:
     return {what: error for what, error in errors.items() if error is not None}
 
 
+class Column(NamedTuple):
+    """Errors of a group of molecules, and what they are compared with."""
+
+    label: str
+    molecules: int
+    metrics: dict[str, float]
+    spread: dict[str, float]  # by metric; empty for parts of a group that has baselines
+    fits: dict[str, float]  # see describe_fits
+    fitted: int  # molecules
+
+
+def filled_columns(groups: dict[str, Any]) -> list[Column]:
+    """Return a column for each group of a :func:`transfer_record` that has molecules."""
+    columns = []
+    for name, label in COLUMNS.items():
+        group = groups[name]
+        own = Baselines(**group["baselines"]) if group.get("baselines") else None
+        compared = (own.spread, describe_fits(own), own.molecules_fitted) if own else ({}, {}, 0)
+        if group["molecules"]:
+            columns.append(Column(label, group["molecules"], group["metrics"], *compared))
+    return columns
+
+
+def error_rows(columns: Sequence[Column]) -> list[tuple[Quantity, list[tuple[float | None, float | None]]]]:
+    """Return error and spread in each column, of every quantity that has an error in one of them."""
+    return [
+        (one, [(one.error_in(column.metrics), one.error_in(column.spread)) for column in columns])
+        for one in QUANTITIES
+        if any(one.metric in column.metrics for column in columns)
+    ]
+
+
+def fit_rows(columns: Sequence[Column]) -> list[tuple[str, list[float | None]]]:
+    """Return the RMSE of the ESP in each column, of everything that was fitted in one of them."""
+    fits = dict.fromkeys(what for column in columns for what in column.fits)
+    return [(what, [column.fits.get(what) for column in columns]) for what in fits]
+
+
 def describe_transfer(record: dict[str, Any]) -> str:
     """Return lines, and a table if there are several groups, for the console."""
     groups = record["transfer"]
@@ -113,32 +151,27 @@ def describe_transfer(record: dict[str, Any]) -> str:
     if not groups[UNSEEN]["molecules"]:
         return "  all molecules were trained on, by their formulas, total charges and bonds"
     lines = [_headline(record)]
-    # Where there are no others, the second column would be the table above.
-    columns = [name for name in COLUMNS if groups[name]["molecules"] and (name != UNSEEN or groups[SEEN]["molecules"])]
+    columns = filled_columns(groups)
+    if not groups[SEEN]["molecules"]:
+        columns = columns[1:]  # the first is the table above
     if len(columns) > 1:
-        lines += _table(groups, columns)
+        lines += _table(columns)
     return "\n".join(lines)
 
 
-def _table(groups: dict[str, Any], columns: list[str]) -> list[str]:
+def _table(columns: Sequence[Column]) -> list[str]:
     """Return lines of errors, spreads and fits, with a column for each group."""
-    rows = [("", [COLUMNS[name] for name in columns])]
-    rows.append(("molecules", [f"{groups[name]['molecules']:,}" for name in columns]))
-    for one in QUANTITIES:
-        cells = [_cell(groups[name], one.metric, one.error_factor) for name in columns]
-        if any(cells):
-            rows.append((f"{one.error_label}, {one.error_unit}", cells))
-    fitted = {name: Baselines(**groups[name]["baselines"]) for name in columns if groups[name].get("baselines")}
-    errors = {name: describe_fits(one) for name, one in fitted.items()}
-    fits = list(dict.fromkeys(what for one in errors.values() for what in one))
+    rows = [("", [column.label for column in columns])]
+    rows.append(("molecules", [f"{column.molecules:,}" for column in columns]))
+    for one, pairs in error_rows(columns):
+        rows.append((f"{one.error_label}, {one.error_unit}", [_cell(*pair) for pair in pairs]))
+    fits = fit_rows(columns)
     if fits:
-        numbers = [f"{fitted[name].molecules_fitted:,}" if name in fitted else "" for name in columns]
+        numbers = [f"{column.fitted:,}" if column.fitted else "" for column in columns]
         rows.append((f"ESP {ESP.error}, {ESP.error_unit}, of fits to single molecules", numbers))
-    for what in fits:
-        found = [errors.get(name, {}).get(what) for name in columns]
-        rows.append((f"  {what}", ["" if error is None else f"{error:.3g}" for error in found]))
+    rows += [(f"  {what}", ["" if error is None else f"{error:.3g}" for error in errors]) for what, errors in fits]
     lines = [f"  {label:<50}{''.join(f'{cell:>17}' for cell in cells)}".rstrip() for label, cells in rows]
-    return [*lines, "  of: the spread"] if fitted else lines
+    return [*lines, "  of: the spread"] if any(column.spread for column in columns) else lines
 
 
 def _headline(record: dict[str, Any]) -> str:
@@ -167,9 +200,7 @@ def unseen_types(record: dict[str, Any]) -> list[tuple[str, int]]:
     return sorted(types, key=lambda one: -one[1])
 
 
-def _cell(group: dict[str, Any], metric: str, factor: float) -> str:
-    if metric not in group["metrics"]:
+def _cell(error: float | None, spread: float | None) -> str:
+    if error is None:
         return ""
-    error = f"{group['metrics'][metric] * factor:.4g}"
-    spread = (group.get("baselines") or {}).get("spread", {}).get(metric)
-    return error if spread is None else f"{error} of {spread * factor:.4g}"
+    return f"{error:.4g}" if spread is None else f"{error:.4g} of {spread:.4g}"

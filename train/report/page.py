@@ -17,7 +17,7 @@ from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, FORCES, QUANTITIES, R
 from train.evaluation.baselines import UNSEEN, Baselines
 from train.evaluation.charge_extents import describe_owner, warn_of_charges
 from train.evaluation.errors_by_molecule import worst_first
-from train.evaluation.transfer import COLUMNS, describe_fits, unseen_types
+from train.evaluation.transfer import error_rows, filled_columns, fit_rows, unseen_types
 from train.report import plotly_figures
 from train.report.run_facts import RunFacts
 from train.report.scene import scene_data
@@ -100,9 +100,9 @@ def _error_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "name": one.metric,
             "label": one.error_label,
             "unit": one.error_unit,
-            "error": _times(metrics.get(one.metric), one.error_factor),
+            "error": one.error_in(metrics),
             "fitted": baselines.fitted_error(one.metric) or None,
-            "spread": _times(spread.get(one.metric), one.error_factor),
+            "spread": one.error_in(spread),
             "normalised": evaluation["normalised_errors"].get(one.metric),
         }
         for one in QUANTITIES
@@ -115,41 +115,15 @@ def _transfer(evaluation: dict[str, Any]) -> dict[str, Any] | None:
     groups = evaluation["transfer"]
     if groups is None:
         return None
-    names = [name for name in COLUMNS if groups[name]["molecules"]]
-    baselines = {name: Baselines(**groups[name]["baselines"]) for name in names if groups[name].get("baselines")}
-    fits = {name: describe_fits(one) for name, one in baselines.items()}
-    spreads = {name: one.spread for name, one in baselines.items()}
-    rows = []
-    for one in QUANTITIES:
-        pairs = [(groups[name]["metrics"].get(one.metric), spreads.get(name, {}).get(one.metric)) for name in names]
-        if any(error is not None for error, _ in pairs):
-            cells = [
-                {"error": _times(error, one.error_factor), "spread": _times(spread, one.error_factor)}
-                for error, spread in pairs
-            ]
-            rows.append({"label": one.error_label, "unit": one.error_unit, "cells": cells})
+    columns = filled_columns(groups)
     return {
         "unseen": groups[UNSEEN]["molecules"],
         "types": unseen_types(evaluation),
         "named": _TYPES_NAMED,
-        "columns": [
-            {
-                "label": COLUMNS[name],
-                "molecules": groups[name]["molecules"],
-                "fitted": baselines[name].molecules_fitted if name in baselines else 0,
-            }
-            for name in names
-        ],
-        "rows": rows,
-        "fits": [
-            {"what": what, "errors": [fits.get(name, {}).get(what) for name in names]}
-            for what in dict.fromkeys(what for one in fits.values() for what in one)
-        ],
+        "columns": columns,
+        "rows": error_rows(columns),
+        "fits": fit_rows(columns),
     }
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
 
 
 def _charge_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
