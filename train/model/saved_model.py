@@ -99,6 +99,12 @@ def load_weights(folder: Path) -> TrainedModel:
     )
 
 
+def member_folders(best: Path) -> list[Path]:
+    """Return the folders ``member-0``, ... of an ensemble in a run's best/; of a single model, best/ itself."""
+    found = {int(path.name[7:]): path for path in best.glob("member-*") if path.name[7:].isdecimal()}
+    return [found[number] for number in sorted(found)] or [best]
+
+
 def _checksum(description: Any, flat: dict[str, np.ndarray]) -> str:
     weights = {name: [str(value.dtype), value.shape, array_digest(value)] for name, value in flat.items()}
     return settings_digest({"model": description, "weights": weights})

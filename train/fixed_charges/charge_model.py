@@ -1,0 +1,124 @@
+"""A charge model of one molecule: constant charges at sites in local frames of its atoms.
+
+In a frame of atoms a, b, c a site has right-handed coordinates with the origin at a, x along b - a, and c in the half
+plane y > 0 of x and y. Of two atoms only x is defined (linear molecules), of one only the origin (the nucleus). Sites
+may shift with the geometry by kernels of the interatomic distances (Salehi, Käser, Boittier & Meuwly, kernel-based
+minimal distributed charges, arXiv 2406.00513).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Frame = tuple[int, ...]
+"""One to three atoms: the origin, the direction of x, the half plane of y > 0."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Shifts of the sites with the geometry: Σ_m c_m exp(-|d - d_m|²/(2 σ²)) in each site's local coordinates."""
+
+    distances: np.ndarray  # (M, P) Å, of the pairs i < j of atoms in M geometries
+    width: float  # σ, Å
+    coefficients: np.ndarray  # (M, K, 3) Å
+
+    def shifts(self, distances: np.ndarray) -> np.ndarray:
+        """Return the shifts (..., K, 3) in Å at distances (..., P) in Å."""
+        squared = ((distances[..., None, :] - self.distances) ** 2).sum(axis=-1)
+        return np.einsum("...m,mkx->...kx", np.exp(-0.5 * squared / self.width**2), self.coefficients)
+
+
+@dataclass(frozen=True)
+class ChargeModel:
+    """K constant charges of a molecule of N atoms."""
+
+    atomic_numbers: np.ndarray  # (N,)
+    positions: np.ndarray  # (N, 3) Å, the reference geometry
+    bonds: np.ndarray  # (bonds, 2) atoms, each bond once
+    total_charge: int  # e
+    charges: np.ndarray  # (K,) e; they sum to total_charge
+    frames: tuple[Frame, ...]  # of each site; its first atom is the one that the charge belongs to
+    local: np.ndarray  # (K, 3) Å, in the site's frame
+    kernel: Kernel | None = None
+
+    def sites(self, positions: np.ndarray) -> np.ndarray:
+        """Return the positions (..., K, 3) of the charges in Å, at a geometry (..., N, 3) in Å."""
+        local = self.local
+        if self.kernel is not None:
+            local = local + self.kernel.shifts(pair_distances(positions))
+        local = np.broadcast_to(local, (*positions.shape[:-2], *self.local.shape))
+        sites = [
+            positions[..., frame[0], :] + np.einsum("...i,...ix->...x", local[..., k, :], frame_axes(positions, frame))
+            for k, frame in enumerate(self.frames)
+        ]
+        return np.stack(sites, axis=-2)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        record: dict[str, Any] = {
+            "atomic_numbers": self.atomic_numbers.tolist(),
+            "positions_angstrom": self.positions.tolist(),
+            "bonds": self.bonds.tolist(),
+            "total_charge": self.total_charge,
+            "sites": [
+                {"charge": charge, "frame": list(frame), "local_angstrom": local}
+                for charge, frame, local in zip(self.charges.tolist(), self.frames, self.local.tolist(), strict=True)
+            ],
+        }
+        if self.kernel is not None:
+            record["kernel"] = {
+                "width_angstrom": self.kernel.width,
+                "distances_angstrom": self.kernel.distances.tolist(),
+                "coefficients_angstrom": self.kernel.coefficients.tolist(),
+            }
+        return record
+
+
+def charge_model_from_json(record: dict[str, Any]) -> ChargeModel:
+    """Return the model that :meth:`ChargeModel.as_json` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none of these.
+    """
+    kernel = record.get("kernel")
+    sites = record["sites"]
+    return ChargeModel(
+        atomic_numbers=np.array(record["atomic_numbers"], np.int64),
+        positions=np.array(record["positions_angstrom"], np.float64).reshape(-1, 3),
+        bonds=np.array(record["bonds"], np.int64).reshape(-1, 2),
+        total_charge=int(record["total_charge"]),
+        charges=np.array([site["charge"] for site in sites], np.float64),
+        frames=tuple(tuple(map(int, site["frame"])) for site in sites),
+        local=np.array([site["local_angstrom"] for site in sites], np.float64).reshape(-1, 3),
+        kernel=kernel
+        and Kernel(
+            np.array(kernel["distances_angstrom"], np.float64),
+            float(kernel["width_angstrom"]),
+            np.array(kernel["coefficients_angstrom"], np.float64),
+        ),
+    )
+
+
+def frame_axes(positions: np.ndarray, frame: Frame) -> np.ndarray:
+    """Return the axes (..., 3, 3) x, y, z of a frame as rows, at a geometry (..., N, 3); zero where not defined."""
+    axes = np.zeros((*positions.shape[:-2], 3, 3))
+    if len(frame) > 1:
+        axes[..., 0, :] = _unit(positions[..., frame[1], :] - positions[..., frame[0], :])
+    if len(frame) > 2:
+        in_plane = positions[..., frame[2], :] - positions[..., frame[0], :]
+        axes[..., 2, :] = _unit(np.cross(axes[..., 0, :], in_plane))
+        axes[..., 1, :] = np.cross(axes[..., 2, :], axes[..., 0, :])
+    return axes
+
+
+def pair_distances(positions: np.ndarray) -> np.ndarray:
+    """Return the distances (..., P) in Å of the pairs i < j of atoms, at a geometry (..., N, 3) in Å."""
+    first, second = np.triu_indices(positions.shape[-2], 1)
+    return np.asarray(np.linalg.norm(positions[..., first, :] - positions[..., second, :], axis=-1))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
