@@ -76,7 +76,7 @@ def _readme(description: dict[str, Any]) -> str:
 `{MODEL}` holds program and weights, and is no pickle. It needs JAX alone: `pip install jax flatbuffers` (on a
 GPU `"jax[cuda13]"`), for {" and ".join(description["platforms"])}. It was written by jax {versions["jax"]}; JAX
 promises that versions up to six months newer run it. Elements: {", ".join(description["elements"])}. A molecule
-with another one gets NaN, and so does one with atoms closer than 0.4 Å{far}.
+with another one gets NaN, and so does one with atoms closer than 0.2 Å{far}.
 
 ```python
 import json

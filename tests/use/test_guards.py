@@ -72,9 +72,9 @@ def test_atoms_at_one_place_are_refused_by_their_numbers(predictor: Predictor, c
         predictor.predict([water(), doubled()])
     atoms = doubled()
     atoms.calc = calculator
-    with pytest.raises(UserError, match=r"closer than 0\.4 Å"):
+    with pytest.raises(UserError, match=r"closer than 0\.2 Å"):
         atoms.get_forces()
-    with pytest.raises(UserError, match=r"closer than 0\.4 Å"):
+    with pytest.raises(UserError, match=r"closer than 0\.2 Å"):
         predictor.derivatives(atoms)
 
 

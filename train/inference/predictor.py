@@ -165,7 +165,7 @@ class Predictor:
 
         Raises:
             UserError: a molecule has an element that the model was not trained on, no atoms, periodic boundaries,
-                positions that are not finite, atoms closer than 0.4 Å, a total charge that is no number; or a
+                positions that are not finite, atoms closer than 0.2 Å, a total charge that is no number; or a
                 prediction is not finite.
         """
         for index, molecule in enumerate(molecules):
