@@ -30,7 +30,7 @@ def test_what_can_be_written_is(
     assert set(texts) == COMMON | others
     sections = Itp(texts["gromacs.itp"]).sections
     assert len(sections["constraints"]) == constraints if constraints else "constraints" not in sections
-    assert ("addConstraint" in texts["openmm.xml"]) == bool(constraints)
+    assert ("<Constraint" in texts["openmm.xml"]) == bool(constraints)
     assert ("no files for CHARMM: charges of atom 0" in capsys.readouterr().out) == (not others)
 
 

@@ -15,8 +15,10 @@ import pytest
 from openmm import app, unit
 
 from shared.errors import UserError
+from tests.docs.pages import ROOT, blocks
 from tests.fixed_charges import hand_made
 from train.fixed_charges.charge_model import ChargeModel
+from train.fixed_charges.files import simulation_files
 from train.fixed_charges.openmm_files import molecule_pdb, openmm_xml
 from train.fixed_charges.parameters import (
     LennardJones,
@@ -234,6 +236,17 @@ def test_mistakes_in_files_of_parameters_are_told(tmp_path: Path, name: str, tex
     read = read_bonded if name.endswith(".json") else functools.partial(read_lennard_jones, residue="MOL")
     with pytest.raises(UserError, match=message):
         read(tmp_path / name, model=MODELS["CO2"])
+
+
+def test_the_example_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in simulation_files(hand_made.tip4p(), "MOL").items():
+        Path(name).write_text(text, encoding="utf-8")
+    (_, example) = blocks(ROOT / "docs/using.md", "python", "Simulation programs")
+    exec(example.text, {})
+    assert "kJ/mol" in capsys.readouterr().out
 
 
 def total_energies(model: ChargeModel, xml: str, side: int, spacing: float, steps: int) -> np.ndarray:

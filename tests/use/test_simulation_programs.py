@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 import uuid
+from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -16,7 +19,9 @@ from ase.calculators.socketio import SocketClient, SocketIOCalculator
 from openmm import app
 
 from shared.errors import UserError
+from tests.docs.pages import ROOT, blocks
 from tests.fixed_charges import hand_made
+from train.fixed_charges.files import simulation_files
 from train.fixed_charges.openmm_files import molecule_pdb, openmm_xml
 from train.fixed_charges.openmm_network import network_force
 from train.inference.calculator import JointCalculator
@@ -80,6 +85,31 @@ def test_openmm_has_the_networks_energy_and_forces(calculator: JointCalculator, 
 def test_numbers_of_particles_and_atoms_agree(calculator: JointCalculator, water: ase.Atoms) -> None:
     with pytest.raises(UserError, match="2 particles for a molecule of 3 atoms"):
         network_force(calculator.predictor, water, [0, 1])
+
+
+def test_without_openmm_the_network_says_how_to_get_it(
+    calculator: JointCalculator, water: ase.Atoms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openmm", None)
+    with pytest.raises(UserError, match=r'OpenMM 8\.6 or later is needed: pip install -e "\.\[openmm\]"'):
+        network_force(calculator.predictor, water, [0, 1, 2])
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documentation_runs(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/joint").symlink_to(run_folder)
+    model = hand_made.carbon_dioxide()
+    for name, text in simulation_files(model, "CO2").items():
+        Path(name).write_text(text, encoding="utf-8")
+    (example, _) = blocks(ROOT / "docs/using.md", "python", "The network itself")
+    simulation: dict[str, Any] = {}
+    exec(example.text, simulation)
+    energy = simulation["simulation"].context.getState(energy=True).getPotentialEnergy()._value
+    assert np.isfinite(energy)
 
 
 @pytest.mark.slow

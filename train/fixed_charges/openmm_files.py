@@ -23,7 +23,7 @@ from train.fixed_charges.topology import (
     without_kernel,
 )
 
-# Templates of residues can state neither before version 8.5; scripts see createSystem's variables.
+# A residue cannot state exclusions; scripts see the variables of createSystem.
 _EXCLUSIONS = """
 import itertools, openmm
 for own, template in templateForResidue.items():
@@ -32,16 +32,6 @@ for own, template in templateForResidue.items():
             if isinstance(force, openmm.NonbondedForce):
                 for pair in itertools.combinations([atom.index for atom in own.atoms()], 2):
                     force.addException(*pair, 0.0, 1.0, 0.0, True)
-"""
-
-_CONSTRAINTS = """
-constrained = {{frozenset(sys.getConstraintParameters(index)[:2]) for index in range(sys.getNumConstraints())}}
-for own, template in templateForResidue.items():
-    if template.name == {residue!r}:
-        index = {{template.atoms[data.atomTemplateIndexes[atom]].name: atom.index for atom in own.atoms()}}
-        for first, second, distance in {constraints!r}:
-            if frozenset((index[first], index[second])) not in constrained:
-                sys.addConstraint(index[first], index[second], distance)
 """
 
 
@@ -76,7 +66,11 @@ def openmm_xml(
         ET.SubElement(template, "VirtualSite", _site(model, k, name, atoms))
     for first, second in model.bonds.tolist():
         ET.SubElement(template, "Bond", atomName1=atoms[first], atomName2=atoms[second])
-    if isinstance(bonded, BondedTerms):
+    if bonded == "rigid":
+        for i, j, distance in required_constraints(model, residue):
+            names = {"atomName1": atoms[i], "atomName2": atoms[j]}
+            ET.SubElement(template, "Constraint", names, distance=f"{distance:.10f}")
+    elif bonded is not None:
         _add_terms(root, bonded, [f"{residue}-{name}" for name in atoms])
     nonbonded = ET.SubElement(
         root,
@@ -89,10 +83,6 @@ def openmm_xml(
     for name, sigma, epsilon in values:
         ET.SubElement(nonbonded, "Atom", type=f"{residue}-{name}", sigma=f"{sigma:.10g}", epsilon=f"{epsilon:.10g}")
     ET.SubElement(root, "Script").text = _EXCLUSIONS.format(residue=residue)
-    if bonded == "rigid":
-        constraints = required_constraints(model, residue)
-        named = [(atoms[i], atoms[j], round(distance, 10)) for i, j, distance in constraints]
-        ET.SubElement(root, "Script").text = _CONSTRAINTS.format(residue=residue, constraints=named)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
 

@@ -25,16 +25,18 @@ def network_force(predictor: Predictor, atoms: ase.Atoms, particles: Sequence[in
 
     Args:
         predictor: the model; in "float64" energies are conserved best.
-        atoms: the molecule of N atoms, with its total charge; positions are those of the simulation.
+        atoms: the molecule of N atoms, with its total charge; positions are those of the simulation, where it is whole.
         particles: the N particles of its atoms, in the same order; sites of charges are not among them.
 
     Raises:
-        UserError: OpenMM is not installed or older than 8.4, or the numbers of atoms and particles differ.
+        UserError: OpenMM is not installed or too old, or the numbers of atoms and particles differ.
     """
     try:
         from openmm import PythonForce
-    except ImportError as error:
-        raise UserError('OpenMM 8.4 or later is needed: pip install -e ".[openmm]"') from error
+
+        set_particles = PythonForce.setParticles
+    except (ImportError, AttributeError) as error:
+        raise UserError('OpenMM 8.6 or later is needed: pip install -e ".[openmm]"') from error
     if len(particles) != len(atoms):
         raise UserError(f"{len(particles)} particles for a molecule of {len(atoms)} atoms")
 
@@ -47,5 +49,5 @@ def network_force(predictor: Predictor, atoms: ase.Atoms, particles: Sequence[in
 
     force = PythonForce(compute)
     force.setName("network")
-    force.setParticles(list(map(int, particles)))
+    set_particles(force, list(map(int, particles)))
     return force
