@@ -16,6 +16,7 @@ import pytest
 from ase import units
 from ase.build import molecule
 from ase.calculators.socketio import SocketClient, SocketIOCalculator
+from ase.optimize import BFGS
 from openmm import app
 
 from shared.errors import UserError
@@ -29,6 +30,7 @@ from train.inference.predictor import Predictor
 
 COULOMB = units.Hartree * units.Bohr  # eV Å/e²
 KJ = units.kJ / units.mol
+OTHER = np.array([4.5, 0.5, 0.2])  # Å, where the second molecule is
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def water(calculator: JointCalculator) -> ase.Atoms:
 
 
 def embedded(predictor: Predictor, atoms: ase.Atoms, step_fs: float) -> openmm.Context:
-    """Water of the network beside rigid water of fixed charges."""
+    """Water of the network beside water of fixed charges, which rests."""
     model = hand_made.tip4p()
     field = app.ForceField(io.StringIO(openmm_xml(model, "MOL")))
     pdb = app.PDBFile(io.StringIO(molecule_pdb(model, "MOL")))
@@ -49,13 +51,13 @@ def embedded(predictor: Predictor, atoms: ase.Atoms, step_fs: float) -> openmm.C
     modeller.addExtraParticles(field)
     system = field.createSystem(modeller.topology)
     for particle in range(5, 10):
-        system.setParticleMass(particle, 0.0)  # it rests
+        system.setParticleMass(particle, 0.0)
     system.addForce(network_force(predictor, atoms, [0, 1, 2]))
     integrator = openmm.VerletIntegrator(1e-3 * step_fs)
     context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
     particles = np.zeros((10, 3))
     particles[[0, 1, 2]] = 0.1 * atoms.positions
-    particles[[5, 6, 7]] = 0.1 * (model.positions + np.array([3.5, 0.5, 0.2]))
+    particles[[5, 6, 7]] = 0.1 * (model.positions + OTHER)
     context.setPositions(particles)
     context.computeVirtualSites()
     return context
@@ -65,7 +67,7 @@ def test_openmm_has_the_networks_energy_and_forces(calculator: JointCalculator, 
     """In the field of the other molecule's charges, whose energy and forces are added."""
     context = embedded(calculator.predictor, water, 0.5)
     model = hand_made.tip4p()
-    other = model.sites(model.positions + np.array([3.5, 0.5, 0.2]))
+    other = model.sites(model.positions + OTHER)
 
     def of_charges(positions: np.ndarray) -> float:
         apart = model.sites(positions)[:, None] - other[None]
@@ -114,6 +116,7 @@ def test_the_example_of_the_documentation_runs(
 
 @pytest.mark.slow
 def test_openmm_conserves_the_energy_for_a_picosecond(calculator: JointCalculator, water: ase.Atoms) -> None:
+    assert BFGS(water, logfile=None).run(fmax=1e-3, steps=500)
     context = embedded(calculator.predictor, water, 0.2)
     context.setVelocitiesToTemperature(100.0, 1)
     energies = []

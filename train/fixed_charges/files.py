@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.errors import UserError
+import numpy as np
+
 from shared.log import log
+from train.fixed_charges import charmm_files, gromacs_files, openmm_files
 from train.fixed_charges.charge_model import ChargeModel
-from train.fixed_charges.charmm_files import charmm_dcm, charmm_kernel, charmm_rtf, kernel_departure
-from train.fixed_charges.gromacs_files import gromacs_itp
-from train.fixed_charges.openmm_files import molecule_pdb, openmm_xml
 from train.fixed_charges.parameters import Bonded, read_bonded, read_lennard_jones
 from train.fixed_charges.topology import rigid_constraints
 
@@ -19,15 +18,18 @@ def simulation_files(
     residue: str,
     lennard_jones: str | Path | None = None,
     bonded: str | Path | None = None,
+    geometries: np.ndarray | None = None,
 ) -> dict[str, str]:
     """Return the texts of the files for OpenMM, GROMACS and CHARMM by name.
 
     Args:
-        model: of a molecule.
+        model: of a molecule of N atoms.
         residue: name of its residue, at most eight letters and digits.
         lennard_jones: file of its Lennard-Jones parameters; None for zero.
         bonded: file of its harmonic bonds and angles; None for constraints, if they keep the molecule rigid, else
             nothing.
+        geometries: (G, N, 3) in Å, at which the charges of the files are compared with those of the model, which is
+            logged; None for those of the model's kernel.
 
     Raises:
         UserError: one of the two files cannot be used.
@@ -39,16 +41,19 @@ def simulation_files(
     elif rigid_constraints(model) is not None:
         terms = "rigid"
     texts = {
-        "openmm.xml": openmm_xml(model, residue, parameters, terms),
-        "molecule.pdb": molecule_pdb(model, residue),
-        "gromacs.itp": gromacs_itp(model, residue, parameters, terms),
+        "openmm.xml": openmm_files.openmm_xml(model, residue, parameters, terms),
+        "molecule.pdb": openmm_files.molecule_pdb(model, residue),
+        "gromacs.itp": gromacs_files.gromacs_itp(model, residue, parameters, terms),
+        "charmm.dcm": charmm_files.charmm_dcm(model, residue),
+        "charmm.rtf": charmm_files.charmm_rtf(model, residue),
     }
-    try:
-        texts |= {"charmm.dcm": charmm_dcm(model, residue), "charmm.rtf": charmm_rtf(model, residue)}
-        if model.kernel is not None:
-            texts |= charmm_kernel(model)
-            departure = kernel_departure(model)
-            log.info(f"note: CHARMM's kernel has the charges within {departure:.1g} Å of the model's")
-    except UserError as error:
-        log.info(f"note: no files for CHARMM: {error}")
+    if model.kernel is not None:
+        texts |= charmm_files.charmm_kernel(model)
+        geometries = charmm_files.kernel_geometries(model) if geometries is None else geometries
+    if geometries is not None:
+        departures = [
+            f"{program.largest_departure(model, geometries):.2g} Å in {name}"
+            for program, name in ((openmm_files, "OpenMM"), (gromacs_files, "GROMACS"), (charmm_files, "CHARMM"))
+        ]
+        log.info(f"note: at {len(geometries)} geometries a charge leaves its place by at most {', '.join(departures)}")
     return texts

@@ -11,6 +11,8 @@ import itertools
 import math
 import xml.etree.ElementTree as ET
 
+import numpy as np
+
 from shared.elements import MASSES, symbol
 from train.fixed_charges.charge_model import ChargeModel
 from train.fixed_charges.parameters import Bonded, BondedTerms, LennardJones, no_lennard_jones
@@ -99,6 +101,12 @@ def molecule_pdb(model: ChargeModel, residue: str) -> str:
     for pair in model.bonds.tolist():
         lines += [f"CONECT{first + 1:5d}{second + 1:5d}" for first, second in itertools.permutations(pair)]
     return "\n".join([*lines, "END"]) + "\n"
+
+
+def largest_departure(model: ChargeModel, geometries: np.ndarray) -> float:
+    """Return how far (Å) a site of the file is from that of the model at most, at geometries (G, N, 3) in Å."""
+    shifts = without_kernel(model).sites(geometries) - model.sites(geometries)
+    return float(np.linalg.norm(shifts, axis=-1).max())
 
 
 def _site(model: ChargeModel, k: int, name: str, atoms: list[str]) -> dict[str, str]:
