@@ -23,6 +23,7 @@ from shared.errors import UserError
 from shared.input.total_charge import total_charge_of
 from tests import support
 from tests.use.conftest import FACTS, REFERENCES
+from train import export_charges, spectra
 from train.inference.calculator import JointCalculator
 from train.inference.predictor import Predictor
 from train.inference.unlike_training import UnlikeTrainingWarning
@@ -138,6 +139,14 @@ def test_what_training_never_had_is_said_once(informed: Path, atoms: ase.Atoms, 
     assert any(re.search(message, text) for text in outside)
     with pytest.raises(UserError, match=f"^b: {re.escape(outside[0])}.*--strict"):
         strict._check(atoms, "b: ")
+
+
+@pytest.mark.parametrize("program", [export_charges, spectra])
+def test_strict_programs_stop_at_what_is_outside(program: Any, informed: Path, tmp_path: Path) -> None:
+    flags = ["--run", str(informed), "--molecule", "C2H6", "--output", str(tmp_path / "out"), "--strict"]
+    with pytest.raises(UserError, match=r"8 atoms: the largest training molecule had 4.*--strict"):
+        program.main(flags)
+    assert not (tmp_path / "out").exists()
 
 
 def test_strict_needs_to_know_the_training(run_folder: Path) -> None:

@@ -173,7 +173,7 @@ class Predictor:
         """
         numbered = [f"molecule {index}" for index in range(len(molecules))] if len(molecules) > 1 else [""]
         places = [f"{name}: " if name else "" for name in names or numbered]
-        outside = [self._check(*pair) for pair in zip(molecules, places, strict=True)]
+        outside = list(map(self._check, molecules, places))
         results: list[MoleculePrediction | None] = [None] * len(molecules)
         for size, chosen in self._by_size(molecules).items():
             for start in range(0, len(chosen), batch_size):

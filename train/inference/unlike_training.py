@@ -95,7 +95,7 @@ class Domain:
                 new = note.kind not in self._said
                 self._said.add(note.kind)
             if new:
-                warnings.warn(f"{where}{note.text}", UnlikeTrainingWarning, stacklevel=5)
+                warnings.warn(f"{where}{note.text}", UnlikeTrainingWarning, stacklevel=4)
         return texts
 
 
