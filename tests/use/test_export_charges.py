@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.inference.predictor.Predictor", lambda run, precision: predictor)
+    monkeypatch.setattr("train.inference.predictor.Predictor", lambda run, precision, strict: predictor)
     monkeypatch.setattr("shared.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         export_charges.main(["--run", str(run_folder), "--output", str(tmp_path), "--molecule", "H2O"])
