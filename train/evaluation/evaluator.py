@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -36,10 +36,11 @@ from train.evaluation.transfer import (
     transfer_record,
     without_groups,
 )
+from train.model.prediction import Deviations, EnsemblePrediction
 from train.model.saved_model import TrainedModel, load_weights
 from train.run_folder import EVALUATION_FORMAT, RunFolder
 from train.step.compiled_steps import Steps
-from train.step.metrics import zero_sums
+from train.step.members import split_members, stack_members
 
 _MOLECULES_DRAWN = 3
 _ESP_POINTS_KEPT = 64
@@ -52,12 +53,12 @@ def evaluate_split(
     quiet: bool = False,
     between: Callable[[], None] = lambda: None,
     targets: Targets | None = None,
-) -> dict[str, float]:
-    """Return every metric on a split.
+) -> list[dict[str, float]]:
+    """Return every metric on a split, of an ensemble those of each member and, last, those of its mean prediction.
 
     Args:
         steps: compiled functions.
-        params: (P,) on the devices of ``steps``.
+        params: (P,), of an ensemble (N, P), on the devices of ``steps``.
         loader: of the split.
         quiet: no progress bar.
         between: called after each batch; may raise.
@@ -65,7 +66,7 @@ def evaluate_split(
     """
     devices = steps.devices
     planned = plan_apart(loader, targets.novelty if targets else None)
-    sums: dict[int, Sums] = {kind: Sums(0, devices.place(zero_sums())) for kind, _ in planned}
+    sums: dict[int, Sums] = {kind: Sums(0, steps.zero_evaluated()) for kind, _ in planned}
     part = devices.own_part(loader.places)
 
     def prepare(plan: BatchPlan) -> tuple[Batch, Batch]:
@@ -81,9 +82,13 @@ def evaluate_split(
                 _collect(targets, loader, plan, kind, batch, jax.device_get(prediction))
             bar.update(len(plan.rows))
             between()
+    models = steps.members + (steps.members > 1)
+    parts = {
+        kind: [Sums(part.molecules, own) for own in split_members(part.sums, models)] for kind, part in sums.items()
+    }
     if targets is not None:
-        targets.by_novelty = sums
-    return total_metrics(list(sums.values()))
+        targets.by_novelty = {kind: own[-1] for kind, own in parts.items()}
+    return [total_metrics(of_model) for of_model in zip(*parts.values(), strict=True)]
 
 
 def finish_run(
@@ -93,7 +98,7 @@ def finish_run(
     split: str,
     plots: bool,
     quiet: bool = False,
-    trained: TrainedModel | None = None,
+    trained: Sequence[TrainedModel] | None = None,
     predictions: bool = False,
     fitted_charges: bool = True,
     output: RunFolder | None = None,
@@ -110,7 +115,7 @@ def finish_run(
         split: its name.
         plots: draw the pictures.
         quiet: print nothing.
-        trained: other weights than those in best/.
+        trained: other weights than those in best/, of each member.
         predictions: write predictions-SPLIT.h5 too.
         fitted_charges: fit charges to single molecules, to compare with, unless they are kept from before.
         output: another folder to write to.
@@ -120,23 +125,24 @@ def finish_run(
         UserError: the weights are missing or damaged, or an error is not finite.
         OSError: a file cannot be written.
     """
-    trained = trained or load_weights(folder.best)
-    params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
-    known = _molecules_of(trained, training)
+    members = trained or [load_weights(best) for best in folder.best_folders(steps.members)]
+    vectors = stack_members([steps.parameters.from_host(member.params) for member in members])
+    params = steps.devices.place(jax.numpy.asarray(vectors))
+    known = _molecules_of(members[0], training)
     targets = Targets(novelty=novelty_of_split(loader, known) if known else None)
     name, folder = folder.path.name, output or folder
     folder.path.mkdir(parents=True, exist_ok=True)
     path = folder.predictions_file(split)
     names = {"run": name, "split": split}
-    writing = write_predictions(path, trained.reference_energies_ev, **names) if predictions else nullcontext()
+    writing = write_predictions(path, members[0].reference_energies_ev, **names) if predictions else nullcontext()
     with writing as targets.file:
-        metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
+        *of_members, metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
         _require_finite(metrics, split)
     digest = file_digest(path) if predictions else None
     kept = kept_baselines(folder, split)
     if kept is not None and known is not None and not kept.groups:
         kept = None  # of an evaluation that did not know what was trained on
-    baselines = kept or spread_alone(loader, trained.config.n_dcm, targets.novelty)
+    baselines = kept or spread_alone(loader, members[0].config.n_dcm, targets.novelty)
     record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
     if fitted_charges and kept is None:
         if not quiet:
@@ -245,6 +251,9 @@ def describe_metrics(metrics: dict[str, float], baselines: Baselines) -> str:
 
 
 def _collect(targets: Targets, loader: Loader, plan: BatchPlan, kind: int, batch: Batch, prediction: Any) -> None:
+    deviations: Deviations | None = None
+    if isinstance(prediction, EnsemblePrediction):
+        prediction, deviations = prediction
     bucket = loader.buckets[plan.bucket]
     rows = bucket.take("row", plan.rows)
     names = [bytes(name).decode("utf-8", "replace") for name in bucket.take(NAME_ARRAY, plan.rows)]
