@@ -26,9 +26,9 @@ from train.inference.folder import best_folder
 from train.model.saved_model import member_folders
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
-EVALUATION_FORMAT = 4
+EVALUATION_FORMAT = 5
 """Format of evaluation-SPLIT.json. 3: ``baselines`` and ``normalised_errors``, by element and by distance too; 4:
-``transfer`` and ``distributed_charges``."""
+``transfer`` and ``distributed_charges``; 5: ``ensemble``, null of a single model."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import jax
 import numpy as np
 import pytest
@@ -21,8 +22,11 @@ from train.config import TrainConfig
 from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
+from train.evaluation.ensemble_errors import compare, describe_ensemble
+from train.model.joint import build_model
 from train.model.saved_model import load_weights, member_folders, save_weights
-from train.run import loop
+from train.report import __main__ as report
+from train.run import evaluate_run, loop
 from train.run.checkpoint import Best, Checkpoints, Progress
 from train.run.session import _initial_folders
 from train.step.compiled_steps import Steps
@@ -260,3 +264,111 @@ def test_an_ensemble_begins_with_an_ensemble_of_its_size(
     )
     with pytest.raises(UserError, match="take over --n-dcm 3"):
         ensemble.run(monkeypatch, tmp_path, init_from=str(copied), name="u")
+
+
+def read_predictions(folder: Path) -> dict[str, np.ndarray]:
+    with h5py.File(folder / "predictions-test.h5") as file:
+        return {name: np.asarray(file[name]) for name in file if name != "name"}
+
+
+@pytest.fixture(scope="module")
+def evaluated(ensemble: Ensemble) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_run, "Steps", lambda *_: ensemble.steps)
+        evaluate_run.evaluate_run(ensemble.folder, "test", fitted_charges=False)
+    return ensemble.folder
+
+
+def test_predictions_are_means_and_deviations_of_the_members(ensemble: Ensemble, evaluated: Path) -> None:
+    values, record = read_predictions(evaluated), json.loads((evaluated / "evaluation-test.json").read_text())
+    loader = Loader(open_cache(Path(ensemble.config.cache_dir), 6.0, 10.0).load_split("test"), 4, EspSelection(1.0))
+    ((_, batch),) = loader.stream(loader.plan(), loader.read)
+    predict = jax.jit(build_model(ensemble.config).apply)
+    single = [jax.device_get(predict(load_weights(p).params, batch)) for p in member_folders(evaluated / "best")]
+    atoms, points = batch.atomic_numbers > 0, batch.esp_mask
+    real = np.ones(4, bool)
+    for name, mask in {"forces": atoms, "charges": atoms, "dipole": real, "dipole_dcm": real, "esp": points}.items():
+        both = np.stack([getattr(one, name)[mask].astype(np.float64) for one in single])
+        scale = np.abs(both).max()
+        np.testing.assert_allclose(values[name], both.mean(axis=0), atol=1e-5 * scale, err_msg=name)
+        # Of two, half their difference is sqrt(1/2) of the deviation with N - 1.
+        deviation = np.abs(both[0] - both[1]) / np.sqrt(2.0)
+        np.testing.assert_allclose(values[f"{name}_std"], deviation, atol=1e-5 * scale, err_msg=name)
+    energies = np.stack([one.energy for one in single])
+    np.testing.assert_allclose(values["energy_std"], np.abs(energies[0] - energies[1]) / np.sqrt(2.0), atol=1e-5)
+    errors = np.abs(energies - batch.energy)
+    metrics = [one["energy_mae_ev"] for one in record["ensemble"]["members"]]
+    np.testing.assert_allclose(metrics, errors.mean(axis=1), rtol=1e-4)
+    error = np.abs(energies.mean(axis=0) - batch.energy)
+    assert record["metrics"]["energy_mae_ev"] == pytest.approx(error.mean(), rel=1e-4)
+    # The charges of both members, each halved, make the potential and PhysNet's charges.
+    assert values["dcm_charges"].shape[1] == 2 * ensemble.config.n_dcm
+    np.testing.assert_allclose(values["dcm_charges"].sum(axis=1), values["charges"], atol=1e-6)
+    own, grid = slice(0, values["n_atoms"][0]), values["grid"][: values["n_points"][0]].astype(np.float64)
+    distances = np.linalg.norm(grid[:, None] - values["dcm_sites"][own].reshape(-1, 3), axis=-1)
+    esp = (values["dcm_charges"][own].ravel() / distances).sum(axis=1) * 0.529177210903
+    np.testing.assert_allclose(values["esp"][: len(grid)], esp, atol=2e-6)
+    # Of members as they are.
+    extent = max(np.abs(one.dcm_charges[atoms]).max() for one in single)
+    assert record["distributed_charges"]["largest_magnitude_e"] == pytest.approx(extent, rel=1e-5)
+
+
+def test_errors_are_compared_with_deviations(
+    evaluated: Path, ensemble: Ensemble, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the file, counted here from the predictions."""
+    values, record = read_predictions(evaluated), json.loads((evaluated / "evaluation-test.json").read_text())
+    starts = np.cumsum(values["n_points"]) - values["n_points"]
+
+    def over_points(squares: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.add.reduceat(squares.astype(np.float64), starts) / values["n_points"]) * 627.5094740631
+
+    pairs = {
+        "energy": (values["energy_std"], np.abs(values["energy"] - values["energy_reference"])),
+        "forces": (
+            np.linalg.norm(values["forces_std"], axis=1) / np.sqrt(3.0),
+            np.linalg.norm(values["forces"] - values["forces_reference"], axis=1) / np.sqrt(3.0),
+        ),
+        "esp": (over_points(values["esp_std"] ** 2), over_points((values["esp"] - values["esp_reference"]) ** 2)),
+    }
+    for name, (deviations, errors) in pairs.items():
+        found = record["ensemble"]["deviations"][name]
+        assert found["number"] == len(errors)
+        assert found["rms_deviation"] == pytest.approx(np.sqrt(np.mean(deviations**2)), rel=2e-3)
+        assert found["rms_error"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=2e-3)
+        assert sum(one["number"] for one in found["bins"]) == len(errors)
+    assert (evaluated / "plots" / "calibration-test.png").read_bytes().startswith(b"\x89PNG")
+    told = describe_ensemble(record).splitlines()
+    assert len(told) == 3
+    assert told[0].startswith("  ensemble of 2; its members alone, mean (range): energy ")
+
+
+def test_ranks_bins_and_the_factor() -> None:
+    """Of errors that are twice as large as the deviations say, and of which some have no deviation at all."""
+    rng = np.random.default_rng(0)
+    deviations = np.exp(rng.normal(size=20_000))
+    deviations[:20] = 0.0
+    errors = np.abs(2.0 * deviations * rng.normal(size=len(deviations)))
+    errors[:20] = 1e-3
+    found = compare(deviations, errors)
+    assert found["factor"] == pytest.approx(2.0, rel=0.05)
+    ranks = [np.argsort(np.argsort(values)) for values in (deviations[20:], errors[20:])]
+    assert compare(deviations[20:], errors[20:])["rank_correlation"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert [one["number"] for one in found["bins"]] == [2000] * 10
+    for one in found["bins"]:
+        assert one["rms_error"] == pytest.approx(2.0 * one["rms_deviation"], rel=0.15)
+    edges = np.sort(deviations).reshape(10, 2000)
+    np.testing.assert_allclose([one["rms_deviation"] for one in found["bins"]], np.sqrt((edges**2).mean(axis=1)))
+    # Nothing to compare is no number, and no warning.
+    assert compare(np.zeros(5), np.ones(5))["factor"] is None
+    assert compare(np.zeros(5), np.ones(5))["rank_correlation"] is None
+    assert compare(np.zeros(0), np.zeros(0)) == {
+        **{"number": 0, "rank_correlation": None, "factor": None, "rms_error": 0.0, "rms_deviation": 0.0, "bins": []}
+    }
+
+
+def test_a_report_of_an_ensemble_has_its_table(evaluated: Path) -> None:
+    report.main(["--run", str(evaluated), "--split", "test"])
+    page = (evaluated / "report-test.html").read_text(encoding="utf-8")
+    assert "<h2>Ensemble</h2>" in page
+    assert "2 members" in page

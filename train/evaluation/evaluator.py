@@ -23,6 +23,7 @@ from train.data.missing_targets import count_missing, shown
 from train.data.quantities import QUANTITIES, RARE
 from train.evaluation.baselines import Baselines, keep_baselines, kept_baselines, spread_alone, with_fitted_charges
 from train.evaluation.charge_extents import describe_charges
+from train.evaluation.ensemble_errors import describe_ensemble
 from train.evaluation.errors_by_molecule import describe_molecules
 from train.evaluation.errors_by_region import describe_regions
 from train.evaluation.prediction_file import write_predictions
@@ -79,7 +80,7 @@ def evaluate_split(
             added, prediction = steps.evaluate(params, sums[kind].sums, placed)
             sums[kind] = Sums(sums[kind].molecules + len(plan.rows), added)
             if targets is not None:
-                _collect(targets, loader, plan, kind, batch, jax.device_get(prediction))
+                _collect(targets, loader, plan, kind, batch, jax.device_get(prediction), steps.members)
             bar.update(len(plan.rows))
             between()
     models = steps.members + (steps.members > 1)
@@ -143,18 +144,19 @@ def finish_run(
     if kept is not None and known is not None and not kept.groups:
         kept = None  # of an evaluation that did not know what was trained on
     baselines = kept or spread_alone(loader, members[0].config.n_dcm, targets.novelty)
-    record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
+    ensemble = targets.ensemble_errors.as_record(of_members)
+    record = _write_record(folder, split, loader, metrics, ensemble, targets, baselines, digest)
     if fitted_charges and kept is None:
         if not quiet:
             log.info("fitting charges to single molecules, to compare the errors with (--limits off leaves it out)")
         baselines = with_fitted_charges(baselines, loader, seed=0, quiet=quiet, novelty=targets.novelty)
         keep_baselines(folder, split, baselines)
-        record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
+        record = _write_record(folder, split, loader, metrics, ensemble, targets, baselines, digest)
     if plots:
         # Imported here: matplotlib is slow to import and not needed while training.
         from train.evaluation.plots import draw_all
 
-        draw_all(folder, targets, split, metrics)
+        draw_all(folder, targets, split, metrics, ensemble)
     if not quiet:
         log.info(describe_evaluation(record, baselines))
         if predictions:
@@ -185,6 +187,7 @@ def _write_record(
     split: str,
     loader: Loader,
     metrics: dict[str, float],
+    ensemble: dict[str, Any] | None,
     targets: Targets,
     baselines: Baselines,
     digest: str | None,
@@ -195,6 +198,7 @@ def _write_record(
         "molecules": len(loader),
         "molecules_without": count_missing(loader),
         "metrics": metrics,
+        "ensemble": ensemble,
         "baselines": without_groups(baselines),
         "normalised_errors": baselines.normalised_errors(metrics),
         "transfer": transfer_record(targets.by_novelty, baselines),
@@ -213,6 +217,7 @@ def describe_evaluation(record: dict[str, Any], baselines: Baselines) -> str:
     tables = (
         f"{record['split']} errors of the best weights ({molecules})",
         describe_metrics(record["metrics"], baselines),
+        describe_ensemble(record),
         describe_transfer(record),
         describe_charges(record),
         describe_regions(record),
@@ -250,7 +255,9 @@ def describe_metrics(metrics: dict[str, float], baselines: Baselines) -> str:
     return "\n".join(lines)
 
 
-def _collect(targets: Targets, loader: Loader, plan: BatchPlan, kind: int, batch: Batch, prediction: Any) -> None:
+def _collect(
+    targets: Targets, loader: Loader, plan: BatchPlan, kind: int, batch: Batch, prediction: Any, members: int
+) -> None:
     deviations: Deviations | None = None
     if isinstance(prediction, EnsemblePrediction):
         prediction, deviations = prediction
@@ -259,9 +266,14 @@ def _collect(targets: Targets, loader: Loader, plan: BatchPlan, kind: int, batch
     names = [bytes(name).decode("utf-8", "replace") for name in bucket.take(NAME_ARRAY, plan.rows)]
     targets.region_errors.add(batch, prediction)
     targets.molecule_errors.add(batch, prediction, rows, names, kind)
-    targets.charge_extents.add(batch, prediction, rows, names)
+    whole_charges = prediction
+    if deviations is not None:
+        targets.ensemble_errors.add(batch, prediction, deviations)
+        # Those of the members, as a simulation with one of them would have them.
+        whole_charges = prediction._replace(dcm_charges=members * prediction.dcm_charges)
+    targets.charge_extents.add(batch, whole_charges, rows, names)
     if targets.file:
-        targets.file.add(batch, prediction, rows, names, kind)
+        targets.file.add(batch, prediction, rows, names, kind, deviations)
     known = known_targets(batch)
     atoms = batch.atomic_numbers > 0
     targets.add("energy", batch.energy[known.energy], prediction.energy[known.energy])
