@@ -16,6 +16,9 @@ from train.model.prediction import Deviations, Prediction
 BINS = 10
 """Groups of equal size, by rising deviation, in which errors and deviations are compared."""
 
+_SMALLEST_SHARE = 1e-3
+"""Of the root mean square deviation: what differs by less does so by rounding, as forces that are zero by symmetry."""
+
 COMPARED: dict[str, tuple[Quantity, str, str]] = {
     "energy": (ENERGY, "molecule", "eV"),
     "forces": (FORCES, "atom", "eV/Å"),
@@ -82,23 +85,25 @@ class EnsembleErrors:
 def compare(deviations: np.ndarray, errors: np.ndarray) -> dict[str, Any]:
     """Return how well deviations (n,) predict errors (n,): Spearman's rank correlation, bins, and one factor.
 
-    With deviations multiplied by the factor, their mean square is that of the errors. It is not a mean over the ratios
-    of single errors and deviations, which the smallest deviations would decide: of two or three members it has no
-    expectation.
+    The factor is the geometric mean over the bins of root mean square error / root mean square deviation: large and
+    small deviations count alike, as in a mean over the ratios of single ones, but that has no expectation for three
+    members or fewer, and the smallest deviations would decide it.
     """
-    order = np.argsort(deviations, kind="stable")
-    parts = np.array_split(order, min(BINS, len(order))) if len(order) else []
-    rms_error, rms_deviation = _rms(errors), _rms(deviations)
+    parts = [part for part in np.array_split(np.argsort(deviations, kind="stable"), BINS) if len(part)]
+    bins = [
+        {"number": len(part), "rms_deviation": _rms(deviations[part]), "rms_error": _rms(errors[part])}
+        for part in parts
+    ]
+    smallest = _SMALLEST_SHARE * _rms(deviations)
+    ratios = [one["rms_error"] / one["rms_deviation"] for one in bins if one["rms_deviation"] > smallest]
+    ratios = [ratio for ratio in ratios if ratio > 0]
     return {
-        "number": len(order),
+        "number": len(deviations),
         "rank_correlation": _rank_correlation(deviations, errors),
-        "factor": rms_error / rms_deviation if rms_deviation else None,
-        "rms_error": rms_error,
-        "rms_deviation": rms_deviation,
-        "bins": [
-            {"number": len(part), "rms_deviation": _rms(deviations[part]), "rms_error": _rms(errors[part])}
-            for part in parts
-        ],
+        "factor": float(np.exp(np.mean(np.log(ratios)))) if ratios else None,
+        "rms_error": _rms(errors),
+        "rms_deviation": _rms(deviations),
+        "bins": bins,
     }
 
 

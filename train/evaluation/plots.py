@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
@@ -87,6 +88,10 @@ def draw_calibration(errors: EnsembleErrors, compared: dict[str, Any], split: st
         title = label if rank is None else f"{label}\nrank correlation {rank:.2f}"
         labels = (f"{what}, {unit}" for what in ("deviation of the members", "error of their mean"))
         axis.set(title=title, xscale="log", yscale="log", **dict(zip(("xlabel", "ylabel"), labels, strict=True)))
+        for own in (axis.xaxis, axis.yaxis):
+            own.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            own.set_major_formatter("{x:g}")
+            own.set_minor_formatter(NullFormatter())
         axis.legend(fontsize="small")
         axis.grid(alpha=0.3)
     figure.suptitle(f"{split} split: does the ensemble know where it is wrong?")
