@@ -147,7 +147,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arrays = {"state": saved.state, "sums": saved.sums}
-        progress = json.loads(json.dumps(saved.progress.as_json()))
+        progress = saved.progress.as_json()
         description = seal(
             {"format": _FORMAT, "run": self._run_id, "checksum": _checksum(arrays, progress), **progress}
         )

@@ -133,6 +133,9 @@ def describe_session(session: Session) -> Iterator[str]:
         f"train: {len(loader):,} molecules, {len(loader.buckets)} bucket(s), {where}; "
         f"{devices.count} {devices.platform} device(s); run {session.folder.path}"
     )
+    if config.members > 1:
+        last = config.seed + config.members - 1
+        yield f"train: an ensemble of {config.members} members, seeds {config.seed} to {last}"
     yield from describe_missing(loader, session.valid)
     for difference in run_folder.other_versions(config.from_run) if config.from_run else []:
         yield f"note: not as in {config.from_run}: {difference}; results may differ"
