@@ -209,6 +209,12 @@ class TrainConfig(ModelConfig):
     seed: Seed = setting(0, Scope.RUN)
     """Seed of the initial weights and of the shuffle."""
 
+    shuffle_seed: Annotated[int, Field(ge=-1, lt=2**32)] = setting(-1, Scope.RUN, before=-1)
+    """Seed of the shuffle, if it is not --seed (-1 = it is)."""
+
+    members: PositiveInt = setting(1, Scope.STEP, before=1)
+    """Models that are trained together on the same batches, from the seeds --seed, --seed + 1, and so on."""
+
     plot_results: bool = setting(True, Scope.HOST)
     """Draw scatter plots and ESP pictures at the end."""
 
