@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import h5py
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
 from shared.errors import UserError
@@ -22,10 +24,12 @@ from train.config import TrainConfig
 from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
+from train.evaluation import plots
 from train.evaluation.ensemble_errors import compare, describe_ensemble
 from train.model.joint import build_model
 from train.model.saved_model import load_weights, member_folders, save_weights
-from train.report import __main__ as report
+from train.report.page import render
+from train.report.run_facts import read_evaluation, read_facts
 from train.run import evaluate_run, loop
 from train.run.checkpoint import Best, Checkpoints, Progress
 from train.run.session import _initial_folders
@@ -275,6 +279,8 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
 def evaluated(ensemble: Ensemble) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate_run, "Steps", lambda *_: ensemble.steps)
+        for name in ("draw_scatter", "draw_esp", "draw_curves"):  # as of any run
+            patch.setattr(plots, name, lambda *_: Figure(figsize=(1, 1)))
         evaluate_run.evaluate_run(ensemble.folder, "test", fitted_charges=False)
     return ensemble.folder
 
@@ -371,7 +377,14 @@ def test_ranks_bins_and_the_factor() -> None:
 
 
 def test_a_report_of_an_ensemble_has_its_table(evaluated: Path) -> None:
-    report.main(["--run", str(evaluated), "--split", "test"])
-    page = (evaluated / "report-test.html").read_text(encoding="utf-8")
-    assert "<h2>Ensemble</h2>" in page
-    assert "2 members" in page
+    folder = run_folder.RunFolder(evaluated)
+    record = read_evaluation(folder, "test")
+    page = render(read_facts(folder), "test", record, [], [])
+    (table,) = re.findall(r"<h2>Ensemble</h2>.*?</table>", page, re.DOTALL)
+    assert "2 members" in table
+    (cells,) = re.findall(r"<td>forces, MAE</td><td>meV/Å</td>(.*?)</tr>", table)
+    errors = [1000.0 * one["forces_mae_ev_per_angstrom"] for one in record["ensemble"]["members"]]
+    compared = record["ensemble"]["deviations"]["forces"]
+    shown = [1000.0 * record["metrics"]["forces_mae_ev_per_angstrom"], np.mean(errors), min(errors), max(errors)]
+    shown += [compared["rank_correlation"], compared["factor"]]
+    assert [float(cell) for cell in re.findall(r">([^<]+)</td>", cells)] == pytest.approx(shown, rel=5e-3)

@@ -149,7 +149,9 @@ def test_a_run_that_began_with_other_weights_saw_their_molecules(monkeypatch: py
     """And nothing can be said to be new where those are not known."""
     earlier: list[TrainingFacts | None] = [TrainingFacts(molecules=known([molecule("CO2")]))]
     monkeypatch.setattr(session, "load_weights", lambda _: SimpleNamespace(training=earlier[0]))
-    run = SimpleNamespace(loader=loader_of([molecule("H2O")]), config=SimpleNamespace(init_from="runs/other"))
+    run = SimpleNamespace(
+        loader=loader_of([molecule("H2O")]), config=SimpleNamespace(init_from="runs/other", members=1)
+    )
     facts = vars(session.Session)["facts"].func
     assert facts(run).molecules.formulas == {"CO2", "H2O"}
     earlier[0] = None
