@@ -48,7 +48,7 @@ class ModelConfig(SharedConfig):
     physnet_channels: PositiveInt = setting(16, Scope.MODEL)
     """Channels of PhysNet's messages for each degree of direction."""
 
-    zbl: bool = setting(True, Scope.STEP, before=False)
+    zbl: bool = setting(True, Scope.MODEL, before=False)
     """Add the repulsion of nuclei (Ziegler, Biersack & Littmark) within the sum of two atoms' covalent radii."""
 
     dcmnet_features: PositiveInt = setting(32, Scope.MODEL)
