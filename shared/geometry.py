@@ -10,18 +10,22 @@ from shared.elements import COVALENT_RADII, symbol
 SHORTEST_DISTANCE = 0.4
 """Least distance of two atoms of a molecule, Å: the shortest bond, of H2, has 0.74."""
 
+SHORTEST_PREDICTED = 0.2
+"""Least distance for which a model is asked, Å: atoms that collide come nearer than those of any molecule."""
+
 BOND_FACTOR = 1.3
 """Largest distance of two bonded atoms over the sum of their covalent radii."""
 
 
-def describe_close_atoms(numbers: np.ndarray, positions: np.ndarray) -> str:
-    """Return what is wrong if two atoms are closer than ``SHORTEST_DISTANCE``, else an empty text.
+def describe_close_atoms(numbers: np.ndarray, positions: np.ndarray, shortest: float = SHORTEST_DISTANCE) -> str:
+    """Return what is wrong if two atoms are closer than ``shortest``, else an empty text.
 
     Args:
         numbers: (N,) atomic numbers.
         positions: (N, 3) in Å, finite.
+        shortest: least distance in Å.
     """
-    pairs = cKDTree(positions).query_pairs(SHORTEST_DISTANCE, output_type="ndarray")
+    pairs = cKDTree(positions).query_pairs(shortest, output_type="ndarray")
     if not len(pairs):
         return ""
     distances = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
@@ -29,7 +33,7 @@ def describe_close_atoms(numbers: np.ndarray, positions: np.ndarray) -> str:
     atoms = " and ".join(f"{atom} ({symbol(int(numbers[atom]))})" for atom in sorted((int(first), int(second))))
     apart = f"{distances.min():.2g} Å apart" if distances.min() else "at the same place"
     more = f", and {len(pairs) - 1} more such pairs" if len(pairs) > 1 else ""
-    return f"atoms {atoms} are {apart}{more}: no molecule has atoms closer than {SHORTEST_DISTANCE} Å (a line twice?)"
+    return f"atoms {atoms} are {apart}{more}: no molecule has atoms closer than {shortest} Å (a line twice?)"
 
 
 def distances_and_bonds(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

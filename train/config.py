@@ -48,6 +48,9 @@ class ModelConfig(SharedConfig):
     physnet_channels: PositiveInt = setting(16, Scope.MODEL)
     """Channels of PhysNet's messages for each degree of direction."""
 
+    zbl: bool = setting(True, Scope.STEP, before=False)
+    """Add the repulsion of nuclei (Ziegler, Biersack & Littmark) within the sum of two atoms' covalent radii."""
+
     dcmnet_features: PositiveInt = setting(32, Scope.MODEL)
     """Feature channels per atom and spherical-harmonic component in DCMNet."""
 
@@ -205,6 +208,12 @@ class TrainConfig(ModelConfig):
 
     seed: Seed = setting(0, Scope.RUN)
     """Seed of the initial weights and of the shuffle."""
+
+    shuffle_seed: Annotated[int, Field(ge=-1, lt=2**32)] = setting(-1, Scope.RUN, before=-1)
+    """Seed of the shuffle, if it is not --seed (-1 = it is)."""
+
+    members: PositiveInt = setting(1, Scope.STEP, before=1)
+    """Models that are trained together on the same batches, from the seeds --seed, --seed + 1, and so on."""
 
     plot_results: bool = setting(True, Scope.HOST)
     """Draw scatter plots and ESP pictures at the end."""

@@ -25,7 +25,7 @@ class ExportChargesConfig:
     """Write distributed charges of molecules as XYZ and CSV, their ESP as a cube, and local frames for CHARMM."""
 
     run: PathName
-    """Folder of the run, runs/NAME (or a copy of its best/)."""
+    """Folder of the run, runs/NAME (or a copy of its best/); of an ensemble one member, runs/NAME/best/member-0."""
 
     output: PathName
     """Folder to write to."""
@@ -54,12 +54,16 @@ class ExportChargesConfig:
     residue: str = "MOL"
     """Name of the molecule's residue in CHARMM's topology, whose atoms are in the same order."""
 
+    strict: bool = False
+    """Stop at what no training molecule had (total charge, bonds, fragments, size ...), instead of a note."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict the charges and write the files.
 
     Raises:
-        UserError: no such run or molecule, an element that the model was not trained on, or a cube too large.
+        UserError: no such run or molecule, or an ensemble; an element that the model was not trained on, or a cube too
+            large; with --strict, a molecule that has what no training molecule had.
         OSError: the folder cannot be written.
     """
     asked = parse_flags(ExportChargesConfig, "python -m train.export_charges", argv)
@@ -71,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_jax()
     from train.inference.charge_files import charges_csv, cube_grid, extended_xyz, potential_cube
     from train.inference.charmm_frames import local_frames_text
+    from train.inference.folder import single_folder
     from train.inference.molecule_input import read_molecules
     from train.inference.predictor import Predictor
 
@@ -84,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for atoms in molecules:
             atoms.info["charge"] = asked.charge
     grids = [cube_grid(atoms, asked.cube_spacing, asked.cube_margin) for atoms in molecules if asked.cube]
-    predictor = Predictor(asked.run, "float64")
+    predictor = Predictor(single_folder(asked.run), "float64", strict=asked.strict)
     predictions = predictor.predict(molecules)
     # Everything that can fail comes before the first file is written.
     texts = {"charges.xyz": extended_xyz(molecules, predictions), "charges.csv": charges_csv(molecules, predictions)}

@@ -28,7 +28,7 @@ class ExportModelConfig:
     """Write a trained model as a serialised JAX program with its weights: energy, forces, charges, any molecules."""
 
     run: PathName
-    """Folder of the run, runs/NAME (or a copy of its best/)."""
+    """Folder of the run, runs/NAME (or a copy of its best/); of an ensemble one member, runs/NAME/best/member-0."""
 
     output: PathName
     """Folder to write to."""
@@ -41,17 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the artefact, its description and instructions for loading it.
 
     Raises:
-        UserError: no such run.
+        UserError: no such run, or an ensemble.
         OSError: the folder cannot be written.
     """
     asked = parse_flags(ExportModelConfig, "python -m train.export_model", argv)
     # JAX takes seconds, and --help or a wrong flag should not.
     start_jax()
-    from train.inference.folder import best_folder
+    from train.inference.folder import single_folder
     from train.inference.jax_export import describe, export_model
     from train.model.saved_model import load_weights
 
-    trained = load_weights(best_folder(asked.run))
+    trained = load_weights(single_folder(asked.run))
     artefact = export_model(trained, asked.precision)
     description = describe(trained, asked.precision)
     folder = Path(asked.output)
@@ -76,7 +76,7 @@ def _readme(description: dict[str, Any]) -> str:
 `{MODEL}` holds program and weights, and is no pickle. It needs JAX alone: `pip install jax flatbuffers` (on a
 GPU `"jax[cuda13]"`), for {" and ".join(description["platforms"])}. It was written by jax {versions["jax"]}; JAX
 promises that versions up to six months newer run it. Elements: {", ".join(description["elements"])}. A molecule
-with another one gets NaN, and so does one with atoms closer than 0.4 Å{far}.
+with another one gets NaN, and so does one with atoms closer than 0.2 Å{far}.
 
 ```python
 import json

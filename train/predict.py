@@ -22,8 +22,8 @@ from train.step.start import start_jax
 
 if TYPE_CHECKING:
     from shared.input.labelled import Source
-    from shared.input.labels import LabelledMolecule
     from shared.input.unit_names import Kind
+    from train.inference.deviation_sums import DeviationSums
     from train.inference.label_errors import LabelErrors
     from train.inference.predictor import Predictor
 
@@ -84,6 +84,9 @@ class PredictConfig:
     precision: Literal["float32", "float64"] = "float32"
     """Precision of all arithmetic."""
 
+    strict: bool = False
+    """Stop at what no training molecule had (total charge, bonds, fragments, size ...), instead of a note."""
+
     @property
     def unit_flags(self) -> dict[Kind, str]:
         """Return the unit flag of each kind of quantity."""
@@ -100,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Predict, write the frames, and compare with their labels.
 
     Raises:
-        UserError: no such run or file, a file that cannot be read, an element that the model was not trained on.
+        UserError: no such run or file, a file that cannot be read, an element that the model was not trained on; with
+            --strict, a molecule that has what no training molecule had.
         OSError: the output cannot be written.
     """
     asked = parse_flags(PredictConfig, "python -m train.predict", argv)
@@ -114,36 +118,56 @@ def main(argv: Sequence[str] | None = None) -> None:
     keys = FrameKeys(asked.energy_key, asked.forces_key, asked.dipole_key, asked.quadrupole_key, asked.charge_key)
     sources = [open_source(name, keys) for name in files]
     output = _output(asked, files)
-    predictor = Predictor(asked.run, asked.precision)
+    predictor = Predictor(asked.run, asked.precision, strict=asked.strict)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(output) as temporary:
-        errors, count = _predict(asked, sources, predictor, temporary)
+        found = _predict(asked, sources, predictor, temporary)
     record = {
         "format_version": _FORMAT_VERSION,
         "run": asked.run,
         "files": {source.name: asdict(source.summary) for source in sources},
-        "molecules": count,
-        "molecules_with": errors.molecules(),
-        "metrics": errors.metrics(),
+        "molecules": found.molecules,
+        "molecules_with": found.errors.molecules(),
+        "metrics": found.errors.metrics(),
     }
+    if predictor.domain.is_known:
+        record["molecules_outside"] = found.outside
+    if predictor.is_ensemble:
+        record["members"] = len(predictor.members)
+        record["deviations"] = found.deviations.metrics()
     write_atomically(_errors_file(output), json.dumps(record, indent=1).encode())
     for source in sources:
         log.info(_describe(source, asked))
-    log.info(errors.describe())
-    log.info(f"predictions of {count:,} molecules in {output}, errors in {_errors_file(output)}")
+    log.info(found.errors.describe())
+    if predictor.is_ensemble:
+        log.info(found.deviations.describe(len(predictor.members)))
+    if found.outside:
+        log.info(
+            f"note: {found.outside:,} molecules have what no training molecule had; outside= in their frames says it"
+        )
+    log.info(f"predictions of {found.molecules:,} molecules in {output}, errors in {_errors_file(output)}")
 
 
-def _predict(
-    asked: PredictConfig, sources: Sequence[Source], predictor: Predictor, path: Path
-) -> tuple[LabelErrors, int]:
+@dataclass
+class _Found:
+    """What was found of all molecules."""
+
+    errors: LabelErrors
+    deviations: DeviationSums
+    molecules: int = 0
+    outside: int = 0
+
+
+def _predict(asked: PredictConfig, sources: Sequence[Source], predictor: Predictor, path: Path) -> _Found:
     import ase.io
     from tqdm import tqdm
 
     from shared.input.labelled import read_labelled
+    from train.inference.deviation_sums import DeviationSums
     from train.inference.label_errors import LabelErrors
     from train.inference.predicted_frames import as_atoms, predicted_frame
 
-    errors, count = LabelErrors(), 0
+    found = _Found(LabelErrors(), DeviationSums())
     at_once, streaming = _BATCHES_AT_ONCE * asked.batch_size, False
     with path.open("w", encoding="utf-8") as stream, tqdm(desc="predict", unit="mol", leave=False, disable=None) as bar:
         for molecules in read_labelled(sources, asked.unit_flags, at_once):
@@ -151,27 +175,18 @@ def _predict(
             streaming |= len(molecules) == at_once
             if asked.charge is not None:
                 molecules = [replace(molecule, charge=asked.charge) for molecule in molecules]
-            _require_known_elements(molecules, predictor)
-            predictions = predictor.predict([as_atoms(molecule) for molecule in molecules], asked.batch_size, streaming)
+            own = [as_atoms(molecule) for molecule in molecules]
+            predictions = predictor.predict(own, asked.batch_size, streaming, [one.where for one in molecules])
             frames = []
             for pair in zip(molecules, predictions, strict=True):
-                errors.add(*pair)
+                found.errors.add(*pair)
+                found.deviations.add(pair[1])
                 frames.append(predicted_frame(*pair))
             ase.io.write(stream, frames, format="extxyz")
-            count += len(molecules)
+            found.molecules += len(molecules)
+            found.outside += sum(bool(prediction.outside) for prediction in predictions)
             bar.update(len(molecules))
-    return errors, count
-
-
-def _require_known_elements(molecules: Sequence[LabelledMolecule], predictor: Predictor) -> None:
-    from shared.elements import symbol
-
-    known = set(predictor.elements)
-    for molecule in molecules:
-        unknown = sorted(set(molecule.numbers.tolist()) - known)
-        if unknown:
-            names, trained = (", ".join(map(symbol, numbers)) for numbers in (unknown, predictor.elements))
-            raise UserError(f"{molecule.where}: the model was not trained on {names}, but on {trained}")
+    return found
 
 
 def _output(asked: PredictConfig, files: Sequence[str]) -> Path:

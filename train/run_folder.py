@@ -22,11 +22,13 @@ from shared.sealed import read_sealed, write_sealed
 from shared.settings import FIXED, as_flags, as_tables, checked, names_in, read_toml, save_settings, values_before
 from train.config import TrainConfig
 from train.data.dataset import Cache
+from train.inference.folder import best_folder
+from train.model.saved_model import member_folders
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax", "numpy", "h5py", "numba", "orbax-checkpoint")
-EVALUATION_FORMAT = 4
+EVALUATION_FORMAT = 5
 """Format of evaluation-SPLIT.json. 3: ``baselines`` and ``normalised_errors``, by element and by distance too; 4:
-``transfer`` and ``distributed_charges``."""
+``transfer`` and ``distributed_charges``; 5: ``ensemble``, null of a single model."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class RunFolder:
     def best(self) -> Path:
         """Weights of the best epoch, for use on any machine."""
         return self.path / "best"
+
+    def best_folders(self, members: int) -> list[Path]:
+        """Return the folders of the best weights of each model: best/ itself, or member-0 and so on in it."""
+        return [self.best / f"member-{k}" for k in range(members)] if members > 1 else [self.best]
 
     @property
     def plots(self) -> Path:
@@ -341,6 +347,6 @@ def _device() -> dict[str, Any]:
 
 
 def _weights_digest(run: str) -> str:
-    """Return the checksum of the weights that this run begins with."""
-    path = RunFolder(Path(run)).best / "weights.safetensors"
-    return xxhash.xxh3_128_hexdigest(path.read_bytes()) if path.exists() else ""
+    """Return the checksum of the weights that this run begins with, of an ensemble those of all members."""
+    paths = [folder / "weights.safetensors" for folder in member_folders(best_folder(run))]
+    return " ".join(xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths if path.exists())

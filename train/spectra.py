@@ -58,12 +58,16 @@ class SpectraConfig:
     seed: int = 0
     """Seed of the velocities."""
 
+    strict: bool = False
+    """Stop at what no training molecule had (total charge, bonds, fragments, size ...), instead of a note."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compute and write the spectra.
 
     Raises:
-        UserError: no such run or molecule, or a geometry that cannot be optimised.
+        UserError: no such run or molecule, or a geometry that cannot be optimised; with --strict, one that has what no
+            training molecule had.
     """
     asked = parse_flags(SpectraConfig, "python -m train.spectra", argv)
     if bool(asked.molecule) == bool(asked.geometry):
@@ -89,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     atoms = read_molecule(asked.molecule, asked.geometry)
     if asked.charge is not None:
         atoms.info["charge"] = asked.charge
-    calculator = JointCalculator(asked.run)
+    calculator = JointCalculator(asked.run, strict=asked.strict)
     atoms.calc = calculator
     optimise(atoms, asked.fmax)
     modes = harmonic_modes(calculator.predictor.derivatives(atoms), atoms)

@@ -36,6 +36,8 @@ EXECUTED = (
     (README, "Quick start"),
     (README, "Use a model"),
     (ROOT / "docs/using.md", "Python"),
+    (ROOT / "docs/using.md", "Ensembles"),
+    (ROOT / "docs/using.md", "Simulations"),
     (ROOT / "docs/using.md", "Spectra"),
     (ROOT / "docs/using.md", "Charges"),
     (ROOT / "docs/preprocessing.md", "Preprocessing"),

@@ -106,7 +106,7 @@ def epochs_with(
     evaluated = iter(values)
     whole = dict.fromkeys(METRIC_NAMES, 1.0)
     with patch.context() as inner:
-        inner.setattr(loop, "evaluate_split", lambda *_: {**whole, **next(evaluated)})
+        inner.setattr(loop, "evaluate_split", lambda *_: [{**whole, **next(evaluated)}])
         return small.run(inner, runs, **changes)
 
 

@@ -53,6 +53,18 @@ def test_two_devices_and_then_one(one_device: Run, cache: Path, tmp_path: Path) 
     same(continued.metrics(), one_device.metrics())
 
 
+@pytest.mark.slow
+def test_an_ensemble_on_two_devices(cache: Path, tmp_path: Path) -> None:
+    """They exchange the gradients of one member after another."""
+    runs = [
+        Run(cache, tmp_path / str(devices), "both", epochs=3, host_devices=devices, members=2) for devices in (1, 2)
+    ]
+    for run in runs:
+        run.finish()
+    same(runs[1].metrics(), runs[0].metrics())
+    assert sorted(path.name for path in (runs[1].folder / "best").iterdir()) == ["member-0", "member-1"]
+
+
 def free_address() -> str:
     """HOST:PORT of this machine."""
     with socket.socket() as free:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
+from shared.elements import COVALENT_RADII
 from tests import support
 from train.data.batch import Batch, empty_batch
 from train.model.joint import JointModel, build_model
@@ -33,3 +34,11 @@ def _compiled(changes: tuple[tuple[str, Any], ...]) -> tuple[JointModel, Params,
     # Parameters do not depend on the data.
     smallest = empty_batch(BucketShape(FrameShape(2, 1), EdgeShape(2, 2)), 1)
     return model, jax.jit(model.init)(jax.random.key(0), smallest), jax.jit(model.apply)
+
+
+def repelled_pairs(batch: Batch) -> int:
+    """Pairs of atoms so near that the repulsion of their nuclei acts."""
+    distances = np.linalg.norm(batch.positions[:, :, None] - batch.positions[:, None], axis=-1)
+    radii = COVALENT_RADII[batch.atomic_numbers]
+    real = (batch.atomic_numbers[:, :, None] > 0) & (batch.atomic_numbers[:, None] > 0)
+    return int((real & (distances < radii[:, :, None] + radii[:, None]) & (distances > 0)).sum()) // 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import support
-from tests.properties.helpers import build
+from tests.properties.helpers import build, repelled_pairs
 from train.data.batch import Batch
 from train.model.joint import clean
 from train.step.losses import loss_weights
@@ -35,8 +35,9 @@ def finite_differences(energies: object, batch: Batch) -> np.ndarray:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_forces_are_the_gradient_of_the_energy(mixed: bool) -> None:
     rng = np.random.default_rng(0)
-    molecules = [[6, 8, 8, 1], [7, 1, 1], [8, 1], [3]]
+    molecules = [[6, 8, 16, 1], [7, 17, 1], [8, 1], [3]]
     batch = support.random_batch(rng, molecules, atoms=5, grid=4, cutoffs=CUTOFFS, total_charge=[0.0, 1.0, -1.0, 1.0])
+    assert repelled_pairs(batch) >= 2
     _, params, predict = build(batch, mix_coulomb_energy=mixed, **SMALL)
     if mixed:
         params["coulomb_scale"] = jnp.asarray(0.7)

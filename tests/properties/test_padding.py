@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import support
-from tests.properties.helpers import build
+from tests.properties.helpers import build, repelled_pairs
 from train.data.batch import Batch
 from train.model.joint import JointModel, clean
 from train.model.prediction import Params
@@ -19,7 +19,7 @@ from train.step.losses import LossWeights, count
 from train.step.metrics import METRIC_NAMES, batch_sums, named_metrics
 from train.step.train_step import loss_and_prediction
 
-MOLECULES = [[6, 8, 8], [7, 1, 1]]
+MOLECULES = [[6, 8, 16], [7, 17, 1]]
 CHARGES = [0.0, 1.0]
 # Cutoffs that leave out some pairs.
 CUTOFFS = (2.0, 2.3)
@@ -49,6 +49,7 @@ class Evaluated:
 
     def __init__(self) -> None:
         batch = make()
+        assert repelled_pairs(batch) >= 2
         self.model: JointModel
         self.params: Params
         self.model, self.params, self.predict = build(batch, **CONFIG)

@@ -11,11 +11,11 @@ import pytest
 
 from shared.neighbor_list import build_edges
 from tests import support
-from tests.properties.helpers import build
+from tests.properties.helpers import build, repelled_pairs
 from train.data.batch import Batch
 from train.model.prediction import Prediction
 
-MOLECULES = [[6, 8, 8], [7, 1, 1, 1, 1], [8, 1], [2]]
+MOLECULES = [[6, 8, 8], [7, 16, 1, 1, 1], [8, 1], [2]]
 CHARGES = [0.0, 1.0, -1.0, 0.0]
 CUTOFFS = (2.5, 4.0)
 LONGEST = 0.05
@@ -35,6 +35,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     """A batch of molecules and ions, a model, and its prediction there."""
     rng = np.random.default_rng(5)
     batch = support.random_batch(rng, MOLECULES, atoms=6, grid=8, cutoffs=CUTOFFS, total_charge=CHARGES)
+    assert repelled_pairs(batch) >= 2
     changes: dict[str, Any] = {"physnet_cutoff": CUTOFFS[0], "dcmnet_cutoff": CUTOFFS[1], **request.param}
     _, params, predict = build(batch, **changes)
     # Tables of the elements would hide a lost dependence on direction if displacements were all zero.

@@ -320,3 +320,27 @@ def test_frozen_network_stays_and_the_other_learns(frozen: Any) -> None:
         for network in ("physnet", "dcmnet"):
             pairs = zip(jax.tree.leaves(old[network]), jax.tree.leaves(new[network]), strict=True)
             assert any(not np.array_equal(a, b) for a, b in pairs) == (network != frozen)
+
+
+@pytest.mark.slow
+def test_members_at_once_take_the_steps_of_members_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator: the whole step and its evaluation, over a batch in chunks and as a whole."""
+    batch = make()
+
+    def results(chunk_size: int) -> Any:
+        steps = new_steps(members=2, chunk_size=chunk_size)
+        monkeypatch.setattr(steps, "_kept", None)
+        placed = steps.devices.place_batch(batch, len(batch.energy))
+        state, sums = steps.create_state(0), steps.zero_sums()
+        for _ in range(2):
+            state, sums, loss = steps.train(state, sums, placed)
+        return jax.device_get(
+            (state.params, sums.forces, loss, steps.evaluate(state.params, steps.zero_evaluated(), placed))
+        )
+
+    in_turn = results(3)
+    monkeypatch.setattr(Devices, "platform", "gpu")
+    at_once = results(0)
+    for (path, found), expected in zip(jax.tree.leaves_with_path(at_once), jax.tree.leaves(in_turn), strict=True):
+        scale = max(np.abs(expected).max(), 1e-3)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * scale, err_msg=str(path))

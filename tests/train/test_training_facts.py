@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -65,12 +66,18 @@ def test_facts_are_those_of_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     loader: Any = SimpleNamespace(buckets=[Bucket(molecules[:2], [0.0, -1.0]), Bucket(molecules[2:], [1.0])])
     found = training_facts(loader)
     assert found.total_charges == (-1.0, 0.0, 1.0)
-    assert found.fewest_atoms == 3
-    parts = []
+    assert (found.fewest_atoms, found.most_atoms) == (3, 6)
+    parts, bonds_of = [], defaultdict(list)
     for atoms in molecules:
-        neighbours = build_neighbor_list(atoms, 1.3 * covalent_radii[atoms.numbers], skin=0.0, self_interaction=False)
+        neighbours = build_neighbor_list(
+            atoms, 1.3 * covalent_radii[atoms.numbers], skin=0.0, self_interaction=False, bothways=True
+        )
         parts.append(connected_components(get_connectivity_matrix(neighbours.nl))[0])
+        for index, number in enumerate(atoms.numbers.tolist()):
+            bonds_of[number].append(len(neighbours.get_neighbors(index)[0]))
     assert found.most_fragments == max(parts) == 2
+    assert found.neighbors == {number: (min(counts), max(counts)) for number, counts in bonds_of.items()}
+    assert found.neighbors == {1: (1, 1), 6: (2, 4), 8: (1, 2)}
     known = list(pairs(molecules))
     assert set(found.distances) == {pair for pair, *_ in known}
     for pair, one in found.distances.items():
@@ -78,6 +85,17 @@ def test_facts_are_those_of_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
         bonds = [length for other, length, bonded in known if other == pair and bonded]
         assert one.bonds == (pytest.approx((min(bonds), max(bonds))) if bonds else None)
     assert facts_from_json(found.as_json()).as_json() == found.as_json()
+    assert facts_from_json(found.as_json()).neighbors == found.neighbors
     assert found.molecules is not None
     assert found.molecules.formulas == {"CH4O", "H2O -1", "CH2O3 +1"}
     assert facts_from_json(TrainingFacts(dipole_errors=(0.2, 0.1)).as_json()).dipole_errors == (0.2, 0.1)
+
+
+def test_facts_of_an_older_version_tell_less() -> None:
+    """As a model.json has them that was written before sizes and bonded neighbours were kept."""
+    distances = {"H-O": {"smallest": 0.9, "bonds": [0.9, 1.1]}, "H-H": {"smallest": 1.4}}
+    older = {"total_charges": [0.0], "fewest_atoms": 3, "most_fragments": 1, "distances_angstrom": distances}
+    facts = facts_from_json(older)
+    assert (facts.most_atoms, facts.neighbors) == (None, {})
+    assert facts.distances[1, 8].bonds == (0.9, 1.1)
+    assert facts.as_json() == older

@@ -143,3 +143,16 @@ def test_a_pair_that_falls_apart_is_the_sum_of_its_parts(calculator: JointCalcul
     # What is left is the dipoles' interaction, beyond every cutoff.
     assert pair.get_potential_energy() == pytest.approx(2 * alone, abs=1e-6)
     np.testing.assert_allclose(pair.get_forces(), np.vstack([forces, forces]), atol=1e-6)
+
+
+def test_a_bond_that_is_pressed_together_resists(calculator: JointCalculator) -> None:
+    """Down to 0.3 Å, where the repulsion of the nuclei is some hundred eV, whatever the network says."""
+    atoms = molecule("CO2")
+    atoms.calc = calculator
+    energies = []
+    for distance in np.linspace(0.9, 0.3, 13):
+        atoms.set_distance(0, 1, distance, fix=0)
+        energies.append(atoms.get_potential_energy())
+    assert (np.diff(energies) > 0).all()
+    assert energies[-1] - energies[0] > 100.0
+    np.testing.assert_allclose(atoms.get_forces(), calculate_numerical_forces(atoms, 1e-5), rtol=1e-4, atol=1e-3)

@@ -212,7 +212,7 @@ def test_a_failed_evaluation_leaves_the_old_predictions(run: Path, monkeypatch: 
 
 def test_errors_that_are_no_numbers_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (run / "predictions-test.h5").read_bytes()
-    monkeypatch.setattr("train.evaluation.evaluator.evaluate_split", lambda *_, **__: {"loss": math.nan, "x": 1.0})
+    monkeypatch.setattr("train.evaluation.evaluator.evaluate_split", lambda *_, **__: [{"loss": math.nan, "x": 1.0}])
     with pytest.raises(UserError, match=r"test: errors of this model are not finite \(loss\)"):
         evaluate.main(["--run", str(run), "--split", "test", "--no-plot-results"])
     assert (run / "predictions-test.h5").read_bytes() == before

@@ -14,6 +14,7 @@ import pytest
 from ase.build import molecule
 
 from shared.errors import UserError
+from tests.fixed_charges.readers import charges_of_dcm
 from train import export_charges
 from train.inference.charge_files import cube_grid, potential_cube
 from train.inference.charmm_frames import choose_frames, local_frames_text
@@ -137,35 +138,6 @@ def test_the_cube_has_the_lines_that_strict_readers_want(folder: Path) -> None:
     assert [len(line.split()) for line in values[:per_run]] == [6] * (per_run - 1) + [z - 6 * (per_run - 1)]
 
 
-def rebuilt(text: str, positions: np.ndarray) -> list[np.ndarray]:
-    """Charges of each atom (n, 4) as x, y, z, q, from a .dcm file of one residue and the atoms' positions."""
-    lines = [line.split("!")[0].split() for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    assert lines[0] == ["1", "0"]
-    found: dict[int, np.ndarray] = {}
-    rest = iter(lines[3:])
-    for _ in range(int(lines[2][0])):
-        *indices, kind = next(rest)
-        assert kind == "BO"
-        a, b, c = (int(index) - 1 for index in indices)
-        directions = [positions[a] - positions[b]] * 2 + [positions[c] - positions[b]] if c >= 0 and b >= 0 else None
-        normal = np.cross(directions[0], directions[2]) if directions else np.zeros(3)
-        for place, atom in enumerate((a, b, c)):
-            count, polarisable = (int(word) for word in next(rest))
-            assert polarisable == 0
-            own = np.array([[float(word) for word in next(rest)] for _ in range(count)])
-            if count == 0:
-                continue
-            assert atom not in found
-            direction = directions[place] if directions else (positions[a] - positions[b] if b >= 0 else np.ones(3))
-            z = direction / np.linalg.norm(direction)
-            y = normal / max(np.linalg.norm(normal), 1e-12)
-            sites = positions[atom] + own[:, :3] @ np.array([np.cross(z, y), y, z])
-            found[atom] = np.hstack([sites, own[:, 3:]])
-    assert next(rest, None) is None
-    return [found[atom] for atom in range(len(positions))]
-
-
 @pytest.mark.parametrize("name", ["H2O", "CH3CH2OH", "HCN", "C2H2", "CO2", "N2", "H", "C6H6", "CH3CN", "two"])
 def test_positions_come_back_from_local_frames(name: str) -> None:
     atoms = molecule("H2O") + molecule("CO2") if name == "two" else molecule(name)
@@ -180,7 +152,7 @@ def test_positions_come_back_from_local_frames(name: str) -> None:
         displacements = displacements[..., :1] * axis
     charges, sites = rng.normal(size=(n, 3)), atoms.positions[:, None] + displacements
     text = local_frames_text(atoms, charges, sites, "MOL")
-    for atom, own in enumerate(rebuilt(text, atoms.positions)):
+    for atom, own in enumerate(charges_of_dcm(text, atoms.positions)):
         np.testing.assert_allclose(own[:, :3], sites[atom], atol=1e-8)
         np.testing.assert_allclose(own[:, 3], charges[atom], atol=1e-9)
     # A turned molecule has the same local charges.
@@ -224,7 +196,7 @@ def test_a_models_charges_come_back_from_local_frames(predictor: Predictor) -> N
     chosen = [molecule("CO2"), trajectory()[0]]
     for atoms, expected in zip(chosen, predictor.predict(chosen), strict=True):
         text = local_frames_text(atoms, expected.dcm_charges, expected.dcm_sites, "MOL")
-        for atom, own in enumerate(rebuilt(text, atoms.positions)):
+        for atom, own in enumerate(charges_of_dcm(text, atoms.positions)):
             np.testing.assert_allclose(own[:, :3], expected.dcm_sites[atom], atol=1e-6)
             np.testing.assert_allclose(own[:, 3], expected.dcm_charges[atom], atol=1e-8)
 
@@ -269,7 +241,7 @@ def test_one_conformer_has_local_frames(run_folder: Path, predictor: Predictor, 
     anion = trajectory()[0]
     anion.info["charge"] = -1
     (expected,) = predictor.predict([anion])
-    for atom, own in enumerate(rebuilt(text, anion.positions)):
+    for atom, own in enumerate(charges_of_dcm(text, anion.positions)):
         np.testing.assert_allclose(own[:, :3], expected.dcm_sites[atom], atol=1e-6)
         np.testing.assert_allclose(own[:, 3], expected.dcm_charges[atom], atol=1e-8)
 
@@ -312,7 +284,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.inference.predictor.Predictor", lambda run, precision: predictor)
+    monkeypatch.setattr("train.inference.predictor.Predictor", lambda run, precision, strict: predictor)
     monkeypatch.setattr("shared.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         export_charges.main(["--run", str(run_folder), "--output", str(tmp_path), "--molecule", "H2O"])

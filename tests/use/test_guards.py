@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
+import re
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -21,26 +22,12 @@ from ase.mep import NEB
 from shared.errors import UserError
 from shared.input.total_charge import total_charge_of
 from tests import support
-from tests.use.conftest import REFERENCES
-from train.data.training_facts import Distances, TrainingFacts
+from tests.use.conftest import FACTS, REFERENCES
+from train import export_charges, spectra
 from train.inference.calculator import JointCalculator
 from train.inference.predictor import Predictor
 from train.inference.unlike_training import UnlikeTrainingWarning
 from train.model.saved_model import load_weights, save_weights
-
-FACTS = TrainingFacts(
-    total_charges=(0.0,),
-    fewest_atoms=3,
-    most_fragments=1,
-    distances={
-        (1, 1): Distances(1.4, None),
-        (1, 8): Distances(0.9, (0.9, 1.1)),
-        (1, 6): Distances(1.0, (1.0, 1.2)),
-        (6, 8): Distances(1.1, (1.1, 1.3)),
-        (8, 8): Distances(2.1, None),
-    },
-    dipole_errors=(0.3, 0.1),
-)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +59,9 @@ def test_atoms_at_one_place_are_refused_by_their_numbers(predictor: Predictor, c
         predictor.predict([water(), doubled()])
     atoms = doubled()
     atoms.calc = calculator
-    with pytest.raises(UserError, match=r"closer than 0\.4 Å"):
+    with pytest.raises(UserError, match=r"closer than 0\.2 Å"):
         atoms.get_forces()
-    with pytest.raises(UserError, match=r"closer than 0\.4 Å"):
+    with pytest.raises(UserError, match=r"closer than 0\.2 Å"):
         predictor.derivatives(atoms)
 
 
@@ -123,17 +110,54 @@ def test_every_name_of_the_total_charge_is_read() -> None:
             ase.Atoms("OCO", [[0, 0, 0], [0.9, 0, 0], [2.1, 0, 0]]),
             "0.90 Å apart: bonds of these elements had 1.10 to 1.30",
         ),
+        (molecule("C2H6"), "8 atoms: the largest training molecule had 4"),
+        (
+            ase.Atoms("OHHH", [[0, 0, 0], [1, 0, 0], [-0.5, 0.87, 0], [-0.5, -0.87, 0]]),
+            "atom 0, O, with 3 bonded neighbours: 1 to 2 in training",
+        ),
+        (molecule("CO2"), "atom 0, C, with 2 bonded neighbours: 3 to 4 in training"),
         (ase.Atoms("HHO", [[0, 0, 0], [0.74, 0, 0], [0.3, 0.9, 0]]), "no training molecule had a bond of these"),
     ],
 )
 def test_what_training_never_had_is_said_once(informed: Path, atoms: ase.Atoms, message: str) -> None:
     predictor = Predictor(informed)
-    with pytest.warns(UnlikeTrainingWarning, match=message):
-        predictor._check(atoms, "")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        outside = predictor._check(atoms, "")
+    assert {one.category for one in caught} == {UnlikeTrainingWarning}
+    assert any(re.search(message, str(one.message)) for one in caught)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        predictor._check(atoms, "")
-        predictor._check(water(), "")
+        assert predictor._check(atoms, "") == outside
+        assert predictor._check(water(), "") == ()
+    strict = Predictor(informed, strict=True)
+    assert strict._check(water(), "") == ()
+    if "spins" in message:  # of which no training keeps a record
+        with pytest.warns(UnlikeTrainingWarning, match=message):
+            assert strict._check(atoms, "") == outside == ()
+        return
+    assert any(re.search(message, text) for text in outside)
+    with pytest.raises(UserError, match=f"^b: {re.escape(outside[0])}.*--strict"):
+        strict._check(atoms, "b: ")
+
+
+@pytest.mark.parametrize("program", [export_charges, spectra])
+def test_strict_programs_stop_at_what_is_outside(program: Any, informed: Path, tmp_path: Path) -> None:
+    flags = ["--run", str(informed), "--molecule", "C2H6", "--output", str(tmp_path / "out"), "--strict"]
+    with pytest.raises(UserError, match=r"8 atoms: the largest training molecule had 4.*--strict"):
+        program.main(flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_strict_needs_to_know_the_training(run_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"best: of an older version, .*--strict"):
+        Predictor(run_folder, strict=True)
+
+
+def test_as_many_atoms_as_half_more_than_in_training_are_inside(informed: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert not any("largest" in text for text in Predictor(informed)._check(molecule("CH3OH"), ""))
 
 
 def test_a_result_that_is_not_finite_is_an_error(run_folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a training saw, kept with its weights: molecules, total charges, distances, fragments, dipole errors."""
+"""What a training saw, kept with its weights: molecules, sizes, total charges, bonds, fragments, dipole errors."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ class TrainingFacts:
 
     total_charges: tuple[float, ...] = ()  # ascending; empty: not known
     fewest_atoms: int = 1
+    most_atoms: int | None = None  # None: not known, as of an older version
     most_fragments: int = 1  # parts of one molecule that no bonds hold together
     distances: dict[tuple[int, int], Distances] = field(default_factory=dict)  # by atomic numbers, ascending
+    neighbors: dict[int, tuple[int, int]] = field(default_factory=dict)  # fewest and most bonds of an atom, by element
     dipole_errors: tuple[float, float] | None = None  # Debye, on the validation split: PhysNet's, DCMNet's
     molecules: KnownMolecules | None = None  # None: not known, or too many to be kept
 
@@ -56,6 +58,12 @@ class TrainingFacts:
             "most_fragments": self.most_fragments,
             "distances_angstrom": pairs,
         }
+        if self.most_atoms is not None:
+            record["most_atoms"] = self.most_atoms
+        if self.neighbors:
+            record["bonded_neighbors"] = {
+                symbol(number): list(counts) for number, counts in sorted(self.neighbors.items())
+            }
         if self.dipole_errors:
             record["valid"] = dict(zip((DIPOLE.metric, DIPOLE_DCM.metric), self.dipole_errors, strict=True))
         if self.molecules:
@@ -81,8 +89,13 @@ def facts_from_json(record: dict[str, Any]) -> TrainingFacts:
     return TrainingFacts(
         total_charges=tuple(map(float, record["total_charges"])),
         fewest_atoms=int(record["fewest_atoms"]),
+        most_atoms=int(record["most_atoms"]) if "most_atoms" in record else None,
         most_fragments=int(record["most_fragments"]),
         distances=distances,
+        neighbors={
+            atomic_numbers[name]: (int(fewest), int(most))
+            for name, (fewest, most) in record.get("bonded_neighbors", {}).items()
+        },
         dipole_errors=dipole_errors(record.get("valid", {})),
         molecules=molecules_from_json(record["molecules"]) if "molecules" in record else None,
     )
@@ -97,16 +110,23 @@ def dipole_errors(metrics: dict[str, Any]) -> tuple[float, float] | None:
 def training_facts(loader: Loader) -> TrainingFacts:
     """Look at the molecules of a training split."""
     charges: set[float] = set()
-    fewest, fragments = np.inf, 1
+    fewest, most, fragments = np.inf, 0, 1
     smallest: dict[tuple[int, int], float] = {}
     bonds: dict[tuple[int, int], tuple[float, float]] = {}
+    neighbors: dict[int, tuple[int, int]] = {}
     for bucket in loader.buckets:
         if len(bucket):
             charges.update(np.unique(bucket.column("total_charge").round(6)).tolist())
     for numbers, positions in _molecules(loader):
-        fewest = min(fewest, int((numbers > 0).sum(axis=1).min()))
+        sizes = (numbers > 0).sum(axis=1)
+        fewest, most = min(fewest, int(sizes.min())), max(most, int(sizes.max()))
         distances, bonded = distances_and_bonds(numbers, positions.astype(np.float64))
         fragments = max(fragments, int(count_fragments(numbers, bonded).max()))
+        bonds_of_atom = bonded.sum(axis=-1)
+        for element in np.unique(numbers[numbers > 0]).tolist():
+            counts = bonds_of_atom[numbers == element]
+            low, high = neighbors.get(element, (int(counts[0]), 0))
+            neighbors[element] = min(low, int(counts.min())), max(high, int(counts.max()))
         code = np.minimum(numbers[:, :, None], numbers[:, None]) * 1000 + np.maximum(
             numbers[:, :, None], numbers[:, None]
         )
@@ -116,13 +136,15 @@ def training_facts(loader: Loader) -> TrainingFacts:
             smallest[pair] = min(smallest.get(pair, np.inf), float(distances[own].min()))
             lengths = distances[own & bonded]
             if lengths.size:
-                low, high = bonds.get(pair, (np.inf, 0.0))
-                bonds[pair] = min(low, float(lengths.min())), max(high, float(lengths.max()))
+                shortest, longest = bonds.get(pair, (np.inf, 0.0))
+                bonds[pair] = min(shortest, float(lengths.min())), max(longest, float(lengths.max()))
     return TrainingFacts(
         total_charges=tuple(sorted(charges)) if len(charges) <= _MOST_CHARGES else (),
         fewest_atoms=int(fewest) if np.isfinite(fewest) else 1,
+        most_atoms=most or None,
         most_fragments=fragments,
         distances={pair: Distances(value, bonds.get(pair)) for pair, value in smallest.items()},
+        neighbors=neighbors,
         molecules=known_molecules(loader, _MOST_GRAPHS),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,6 +23,7 @@ from train.data.missing_targets import count_missing, shown
 from train.data.quantities import QUANTITIES, RARE
 from train.evaluation.baselines import Baselines, keep_baselines, kept_baselines, spread_alone, with_fitted_charges
 from train.evaluation.charge_extents import describe_charges
+from train.evaluation.ensemble_errors import describe_ensemble
 from train.evaluation.errors_by_molecule import describe_molecules
 from train.evaluation.errors_by_region import describe_regions
 from train.evaluation.prediction_file import write_predictions
@@ -36,10 +37,11 @@ from train.evaluation.transfer import (
     transfer_record,
     without_groups,
 )
+from train.model.prediction import Deviations, EnsemblePrediction
 from train.model.saved_model import TrainedModel, load_weights
 from train.run_folder import EVALUATION_FORMAT, RunFolder
 from train.step.compiled_steps import Steps
-from train.step.metrics import zero_sums
+from train.step.members import split_members, stack_members
 
 _MOLECULES_DRAWN = 3
 _ESP_POINTS_KEPT = 64
@@ -52,12 +54,12 @@ def evaluate_split(
     quiet: bool = False,
     between: Callable[[], None] = lambda: None,
     targets: Targets | None = None,
-) -> dict[str, float]:
-    """Return every metric on a split.
+) -> list[dict[str, float]]:
+    """Return every metric on a split, of an ensemble those of each member and, last, those of its mean prediction.
 
     Args:
         steps: compiled functions.
-        params: (P,) on the devices of ``steps``.
+        params: (P,), of an ensemble (N, P), on the devices of ``steps``.
         loader: of the split.
         quiet: no progress bar.
         between: called after each batch; may raise.
@@ -65,7 +67,7 @@ def evaluate_split(
     """
     devices = steps.devices
     planned = plan_apart(loader, targets.novelty if targets else None)
-    sums: dict[int, Sums] = {kind: Sums(0, devices.place(zero_sums())) for kind, _ in planned}
+    sums: dict[int, Sums] = {kind: Sums(0, steps.zero_evaluated()) for kind, _ in planned}
     part = devices.own_part(loader.places)
 
     def prepare(plan: BatchPlan) -> tuple[Batch, Batch]:
@@ -78,12 +80,16 @@ def evaluate_split(
             added, prediction = steps.evaluate(params, sums[kind].sums, placed)
             sums[kind] = Sums(sums[kind].molecules + len(plan.rows), added)
             if targets is not None:
-                _collect(targets, loader, plan, kind, batch, jax.device_get(prediction))
+                _collect(targets, loader, plan, kind, batch, jax.device_get(prediction), steps.members)
             bar.update(len(plan.rows))
             between()
+    models = steps.members + (steps.members > 1)
+    parts = {
+        kind: [Sums(part.molecules, own) for own in split_members(part.sums, models)] for kind, part in sums.items()
+    }
     if targets is not None:
-        targets.by_novelty = sums
-    return total_metrics(list(sums.values()))
+        targets.by_novelty = {kind: own[-1] for kind, own in parts.items()}
+    return [total_metrics(of_model) for of_model in zip(*parts.values(), strict=True)]
 
 
 def finish_run(
@@ -93,7 +99,7 @@ def finish_run(
     split: str,
     plots: bool,
     quiet: bool = False,
-    trained: TrainedModel | None = None,
+    trained: Sequence[TrainedModel] | None = None,
     predictions: bool = False,
     fitted_charges: bool = True,
     output: RunFolder | None = None,
@@ -110,7 +116,7 @@ def finish_run(
         split: its name.
         plots: draw the pictures.
         quiet: print nothing.
-        trained: other weights than those in best/.
+        trained: other weights than those in best/, of each member.
         predictions: write predictions-SPLIT.h5 too.
         fitted_charges: fit charges to single molecules, to compare with, unless they are kept from before.
         output: another folder to write to.
@@ -120,35 +126,37 @@ def finish_run(
         UserError: the weights are missing or damaged, or an error is not finite.
         OSError: a file cannot be written.
     """
-    trained = trained or load_weights(folder.best)
-    params = steps.devices.place(jax.numpy.asarray(steps.parameters.from_host(trained.params)))
-    known = _molecules_of(trained, training)
+    members = trained or [load_weights(best) for best in folder.best_folders(steps.members)]
+    vectors = stack_members([steps.parameters.from_host(member.params) for member in members])
+    params = steps.devices.place(jax.numpy.asarray(vectors))
+    known = _molecules_of(members[0], training)
     targets = Targets(novelty=novelty_of_split(loader, known) if known else None)
     name, folder = folder.path.name, output or folder
     folder.path.mkdir(parents=True, exist_ok=True)
     path = folder.predictions_file(split)
     names = {"run": name, "split": split}
-    writing = write_predictions(path, trained.reference_energies_ev, **names) if predictions else nullcontext()
+    writing = write_predictions(path, members[0].reference_energies_ev, **names) if predictions else nullcontext()
     with writing as targets.file:
-        metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
+        *of_members, metrics = evaluate_split(steps, params, loader, quiet, targets=targets)
         _require_finite(metrics, split)
     digest = file_digest(path) if predictions else None
     kept = kept_baselines(folder, split)
     if kept is not None and known is not None and not kept.groups:
         kept = None  # of an evaluation that did not know what was trained on
-    baselines = kept or spread_alone(loader, trained.config.n_dcm, targets.novelty)
-    record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
+    baselines = kept or spread_alone(loader, members[0].config.n_dcm, targets.novelty)
+    ensemble = targets.ensemble_errors.as_record(of_members)
+    record = _write_record(folder, split, loader, metrics, ensemble, targets, baselines, digest)
     if fitted_charges and kept is None:
         if not quiet:
             log.info("fitting charges to single molecules, to compare the errors with (--limits off leaves it out)")
         baselines = with_fitted_charges(baselines, loader, seed=0, quiet=quiet, novelty=targets.novelty)
         keep_baselines(folder, split, baselines)
-        record = _write_record(folder, split, loader, metrics, targets, baselines, digest)
+        record = _write_record(folder, split, loader, metrics, ensemble, targets, baselines, digest)
     if plots:
         # Imported here: matplotlib is slow to import and not needed while training.
         from train.evaluation.plots import draw_all
 
-        draw_all(folder, targets, split, metrics)
+        draw_all(folder, targets, split, metrics, ensemble)
     if not quiet:
         log.info(describe_evaluation(record, baselines))
         if predictions:
@@ -179,6 +187,7 @@ def _write_record(
     split: str,
     loader: Loader,
     metrics: dict[str, float],
+    ensemble: dict[str, Any] | None,
     targets: Targets,
     baselines: Baselines,
     digest: str | None,
@@ -189,6 +198,7 @@ def _write_record(
         "molecules": len(loader),
         "molecules_without": count_missing(loader),
         "metrics": metrics,
+        "ensemble": ensemble,
         "baselines": without_groups(baselines),
         "normalised_errors": baselines.normalised_errors(metrics),
         "transfer": transfer_record(targets.by_novelty, baselines),
@@ -207,6 +217,7 @@ def describe_evaluation(record: dict[str, Any], baselines: Baselines) -> str:
     tables = (
         f"{record['split']} errors of the best weights ({molecules})",
         describe_metrics(record["metrics"], baselines),
+        describe_ensemble(record),
         describe_transfer(record),
         describe_charges(record),
         describe_regions(record),
@@ -244,15 +255,25 @@ def describe_metrics(metrics: dict[str, float], baselines: Baselines) -> str:
     return "\n".join(lines)
 
 
-def _collect(targets: Targets, loader: Loader, plan: BatchPlan, kind: int, batch: Batch, prediction: Any) -> None:
+def _collect(
+    targets: Targets, loader: Loader, plan: BatchPlan, kind: int, batch: Batch, prediction: Any, members: int
+) -> None:
+    deviations: Deviations | None = None
+    if isinstance(prediction, EnsemblePrediction):
+        prediction, deviations = prediction
     bucket = loader.buckets[plan.bucket]
     rows = bucket.take("row", plan.rows)
     names = [bytes(name).decode("utf-8", "replace") for name in bucket.take(NAME_ARRAY, plan.rows)]
     targets.region_errors.add(batch, prediction)
     targets.molecule_errors.add(batch, prediction, rows, names, kind)
-    targets.charge_extents.add(batch, prediction, rows, names)
+    whole_charges = prediction
+    if deviations is not None:
+        targets.ensemble_errors.add(batch, prediction, deviations)
+        # Those of the members, as a simulation with one of them would have them.
+        whole_charges = prediction._replace(dcm_charges=members * prediction.dcm_charges)
+    targets.charge_extents.add(batch, whole_charges, rows, names)
     if targets.file:
-        targets.file.add(batch, prediction, rows, names, kind)
+        targets.file.add(batch, prediction, rows, names, kind, deviations)
     known = known_targets(batch)
     atoms = batch.atomic_numbers > 0
     targets.add("energy", batch.energy[known.energy], prediction.energy[known.energy])

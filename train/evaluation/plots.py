@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from shared.drawing import literal, principal_axes, save_picture
 from shared.elements import symbol
 from train.data.quantities import ENERGY, MONOPOLE, TARGETS, Quantity
+from train.evaluation.ensemble_errors import COMPARED, EnsembleErrors
 from train.evaluation.results import MoleculeEsp, Targets
 from train.run_folder import RunFolder, read_metrics
 
 _HEXAGON_THRESHOLD = 5000
+_POINTS_DRAWN = 3000
 
 
-def draw_all(folder: RunFolder, targets: Targets, split: str, metrics: dict[str, float]) -> list[Path]:
+def draw_all(
+    folder: RunFolder, targets: Targets, split: str, metrics: dict[str, float], ensemble: dict[str, Any] | None = None
+) -> list[Path]:
     """Draw every picture of a run into ``plots/``, with the errors ``metrics`` of the table, and return the paths."""
     folder.plots.mkdir(parents=True, exist_ok=True)
     drawn = [save_picture(folder.picture_file(f"scatter-{split}"), lambda: draw_scatter(targets, split, metrics))]
     if targets.molecules:
         drawn.append(save_picture(folder.picture_file(f"esp-{split}"), lambda: draw_esp(targets.molecules)))
+    if ensemble is not None:
+        path, errors = folder.picture_file(f"calibration-{split}"), targets.ensemble_errors
+        drawn.append(save_picture(path, lambda: draw_calibration(errors, ensemble["deviations"], split)))
     records = read_metrics(folder, epochs=10**9)
     if len(records) > 1:
         drawn.append(save_picture(folder.picture_file("learning-curves"), lambda: draw_curves(records)))
@@ -49,6 +58,43 @@ def draw_scatter(targets: Targets, split: str, metrics: dict[str, float]) -> Fig
     _scatter(axes[5], charges, sums, MONOPOLE, metrics)
     axes[5].set(title="monopoles", xlabel="PhysNet's charge, e", ylabel="sum of the atom's distributed charges, e")
     figure.suptitle(f"{split} split, best weights")
+    return figure
+
+
+def draw_calibration(errors: EnsembleErrors, compared: dict[str, Any], split: str) -> Figure:
+    """Draw the errors of an ensemble's mean against the deviations of its members, singly and in bins.
+
+    Args:
+        errors: of all that is known.
+        compared: the numbers on them, by the names of COMPARED.
+        split: its name.
+    """
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    for axis, (name, (quantity, of, unit)) in zip(figure.subplots(1, 3), COMPARED.items(), strict=True):
+        label = f"{quantity.label}, of each {of}"
+        if name not in compared:
+            _say_missing(axis, label)
+            continue
+        found, pairs = compared[name], errors.pairs(name)
+        pairs = pairs[:, :: -(-pairs.shape[1] // _POINTS_DRAWN)]
+        axis.scatter(*pairs[:, (pairs > 0).all(axis=0)], s=6, alpha=0.35, linewidths=0, color="0.5")
+        bins = np.array([[one["rms_deviation"], one["rms_error"]] for one in found["bins"]]).T
+        axis.plot(*bins, "o", color="C0", label=f"root mean squares of {bins.shape[1]} bins")
+        ends = np.array([bins[0][bins[0] > 0].min(), bins[0].max()]) if bins.any() else np.ones(2)
+        axis.plot(ends, ends, color="0.3", linewidth=0.8, label="error = deviation")
+        if found["factor"]:
+            axis.plot(ends, found["factor"] * ends, "--", color="C1", label=f"deviation × {found['factor']:.3g}")
+        rank = found["rank_correlation"]
+        title = label if rank is None else f"{label}\nrank correlation {rank:.2f}"
+        labels = (f"{what}, {unit}" for what in ("deviation of the members", "error of their mean"))
+        axis.set(title=title, xscale="log", yscale="log", **dict(zip(("xlabel", "ylabel"), labels, strict=True)))
+        for own in (axis.xaxis, axis.yaxis):
+            own.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            own.set_major_formatter("{x:g}")
+            own.set_minor_formatter(NullFormatter())
+        axis.legend(fontsize="small")
+        axis.grid(alpha=0.3)
+    figure.suptitle(f"{split} split: does the ensemble know where it is wrong?")
     return figure
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from shared.elements import element_table
 from shared.files import atomic_path
 from train.data.batch import Batch
-from train.model.prediction import Prediction
+from train.model.prediction import Deviations, Prediction
 
 FORMAT_VERSION = 1
 
@@ -40,13 +40,22 @@ DATASETS: dict[str, tuple[str, str, str]] = {
     "forces": (_PER_ATOM, "eV/Å", "predicted forces"),
     "forces_reference": (_PER_ATOM, "eV/Å", "their reference; NaN: not in the data"),
     "charges": (_PER_ATOM, "e", "PhysNet's charges"),
-    "dcm_charges": (_PER_ATOM, "e", "distributed charges, n_dcm for each atom"),
+    "dcm_charges": (
+        *(_PER_ATOM, "e"),
+        "distributed charges, n_dcm for each atom; of an ensemble those of all members, divided by their number",
+    ),
     "dcm_sites": (_PER_ATOM, "Å", "their positions relative to the centre of mass"),
     "grid": (_PER_POINT, "Å", "grid points relative to the centre of mass"),
     "esp": (_PER_POINT, "Hartree/e", "potential of the distributed charges"),
     "esp_reference": (_PER_POINT, "Hartree/e", "its reference"),
 }
 """Name of each dataset: what its first axis counts, its unit, its meaning."""
+
+DEVIATION_DATASETS: dict[str, tuple[str, str, str]] = {
+    f"{name}_std": (*DATASETS[name][:2], f"standard deviation of {name} over the N members, N - 1 in the denominator")
+    for name in Deviations._fields
+}
+"""Likewise, of ensembles alone."""
 
 
 @contextlib.contextmanager
@@ -80,7 +89,15 @@ class PredictionFile:
         self._file = file
         self._references = element_table(references_ev)
 
-    def add(self, batch: Batch, prediction: Prediction, rows: np.ndarray, names: list[str], novelty: int) -> None:
+    def add(
+        self,
+        batch: Batch,
+        prediction: Prediction,
+        rows: np.ndarray,
+        names: list[str],
+        novelty: int,
+        deviations: Deviations | None = None,
+    ) -> None:
         """Append a batch of the host, whose real molecules come first.
 
         Args:
@@ -89,6 +106,7 @@ class PredictionFile:
             rows: (n,) rows of its molecules in the input.
             names: n names, perhaps empty.
             novelty: what all of them are to the training, see DATASETS.
+            deviations: of an ensemble, over its members.
         """
         n = len(rows)
         numbers = np.asarray(batch.atomic_numbers)[:n]
@@ -119,12 +137,16 @@ class PredictionFile:
             "esp": prediction.esp[:n][points],
             "esp_reference": batch.esp[:n][points],
         }
+        if deviations is not None:
+            masks = {_PER_MOLECULE: np.ones(n, bool), _PER_ATOM: atoms, _PER_POINT: points}
+            for name, array in deviations._asdict().items():
+                values[f"{name}_std"] = array[:n][masks[DATASETS[name][0]]]
         for name, array in values.items():
             self._append(name, np.asarray(array))
 
     def _append(self, name: str, array: np.ndarray) -> None:
         if name not in self._file:
-            counted, unit, meaning = DATASETS[name]
+            counted, unit, meaning = (DATASETS | DEVIATION_DATASETS)[name]
             # Rows of some 64 KiB: small files stay small, large ones are read in long pieces.
             width = max(1, int(np.prod(array.shape[1:], dtype=int)) * array.dtype.itemsize)
             dataset = self._file.create_dataset(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from train.evaluation.charge_extents import ChargeExtents
+from train.evaluation.ensemble_errors import EnsembleErrors
 from train.evaluation.errors_by_molecule import MoleculeErrors
 from train.evaluation.errors_by_region import RegionErrors
 from train.evaluation.prediction_file import PredictionFile
@@ -76,6 +77,7 @@ class Targets:
     region_errors: RegionErrors = field(default_factory=RegionErrors)
     molecule_errors: MoleculeErrors = field(default_factory=MoleculeErrors)
     charge_extents: ChargeExtents = field(default_factory=ChargeExtents)
+    ensemble_errors: EnsembleErrors = field(default_factory=EnsembleErrors)
     file: PredictionFile | None = None
     _pairs: dict[str, _Pairs] = field(default_factory=dict)
 

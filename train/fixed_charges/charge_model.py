@@ -2,7 +2,7 @@
 
 In a frame of atoms a, b, c a site has right-handed coordinates with the origin at a, x along b - a, and c in the half
 plane y > 0 of x and y. Of two atoms only x is defined (linear molecules), of one only the origin (the nucleus). Sites
-may shift with the geometry by kernels of the interatomic distances (Salehi, Käser, Boittier & Meuwly, kernel-based
+may shift with the geometry by kernels of the interatomic distances (Boittier, Töpfer, Devereux & Meuwly, kernel-based
 minimal distributed charges, arXiv 2406.00513).
 """
 

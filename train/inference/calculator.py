@@ -1,10 +1,9 @@
-"""The trained model as a calculator of ASE: ``JointCalculator("runs/NAME")``."""
+"""A trained model, or an ensemble, as a calculator of ASE: ``JointCalculator("runs/NAME")``."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import ase
@@ -14,9 +13,18 @@ from ase.outputs import Properties, all_outputs
 
 from shared.errors import UserError
 from shared.input.total_charge import total_charge_of
-from train.inference.predictor import MoleculePrediction, Precision, Predictor
+from train.inference.folder import Runs
+from train.inference.molecule_prediction import MoleculePrediction
+from train.inference.predictor import Precision, Predictor
+from train.inference.watch import OutsideDomain, Watch
+
+__all__ = ["DipoleSource", "JointCalculator", "OutsideDomain", "PointCharges", "Watch", "better_dipole"]
 
 DipoleSource = Literal["physnet", "dcmnet"]
+
+
+_DEVIATIONS = ("energy_std", "forces_std", "charges_std", "dipole_std")
+"""Results of ensembles alone."""
 
 
 class PointCharges(NamedTuple):
@@ -32,9 +40,14 @@ class JointCalculator(Calculator):
     The energy is the total one (eV), reference energies included; forces are exactly its negative gradient; charges
     are PhysNet's. The dipole, about the centre of mass, is that of PhysNet's charges or of DCMNet's
     (:attr:`dipole_source`), also in ASE's Infrared. ``results`` has the traceless quadrupoles too, (3, 3) in e·Å² about
-    the centre of mass: ``quadrupole`` of PhysNet's charges, ``quadrupole_dcm`` of the distributed ones. The total
-    charge of a molecule is ``atoms.info["charge"]`` (or ``"total_charge"``), else the sum of its initial charges. It
-    works with all of ASE that takes a calculator: optimizers, Vibrations, Infrared, molecular dynamics.
+    the centre of mass: ``quadrupole`` of PhysNet's charges, ``quadrupole_dcm`` of the distributed ones; and
+    ``outside``, a text for each thing that no training molecule had. The total charge of a molecule is
+    ``atoms.info["charge"]`` (or ``"total_charge"``), else the sum of its initial charges. It works with all of ASE that
+    takes a calculator: optimizers, Vibrations, Infrared, molecular dynamics.
+
+    Of an ensemble all results are means over its members, whose standard deviations are ``energy_std``, ``forces_std``
+    (N, 3), ``charges_std`` (N,) and ``dipole_std`` (3,); the forces are the gradient of the mean energy. The potential
+    is the mean over the members' distributed charges, which are given of one member at a time.
 
     It can be copied and pickled, and threads and the images of a NEB may share one: each thread has results of its own.
 
@@ -49,30 +62,35 @@ class JointCalculator(Calculator):
 
     def __init__(
         self,
-        run: str | Path,
+        run: Runs,
         precision: Precision = "float64",
         pad: bool = True,
         dipole: DipoleSource | None = None,
+        strict: bool = False,
         **parameters: Any,
     ) -> None:
         """Load a model.
 
         Args:
-            run: folder of a run (runs/NAME), or a copy of its best/ alone.
+            run: folder of a run (runs/NAME), or a copy of its best/ alone; or several, which are an ensemble.
             precision: float64 keeps optimizers and finite differences smooth; float32 is faster on a GPU.
             pad: to size classes, so that few shapes are compiled.
             dipole: charges whose dipole is returned; None for those with the smaller error on the validation split
                 (PhysNet's where the errors are not known).
+            strict: refuse molecules that have what no training molecule had, instead of a warning.
             parameters: of ASE's Calculator.
 
         Raises:
-            UserError: there is no model, or it is damaged; no such dipole.
+            UserError: there is no model, or it is damaged; models of different settings, or one twice; no such dipole;
+                strict, and a model of an older version, which does not tell what it was trained on.
         """
         self._of_thread = _OfThread()
         super().__init__(**parameters)
         if dipole not in (None, "physnet", "dcmnet"):
             raise UserError(f'dipole = {dipole!r}: "physnet" or "dcmnet"')
-        self.predictor = Predictor(run, precision, pad)
+        self.predictor = Predictor(run, precision, pad, strict)
+        if self.predictor.is_ensemble:
+            self.implemented_properties = [*self.implemented_properties, *_DEVIATIONS]
         self.dipole_source: DipoleSource = dipole or better_dipole(self.predictor)
         self.parameters["dipole"] = self.dipole_source  # as ASE writes it with its results
 
@@ -121,7 +139,8 @@ class JointCalculator(Calculator):
 
         Raises:
             UserError: an element that the model was not trained on, periodic boundaries, positions not finite, atoms
-                at one place, a total charge that is no number; a result that is not finite.
+                at one place, a total charge that is no number; strict, and something that no training molecule had; a
+                result that is not finite.
         """
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
@@ -136,16 +155,32 @@ class JointCalculator(Calculator):
             "charges": prediction.charges,
             "quadrupole": prediction.quadrupole,
             "quadrupole_dcm": prediction.quadrupole_dcm,
+            "outside": list(prediction.outside),
         }
+        if deviations := prediction.deviations:
+            dipole = deviations.dipole if self.dipole_source == "physnet" else deviations.dipole_dcm
+            values = (deviations.energy, deviations.forces, deviations.charges, dipole)
+            self.results |= dict(zip(_DEVIATIONS, values, strict=True))
 
     def export_properties(self) -> Properties:
-        """Return the results that ASE knows; the others, quadrupoles, it would refuse."""
+        """Return the results that ASE knows; the others, such as quadrupoles, it would refuse."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
-    def get_distributed_charges(self, atoms: ase.Atoms | None = None) -> PointCharges:
-        """Return DCMNet's charges (N, n_dcm) in e and their positions (N, n_dcm, 3) in Å."""
+    def get_distributed_charges(self, atoms: ase.Atoms | None = None, member: int = 0) -> PointCharges:
+        """Return DCMNet's charges (N, n_dcm) in e and their positions (N, n_dcm, 3) in Å.
+
+        Args:
+            atoms: a molecule (default: the last one).
+            member: that of an ensemble, counted from 0.
+
+        Raises:
+            UserError: no such member.
+        """
         prediction = self._predicted(atoms)
-        return PointCharges(prediction.dcm_charges, prediction.dcm_sites)
+        members = prediction.members or (prediction,)
+        if not 0 <= member < len(members):
+            raise UserError(f"member = {member}: of {len(members)}, counted from 0")
+        return PointCharges(members[member].dcm_charges, members[member].dcm_sites)
 
     def get_physnet_dipole(self, atoms: ase.Atoms | None = None) -> np.ndarray:
         """Return the dipole (3,) of PhysNet's charges in e·Å, about the centre of mass."""
@@ -164,8 +199,19 @@ class JointCalculator(Calculator):
         return self._predicted(atoms).quadrupole_dcm
 
     def get_potential(self, points: np.ndarray, atoms: ase.Atoms | None = None) -> np.ndarray:
-        """Return the ESP (G,) of the distributed charges in Hartree/e at points (G, 3) in Å."""
+        """Return the ESP (G,) of the distributed charges in Hartree/e at points (G, 3) in Å.
+
+        Of an ensemble it is the mean over its members' charges.
+        """
         return self.predictor.potential(self._predicted(atoms), points)
+
+    def get_potential_std(self, points: np.ndarray, atoms: ase.Atoms | None = None) -> np.ndarray:
+        """Return the standard deviation (G,) of the ESP in Hartree/e among an ensemble's members.
+
+        Raises:
+            UserError: a single model.
+        """
+        return self.predictor.potential_deviation(self._predicted(atoms), points)
 
     def get_hessian(self, atoms: ase.Atoms) -> np.ndarray:
         """Return the exact second derivatives (3 N, 3 N) of the energy in eV/Å²."""

@@ -14,7 +14,8 @@ import numpy as np
 from shared.errors import UserError
 from shared.input.total_charge import total_charge_of
 from shared.units import BOHR_IN_ANGSTROM
-from train.inference.predictor import MoleculePrediction, Predictor
+from train.inference.molecule_prediction import MoleculePrediction
+from train.inference.predictor import Predictor
 
 UNITS = (
     "positions Angstrom, charges e, energy eV, forces eV/Angstrom, dipoles e*Angstrom and traceless quadrupoles "

@@ -129,6 +129,18 @@ def choose_frames(atoms: ase.Atoms) -> list[Frame]:
     return frames
 
 
+def completed_frame(positions: np.ndarray, atoms: tuple[int, ...]) -> Frame:
+    """Return a frame of one to three atoms and, for those that lack, near ones; not in line if any is beside it."""
+    frame = list(atoms)
+    while len(frame) < min(3, len(positions)):
+        distances = np.linalg.norm(positions - positions[frame[0]], axis=1).round(3)
+        others = [atom for atom in np.argsort(distances, kind="stable").tolist() if atom not in frame]
+        if len(frame) == 2:
+            others.sort(key=lambda atom: _sine(positions, (frame[0], frame[1], atom)) < _BENT)
+        frame.append(others[0])
+    return (*frame, *[None] * (3 - len(frame)))
+
+
 def _bonded(atoms: ase.Atoms) -> list[tuple[int, int, int]]:
     neighbours = build_neighbor_list(
         atoms, natural_cutoffs(atoms, mult=1.2), skin=0.0, self_interaction=False, bothways=True

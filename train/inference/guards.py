@@ -10,7 +10,7 @@ import numpy as np
 
 from shared.elements import symbol
 from shared.errors import UserError
-from shared.geometry import describe_close_atoms
+from shared.geometry import SHORTEST_PREDICTED, describe_close_atoms
 from shared.input.total_charge import total_charge_of
 
 _process_of_jax: list[int] = []
@@ -68,7 +68,7 @@ def check_molecule(molecule: ase.Atoms, elements: Sequence[int], where: str) -> 
     if not np.isfinite(molecule.positions).all():
         atom = int(np.argmin(np.isfinite(molecule.positions).all(axis=1)))
         raise UserError(f"{where}atom {atom}: its position is not finite")
-    if wrong := describe_close_atoms(molecule.numbers, molecule.positions):
+    if wrong := describe_close_atoms(molecule.numbers, molecule.positions, SHORTEST_PREDICTED):
         raise UserError(f"{where}{wrong}")
     bad = ~(np.isfinite(masses_of(molecule)) & (masses_of(molecule) > 0))
     if bad.any():

@@ -27,7 +27,7 @@ from shared.errors import UserError
 from shared.files import write_atomically
 from shared.normal_modes import normal_modes
 from train.inference.calculator import JointCalculator
-from train.inference.predictor import Derivatives
+from train.inference.molecule_prediction import Derivatives
 
 KM_PER_MOL = units._Nav * (units.Debye * units._e) ** 2 / (12.0 * units._eps0 * units._c**2 * units._amu) / 1000.0
 """Integrated IR intensity of a slope of 1 D/(Å √u): N_A/(12 ε₀ c²) · (D/Å)²/u = 42.26 km/mol."""

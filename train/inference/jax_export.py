@@ -16,7 +16,7 @@ import numpy as np
 from jax import export
 
 from shared.elements import MAX_ATOMIC_NUMBER, element_table, symbol
-from shared.geometry import SHORTEST_DISTANCE
+from shared.geometry import SHORTEST_PREDICTED
 from train.data.batch import Batch
 from train.inference.predictor import Precision
 from train.model.arithmetic import arithmetic
@@ -116,7 +116,7 @@ def _possible(atomic_numbers: Array, positions: Array) -> Array:
     atoms = atomic_numbers > 0
     different = atoms[:, :, None] & atoms[:, None, :] & ~jnp.eye(atoms.shape[1], dtype=bool)[None]
     squared = ((positions[:, :, None] - positions[:, None, :]) ** 2).sum(axis=-1)
-    possible = ~(different & (squared < SHORTEST_DISTANCE**2)).any(axis=(1, 2))
+    possible = ~(different & (squared < SHORTEST_PREDICTED**2)).any(axis=(1, 2))
     if positions.dtype == jnp.float32:
         possible &= ~(atoms & (jnp.abs(positions) >= FARTHEST).any(axis=-1)).any(axis=1)
     return possible

@@ -10,7 +10,7 @@ import numpy as np
 from shared.input.labels import LabelledMolecule
 from shared.units import DEBYE_IN_E_ANGSTROM
 from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, FORCES, QUADRUPOLE, QUADRUPOLE_DCM, Quantity
-from train.inference.predictor import MoleculePrediction
+from train.inference.molecule_prediction import MoleculePrediction
 
 _ENERGY_PER_ATOM = replace(ENERGY, key="energy_per_atom", label="energy per atom", metric="energy_per_atom_mae_ev")
 _QUANTITIES = (ENERGY, _ENERGY_PER_ATOM, FORCES, DIPOLE, DIPOLE_DCM, QUADRUPOLE, QUADRUPOLE_DCM)

@@ -7,7 +7,7 @@ import numpy as np
 
 from shared.input.labels import LabelledMolecule
 from shared.text import escaped
-from train.inference.predictor import MoleculePrediction
+from train.inference.molecule_prediction import MoleculePrediction
 
 UNITS = (
     "positions Angstrom, energy eV, forces eV/Angstrom, charges e, dipoles e*Angstrom and traceless quadrupoles "
@@ -17,9 +17,10 @@ UNITS = (
 
 OF_MOLECULE = (
     *("energy", "dipole", "dipole_dcm", "quadrupole", "quadrupole_dcm", "charge", "name", "units"),
+    *("energy_std", "dipole_std", "dipole_dcm_std", "outside"),
     *("REF_energy", "REF_dipole", "REF_quadrupole"),
 )
-OF_ATOMS = ("forces", "charges", "dcm_charges", "dcm_sites", "REF_forces")
+OF_ATOMS = ("forces", "charges", "dcm_charges", "dcm_sites", "forces_std", "charges_std", "REF_forces")
 """Names that a frame may have; others of the input's are kept beside them."""
 
 
@@ -38,8 +39,9 @@ def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) 
     Per molecule: ``energy``, ``dipole`` and ``quadrupole`` (of PhysNet's charges), ``dipole_dcm`` and
     ``quadrupole_dcm`` (of the distributed ones), the total ``charge``. Per atom: ``forces``, ``charges`` (PhysNet's),
     ``dcm_charges`` (n_dcm) and their positions ``dcm_sites`` (3 n_dcm: x, y, z of the first, then of the second ...).
-    Labels are ``REF_energy``, ``REF_forces``, ``REF_dipole``,
-    ``REF_quadrupole``.
+    Of an ensemble, ``energy_std``, ``forces_std`` and so on are the deviations among its members, and the distributed
+    charges those of the first. ``outside`` is what no training molecule had. Labels are ``REF_energy``, ``REF_forces``,
+    ``REF_dipole``, ``REF_quadrupole``.
     """
     atoms = as_atoms(molecule)
     n = len(atoms)
@@ -57,6 +59,12 @@ def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) 
         "dcm_charges": prediction.dcm_charges,
         "dcm_sites": prediction.dcm_sites.reshape(n, -1),
     }
+    if deviations := prediction.deviations:
+        atoms.info |= {"energy_std": deviations.energy, "dipole_std": deviations.dipole}
+        atoms.info["dipole_dcm_std"] = deviations.dipole_dcm
+        arrays |= {"forces_std": deviations.forces, "charges_std": deviations.charges}
+    if prediction.outside:
+        atoms.info["outside"] = "; ".join(prediction.outside)
     if not np.isnan(molecule.energy):
         atoms.info["REF_energy"] = molecule.energy
     if molecule.dipole is not None:

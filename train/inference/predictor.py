@@ -1,4 +1,4 @@
-"""Predictions of a trained model for any molecules of its elements, as :class:`ase.Atoms`, in padded batches.
+"""Predictions of trained models for any molecules of their elements, as :class:`ase.Atoms`, in padded batches.
 
 Molecules are padded to size classes, so that a trajectory, or a mixture of molecules, compiles once for each class.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from shared.elements import MASSES, centers_of_mass, element_table
+from shared.elements import MASSES, element_table
+from shared.errors import UserError
 from shared.input.total_charge import total_charge_of
-from shared.multipoles import moved_quadrupoles
 from shared.neighbor_list import build_edges, count_edges
 from train.data.batch import Batch, empty_batch
-from train.inference.folder import best_folder, load_with_errors
+from train.data.training_facts import TrainingFacts
+from train.inference.folder import Runs, load_members, validation_errors
 from train.inference.guards import (
     begin_in_this_process,
     check_molecule,
@@ -33,12 +33,15 @@ from train.inference.guards import (
     masses_of,
     require_own_process,
 )
-from train.inference.unlike_training import UnlikeTrainingWarning, notes_on
+from train.inference.molecule_prediction import Derivatives, MoleculePrediction, mean_prediction, member_prediction
+from train.inference.unlike_training import Domain
 from train.model.arithmetic import arithmetic
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import build_model
-from train.model.prediction import Prediction
+from train.model.prediction import Params, Prediction
 from train.model.saved_model import TrainedModel
+
+__all__ = ["Derivatives", "MoleculePrediction", "Precision", "Predictor", "SizeClass"]
 
 Precision = Literal["float32", "float64"]
 
@@ -47,31 +50,6 @@ _GROWTH = 1.25
 
 _GRID_CHUNK = 1024
 """Grid points in one call, of a size that suits the caches, and one compilation for any grid."""
-
-
-@dataclass(frozen=True)
-class MoleculePrediction:
-    """Predictions for one molecule of N atoms."""
-
-    energy: float  # eV, reference energies included
-    forces: np.ndarray  # (N, 3) eV/Å, exactly -dE/dR
-    charges: np.ndarray  # (N,) e, PhysNet's
-    dipole: np.ndarray  # (3,) e·Å, of PhysNet's charges about the centre of mass
-    dcm_charges: np.ndarray  # (N, n_dcm) e
-    dcm_sites: np.ndarray  # (N, n_dcm, 3) Å
-    dipole_dcm: np.ndarray  # (3,) e·Å, of the distributed charges about the centre of mass
-    quadrupole: np.ndarray  # (3, 3) e·Å², traceless, of PhysNet's charges about the centre of mass
-    quadrupole_dcm: np.ndarray  # (3, 3) e·Å², traceless, of the distributed charges about the centre of mass
-
-
-@dataclass(frozen=True)
-class Derivatives:
-    """Second derivatives of the energy, and first ones of the dipoles, of one molecule of N atoms."""
-
-    prediction: MoleculePrediction
-    hessian: np.ndarray  # (3 N, 3 N) eV/Å², symmetric
-    dipole: np.ndarray  # (3 N, 3) e, d(dipole of PhysNet's charges)/dR
-    dipole_dcm: np.ndarray  # (3 N, 3) e, d(dipole of the distributed charges)/dR
 
 
 @dataclass(frozen=True, order=True)
@@ -83,47 +61,49 @@ class SizeClass:
 
 
 class Predictor:
-    """Predictor with the best weights of a run.
+    """Predictor with the best weights of a run, or of the members of an ensemble, all in one program.
 
-    Threads may share one, and so do its copies; another process that was spawned gets its own by pickling.
-    What a molecule has that no training molecule had is said once, as an :class:`UnlikeTrainingWarning`.
+    Of an ensemble, predictions are means over its members, beside the deviations among them. Threads may share one,
+    and so do its copies; another process that was spawned gets its own by pickling. What a molecule has that no
+    training molecule had stands in its prediction, and is said once, as an :class:`UnlikeTrainingWarning`.
 
     Attributes:
-        trained: settings, reference energies and weights.
+        members: settings, reference energies and weights of each member by its folder; one of a single model.
         precision: of all arithmetic.
+        domain: what they were trained on.
         compilations: programs compiled so far; one for each size class and batch size.
     """
 
-    def __init__(self, run: str | Path, precision: Precision = "float32", pad: bool = True) -> None:
+    def __init__(self, run: Runs, precision: Precision = "float32", pad: bool = True, strict: bool = False) -> None:
         """Load a model.
 
         Args:
-            run: folder of a run (runs/NAME), or a copy of its best/ alone.
+            run: folder of a run (runs/NAME), or a copy of its best/ alone; or several, which are an ensemble.
             precision: float32 as trained, or float64, in which derivatives and dynamics are smoother.
             pad: to size classes; otherwise every new number of atoms or edges compiles anew.
+            strict: refuse molecules that have what no training molecule had, instead of a warning.
 
         Raises:
-            UserError: there is no model, or it is damaged.
+            UserError: there is no model, or it is damaged; models of different settings, or one twice; strict, and a
+                model of an older version, which does not tell what it was trained on.
         """
-        folder = best_folder(run)
-        self._prepare(folder, load_with_errors(folder), precision, pad)
+        self._prepare(load_members(run), precision, pad, strict)
 
-    def _prepare(self, folder: Path, trained: TrainedModel, precision: Precision, pad: bool) -> None:
-        self.folder = folder
-        self.trained = trained
+    def _prepare(self, members: dict[Path, TrainedModel], precision: Precision, pad: bool, strict: bool) -> None:
+        self.members = members
         self.precision: Precision = precision
         self.compilations = 0
+        self.domain = Domain({folder: trained.training for folder, trained in members.items()}, strict)
         self._pad = pad
         self._lock = threading.Lock()
-        self._said: set[tuple[object, ...]] = set()
         begin_in_this_process()
         self._model = build_model(self.trained.config)
-        self._references = element_table(self.trained.reference_energies_ev)
+        self._references = [element_table(trained.reference_energies_ev) for trained in members.values()]
         with self._arithmetic():
-            self._params = jax.tree.map(lambda x: jnp.asarray(x, precision), self.trained.params)
+            self._params = self._stacked_params()
         self._functions: dict[str, Callable[..., Any]] = {
-            "predict": jax.jit(self._model.apply_off_grid),
-            "derive": jax.jit(self._derivatives),
+            "predict": jax.jit(self._of_all_members(self._model.apply_off_grid)),
+            "derive": jax.jit(self._of_all_members(self._derivatives)),
             "potential": jax.jit(electrostatic_potential),
         }
         self._shapes: set[tuple[Any, ...]] = set()
@@ -136,23 +116,45 @@ class Predictor:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what it was made from; compiled programs stay behind."""
-        return {"folder": self.folder, "trained": self.trained, "precision": self.precision, "pad": self._pad}
+        return {"members": self.members, "precision": self.precision, "pad": self._pad, "strict": self.domain.strict}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._prepare(**state)
 
     @property
+    def trained(self) -> TrainedModel:
+        """The model; of an ensemble the first member, whose settings are those of all."""
+        return next(iter(self.members.values()))
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether there are several members, and therefore deviations."""
+        return len(self.members) > 1
+
+    @property
     def elements(self) -> list[int]:
-        """Atomic numbers that the model was trained on."""
-        return sorted(self.trained.reference_energies_ev)
+        """Atomic numbers that the model, and each member of an ensemble, was trained on."""
+        known = (trained.reference_energies_ev.keys() for trained in self.members.values())
+        return sorted(set.intersection(*map(set, known)))
 
     def dipole_errors(self) -> tuple[float, float] | None:
-        """Return the errors of PhysNet's and DCMNet's dipoles on the validation split in Debye, if they are known."""
-        facts = self.trained.training
-        return facts.dipole_errors if facts else None
+        """Return the errors of PhysNet's and DCMNet's dipoles on the validation split in Debye, if they are known.
+
+        Of an ensemble they are means over its members.
+        """
+        facts = [trained.training or TrainingFacts() for trained in self.members.values()]
+        return _mean_pair([one.dipole_errors for one in facts])
+
+    def validation_errors(self) -> tuple[float, float] | None:
+        """Return the mean absolute errors of energies in eV and forces in eV/Å on the validation split, if known."""
+        return _mean_pair([validation_errors(folder) for folder in self.members])
 
     def predict(
-        self, molecules: Sequence[ase.Atoms], batch_size: int = 64, full_batches: bool = False
+        self,
+        molecules: Sequence[ase.Atoms],
+        batch_size: int = 64,
+        full_batches: bool = False,
+        names: Sequence[str] = (),
     ) -> list[MoleculePrediction]:
         """Predict for many molecules, those of a size class together.
 
@@ -162,25 +164,26 @@ class Predictor:
             batch_size: molecules at once.
             full_batches: pad every batch to ``batch_size``, so that each size class compiles once however many calls
                 a stream of molecules takes; else the last one of a class to the power of two above it.
+            names: of the molecules, for messages (default: their numbers).
 
         Raises:
             UserError: a molecule has an element that the model was not trained on, no atoms, periodic boundaries,
-                positions that are not finite, atoms closer than 0.4 Å, a total charge that is no number; or a
-                prediction is not finite.
+                positions that are not finite, atoms closer than 0.2 Å, a total charge that is no number; strict, and
+                it has what no training molecule had; or a prediction is not finite.
         """
-        for index, molecule in enumerate(molecules):
-            self._check(molecule, self._place(index, len(molecules)))
+        numbered = [f"molecule {index}" for index in range(len(molecules))] if len(molecules) > 1 else [""]
+        places = [f"{name}: " if name else "" for name in names or numbered]
+        outside = list(map(self._check, molecules, places))
         results: list[MoleculePrediction | None] = [None] * len(molecules)
         for size, chosen in self._by_size(molecules).items():
             for start in range(0, len(chosen), batch_size):
                 rows = chosen[start : start + batch_size]
                 # Not longer than what there is; a power of two, so that the last batches are few shapes.
-                places = batch_size if full_batches else min(batch_size, 1 << (len(rows) - 1).bit_length())
-                batch = self._batch([molecules[row] for row in rows], size, places)
-                predicted = self._call("predict", batch)
-                for place, row in enumerate(rows):
-                    where = self._place(row, len(molecules))
-                    results[row] = self._unpack(predicted, place, molecules[row], where)
+                length = batch_size if full_batches else min(batch_size, 1 << (len(rows) - 1).bit_length())
+                batch = self._batch([molecules[row] for row in rows], size, length)
+                predicted = self._with_members(self._call("predict", batch))
+                for index, row in enumerate(rows):
+                    results[row] = self._unpack(predicted, index, molecules[row], outside[row], places[row])
         return [result for result in results if result is not None]
 
     def derivatives(self, molecule: ase.Atoms) -> Derivatives:
@@ -189,26 +192,27 @@ class Predictor:
         Raises:
             UserError: as :meth:`predict`.
         """
-        self._check(molecule, "")
+        outside = self._check(molecule, "")
         (size,) = self._by_size([molecule])
-        predicted, (forces, dipole, dipole_dcm) = self._call("derive", self._batch([molecule], size, 1))
+        predicted, slopes_of_all = self._with_members(self._call("derive", self._batch([molecule], size, 1)))
+        forces, dipole, dipole_dcm = (np.mean(slopes, axis=0) for slopes in slopes_of_all)
         n = len(molecule)
-        hessian = -np.asarray(forces)[0, :n, :, 0, :n].reshape(3 * n, 3 * n)
-        slopes = [np.moveaxis(np.asarray(one)[0, :, 0, :n], 0, -1).reshape(3 * n, 3) for one in (dipole, dipole_dcm)]
+        hessian = -forces[0, :n, :, 0, :n].reshape(3 * n, 3 * n)
+        slopes = [np.moveaxis(one[0, :, 0, :n], 0, -1).reshape(3 * n, 3) for one in (dipole, dipole_dcm)]
         # The dipole about the centre of the molecule's own masses moves by Q times the difference of the centres.
         share = (
             MASSES[molecule.numbers] / MASSES[molecule.numbers].sum() - masses_of(molecule) / masses_of(molecule).sum()
         )
         moved = total_charge_of(molecule) * np.kron(share[:, None], np.eye(3))
         return Derivatives(
-            prediction=self._unpack(predicted, 0, molecule, ""),
+            prediction=self._unpack(predicted, 0, molecule, outside, ""),
             hessian=finite(0.5 * (hessian + hessian.T), "", "second derivatives of the energy"),
             dipole=finite(slopes[0] + moved, "", "derivatives of the dipole"),
             dipole_dcm=finite(slopes[1] + moved, "", "derivatives of the dipole"),
         )
 
     def potential(self, prediction: MoleculePrediction, points: np.ndarray) -> np.ndarray:
-        """Return the ESP of the distributed charges at points.
+        """Return the ESP of the distributed charges at points; of an ensemble the mean over its members' charges.
 
         Args:
             prediction: of a molecule.
@@ -220,7 +224,23 @@ class Predictor:
         Raises:
             UserError: the points have another shape, or are not finite.
         """
-        return self.potential_of(prediction.dcm_charges.ravel(), prediction.dcm_sites.reshape(-1, 3), points)
+        return np.mean(self._potentials(prediction, points), axis=0)
+
+    def potential_deviation(self, prediction: MoleculePrediction, points: np.ndarray) -> np.ndarray:
+        """Return the standard deviation (G,) of the ESP in Hartree/e among an ensemble's members at points (G, 3) in Å.
+
+        Raises:
+            UserError: a single model; or as :meth:`potential`.
+        """
+        if not prediction.members:
+            raise UserError(f"{next(iter(self.members))}: a single model, and only ensembles have deviations")
+        return np.std(self._potentials(prediction, points), axis=0, ddof=1)
+
+    def _potentials(self, prediction: MoleculePrediction, points: np.ndarray) -> list[np.ndarray]:
+        return [
+            self.potential_of(one.dcm_charges.ravel(), one.dcm_sites.reshape(-1, 3), points)
+            for one in prediction.members or (prediction,)
+        ]
 
     def potential_of(self, charges: np.ndarray, sites: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Return the ESP (G,) in Hartree/e of point charges (K,) in e at sites (K, 3) in Å at points (G, 3) in Å.
@@ -252,6 +272,30 @@ class Predictor:
 
         jacobian, predicted = jax.jacfwd(outputs, has_aux=True)(batch.positions)
         return predicted, jacobian
+
+    def _stacked_params(self) -> Params:
+        """Return the weights of a single model, or those of all members with a leading axis."""
+        trees = [trained.params for trained in self.members.values()]
+        if not self.is_ensemble:
+            return jax.tree.map(lambda x: jnp.asarray(x, self.precision), trees[0])
+        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x), self.precision), *trees)
+
+    def _of_all_members(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function of stacked weights: of all at once on an accelerator, of one after the other else."""
+        if not self.is_ensemble:
+            return function
+
+        def of_all(params: Params, batch: Batch) -> Any:
+            def of_one(own: Params) -> Any:
+                return function(own, batch)
+
+            return jax.lax.map(of_one, params) if jax.default_backend() == "cpu" else jax.vmap(of_one)(params)
+
+        return of_all
+
+    def _with_members(self, arrays: Any) -> Any:
+        """Return results with a leading axis of members, also those of a single model."""
+        return arrays if self.is_ensemble else jax.tree.map(lambda x: np.asarray(x)[None], arrays)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         require_own_process()
@@ -294,7 +338,7 @@ class Predictor:
             batch.molecule_mask[place] = True
             batch.atomic_numbers[place, : len(molecule)] = molecule.numbers
             # Before they are cast to single precision, which resolves little far from the origin.
-            positions[place, : len(molecule)] = molecule.positions - _center(molecule)
+            positions[place, : len(molecule)] = molecule.positions - molecule.positions.mean(axis=0)
             total_charge[place] = total_charge_of(molecule)
         n_atoms = np.array([*map(len, molecules), *[0] * (places - len(molecules))])
         physnet = build_edges(positions, n_atoms, config.physnet_cutoff, size.edges.physnet_edges)
@@ -310,49 +354,26 @@ class Predictor:
             dcmnet_n_edges=dcmnet.n_edges,
         )
 
-    def _unpack(self, predicted: Prediction, place: int, molecule: ase.Atoms, where: str) -> MoleculePrediction:
-        n = len(molecule)
+    def _unpack(
+        self, predicted: Prediction, place: int, molecule: ase.Atoms, outside: tuple[str, ...], where: str
+    ) -> MoleculePrediction:
+        members = []
+        for member, references in enumerate(self._references):
+            whose = f"{where}member {member}: " if self.is_ensemble else where
+            members.append(member_prediction(predicted, (member, place), molecule, references, whose))
+        return mean_prediction(members, outside)
 
-        def of_molecule(name: str, *rows: slice) -> np.ndarray:
-            return finite(np.asarray(getattr(predicted, name)[(place, *rows)], np.float64), where, name)
-
-        # The model's origin is the centre of the elements' standard masses.
-        centers = centers_of_mass(molecule.positions[None], molecule.numbers[None])[0], molecule.get_center_of_mass()
-        charge, shift = total_charge_of(molecule), centers[1] - centers[0]
-        moved = -charge * shift
-
-        def moved_quadrupole(of: Literal["", "_dcm"]) -> np.ndarray:
-            moments = (of_molecule(f"quadrupole{of}")[None], of_molecule(f"dipole{of}")[None])
-            return moved_quadrupoles(*moments, np.array([charge]), shift[None])[0]
-
-        # The reference energies are thousands of eV: added in float64.
-        return MoleculePrediction(
-            energy=float(of_molecule("energy")) + float(self._references[molecule.numbers].sum()),
-            forces=of_molecule("forces", slice(n)),
-            charges=of_molecule("charges", slice(n)),
-            dipole=of_molecule("dipole") + moved,
-            dcm_charges=of_molecule("dcm_charges", slice(n)),
-            dcm_sites=of_molecule("dcm_sites", slice(n)) + _center(molecule),
-            dipole_dcm=of_molecule("dipole_dcm") + moved,
-            quadrupole=moved_quadrupole(""),
-            quadrupole_dcm=moved_quadrupole("_dcm"),
-        )
-
-    def _place(self, index: int, molecules: int) -> str:
-        return f"molecule {index}: " if molecules > 1 else ""
-
-    def _check(self, molecule: ase.Atoms, where: str) -> None:
-        total_charge = check_molecule(molecule, self.elements, where)
-        for note in notes_on(molecule, total_charge, self.trained.training):
-            with self._lock:
-                new = note.kind not in self._said
-                self._said.add(note.kind)
-            if new:
-                warnings.warn(f"{where}{note.text}", UnlikeTrainingWarning, stacklevel=4)
+    def _check(self, molecule: ase.Atoms, where: str) -> tuple[str, ...]:
+        """Return what the molecule has that no training molecule had."""
+        return self.domain.outside(molecule, check_molecule(molecule, self.elements, where), where)
 
 
-def _center(molecule: ase.Atoms) -> np.ndarray:
-    return np.asarray(molecule.positions.mean(axis=0))
+def _mean_pair(pairs: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    known = [pair for pair in pairs if pair]
+    if len(known) < len(pairs):
+        return None
+    first, second = np.mean(known, axis=0).tolist()
+    return first, second
 
 
 _ALL_PAIRS_UP_TO = 24

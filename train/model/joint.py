@@ -160,6 +160,7 @@ def build_model(config: ModelConfig) -> JointModel:
             residual_output=config.physnet_residual_output,
             degree=config.physnet_degree,
             channels=config.physnet_channels,
+            zbl=config.zbl,
         ),
         dcmnet=DCMNet(
             features=config.dcmnet_features,

@@ -16,6 +16,7 @@ from shared.elements import MAX_ATOMIC_NUMBER
 from train.model.electrostatics import damped_coulomb_energy, polynomial_cutoff
 from train.model.equivariant import spherical_harmonics
 from train.model.graph import Pairs
+from train.model.repulsion import nuclear_repulsion
 
 Array = jax.Array
 
@@ -240,6 +241,7 @@ class PhysNet(nn.Module):
         residual_output: residual blocks in each output block.
         degree: highest degree of the angular terms; 0: distances alone, as published.
         channels: angular channels of each degree.
+        zbl: add the repulsion of nuclei at short distances.
     """
 
     features: int
@@ -251,6 +253,7 @@ class PhysNet(nn.Module):
     residual_output: int = 1
     degree: int = 0
     channels: int = 16
+    zbl: bool = False
 
     @nn.compact
     def __call__(self, atomic_numbers: Array, positions: Array, pairs: Pairs, total_charge: Array) -> PhysNetOutput:
@@ -287,8 +290,10 @@ class PhysNet(nn.Module):
         atomic = (scale * outputs + shift).reshape(*shape, 2)
         atomic = jnp.where(atom_mask[..., None], atomic, 0.0)
         charges, excess = conserve_charge(atomic[..., 1], atom_mask, total_charge)
-        coulomb = damped_coulomb_energy(charges, positions, atom_mask, self.cutoff)
-        return PhysNetOutput(atomic[..., 0].sum(axis=1) + coulomb, charges, excess, activation(x).reshape(*shape, -1))
+        energy = atomic[..., 0].sum(axis=1) + damped_coulomb_energy(charges, positions, atom_mask, self.cutoff)
+        if self.zbl:
+            energy = energy + nuclear_repulsion(atomic_numbers, pairs, distances, self.cutoff)
+        return PhysNetOutput(energy, charges, excess, activation(x).reshape(*shape, -1))
 
 
 def conserve_charge(charges: Array, atom_mask: Array, total_charge: Array) -> tuple[Array, Array]:

@@ -25,3 +25,21 @@ class Prediction(NamedTuple):
     quadrupole: Array  # (B, 3, 3) e·Å², traceless, of PhysNet's charges about the centre of mass
     quadrupole_dcm: Array  # (B, 3, 3) e·Å², of the distributed charges about the same origin
     esp: Array  # (B, G) Hartree/e, of the distributed charges
+
+
+class Deviations(NamedTuple):
+    """Standard deviations of the predictions over the N members of an ensemble, with N - 1 in the denominator."""
+
+    energy: Array  # (B,) eV
+    forces: Array  # (B, A, 3) eV/Å
+    charges: Array  # (B, A) e
+    dipole: Array  # (B, 3) e·Å
+    dipole_dcm: Array  # (B, 3) e·Å
+    esp: Array  # (B, G) Hartree/e
+
+
+class EnsemblePrediction(NamedTuple):
+    """Means over the members of an ensemble, with the distributed charges of all, and how the members differ."""
+
+    mean: Prediction  # dcm_charges (B, A, N·n_dcm), each member's divided by N
+    std: Deviations

@@ -30,6 +30,9 @@ UNITS = {
     "quadrupole": "e·Å²",
     "esp": "Hartree/e",
 }
+SETTINGS = tuple(field.name for field in fields(ModelConfig) if field.name not in ("config", "cache_dir"))
+"""Settings that the program of a model depends on."""
+
 _WEIGHTS, _MODEL = "weights.safetensors", "model.json"
 _CHECKSUM = "checksum"
 """Entry of the weights' own metadata: of these weights and of their model.json, so that one rename changes both."""
@@ -48,11 +51,10 @@ class TrainedModel:
 def save_weights(folder: Path, model: TrainedModel) -> None:
     """Write the model; a reader sees the old weights or the new ones, never a part."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [field.name for field in fields(ModelConfig) if field.name not in ("config", "cache_dir")]
     settings = asdict(model.config)
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "model": {name: settings[name] for name in names},
+        "model": {name: settings[name] for name in SETTINGS},
         "units": UNITS,
         "reference_energies_ev": {str(z): e for z, e in sorted(model.reference_energies_ev.items())},
     }

@@ -78,7 +78,7 @@ def _is_evaluated(folder: RunFolder, split: str, run: RunFolder) -> bool:
     from train.run_folder import EVALUATION_FORMAT
 
     results = (folder.evaluation_file(split), folder.predictions_file(split), folder.plots / f"scatter-{split}.png")
-    weights = [path.stat().st_mtime_ns for path in run.best.glob("*")]
+    weights = [path.stat().st_mtime_ns for path in run.best.rglob("*")]
     if not all(path.exists() and path.stat().st_mtime_ns > max(weights, default=0) for path in results):
         return False
     try:

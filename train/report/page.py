@@ -16,6 +16,7 @@ from shared.text import shown
 from train.data.quantities import DIPOLE_DCM, ENERGY, ESP, FORCES, QUANTITIES, RARE
 from train.evaluation.baselines import UNSEEN, Baselines
 from train.evaluation.charge_extents import describe_owner, warn_of_charges
+from train.evaluation.ensemble_errors import ensemble_rows
 from train.evaluation.errors_by_molecule import worst_first
 from train.evaluation.transfer import error_rows, filled_columns, fit_rows, unseen_types
 from train.report import plotly_figures
@@ -58,6 +59,7 @@ def render(
         rows=rows,
         tiles=[row for name in _TILES for row in rows if row["name"] == name and row["error"] is not None],
         transfer=_transfer(evaluation),
+        ensemble=ensemble_rows(evaluation),
         charges=_charge_rows(evaluation["distributed_charges"]),
         warning=warn_of_charges(evaluation),
         types=[(shown(name), entry) for name, entry in worst_first(evaluation["by_type"])],

@@ -16,7 +16,7 @@ from train.model.saved_model import load_weights
 from train.run_folder import RunFolder, load_config, read_metrics, read_record
 
 _MAIN_SETTINGS = (
-    *("epochs", "batch_size", "learning_rate", "schedule", "seed"),
+    *("epochs", "batch_size", "learning_rate", "schedule", "seed", "members"),
     *("energy_weight", "forces_weight", "dipole_weight", "esp_weight", "mono_weight", "charge_sum_weight"),
     *("quadrupole_weight", "point_charge_esp_weight", "charge_weight"),
     *("dipole_source", "physnet_cutoff", "physnet_features", "physnet_iterations", "physnet_degree"),
@@ -160,7 +160,7 @@ def read_facts(folder: RunFolder) -> RunFacts:
     """
     config = load_config(folder)
     record = read_record(folder)
-    trained = load_weights(folder.best)
+    trained = load_weights(folder.best_folders(config.members)[0])
     manifest = read_manifest(stage_folder(Path(config.cache_dir), "frames", record["data"]["frames"]))
     epochs = read_metrics(folder, epochs=10**9)
     size = _size(trained.params)
@@ -183,6 +183,7 @@ _EVALUATED = (
     "split",
     "molecules",
     "metrics",
+    "ensemble",
     "baselines",
     "normalised_errors",
     "transfer",

@@ -9,7 +9,8 @@ import sys
 import time
 import warnings
 from collections import namedtuple
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,15 +41,56 @@ _LACKS: dict[int, tuple[str, ...]] = {5: ("charge_sum", *_QUADRUPOLES), 6: _QUAD
 
 
 @dataclass(frozen=True)
+class Best:
+    """The best epoch of one model so far."""
+
+    score: float | None = None  # None before the first evaluation
+    epoch: int = 0  # 0: none yet
+
+
+@dataclass(frozen=True)
 class Progress:
     """The state of a run beside its arrays: the shuffle is a function of (seed, epoch)."""
 
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches taken of the epoch after them
     seconds: float = 0.0  # spent on those
-    best_score: float | None = None  # of best_epoch; None before the first evaluation
-    best_epoch: int = 0  # 0: none yet
+    best_score: float | None = None  # of best_epoch; None before the first evaluation, and of an ensemble
+    best_epoch: int = 0  # 0: none yet; of an ensemble, the last that was the best of any member
     best_by: str = ""  # criterion of best_score; empty: of an earlier version, which kept none
+    members: tuple[Best, ...] = ()  # of an ensemble
+
+    @classmethod
+    def before(cls, members: int, best_by: str) -> Progress:
+        """Return the progress of a run that begins."""
+        return cls(best_by=best_by).with_bests([Best()] * members)
+
+    @property
+    def bests(self) -> tuple[Best, ...]:
+        """The best epoch of each model, of which a run has at least one."""
+        return self.members or (Best(self.best_score, self.best_epoch),)
+
+    def with_bests(self, bests: Sequence[Best]) -> Progress:
+        """Return the progress with these best epochs of its models."""
+        if len(bests) == 1:
+            return replace(self, best_score=bests[0].score, best_epoch=bests[0].epoch)
+        return replace(self, best_epoch=max(best.epoch for best in bests), members=tuple(bests))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values; those of a single model are the same as before there were ensembles."""
+        record = asdict(self)
+        if not self.members:
+            del record["members"]
+        return record
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Progress:
+        """Return the progress that :meth:`as_json` wrote, also in JSON.
+
+        Raises:
+            TypeError: it is none.
+        """
+        return cls(**{**record, "members": tuple(Best(**one) for one in record.get("members", ()))})
 
 
 class Saved(NamedTuple):
@@ -105,7 +147,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arrays = {"state": saved.state, "sums": saved.sums}
-        progress = asdict(saved.progress)
+        progress = saved.progress.as_json()
         description = seal(
             {"format": _FORMAT, "run": self._run_id, "checksum": _checksum(arrays, progress), **progress}
         )
@@ -205,8 +247,9 @@ class Checkpoints:
         # Of an epoch that it was saved in, a mean over the rest would be wrong.
         absent = 0.0 if progress.get("batch") == 0 else jnp.nan
         # Each its own array: a step gives the memory of all of them back.
-        zeros = zero_sums()._replace(**{name: jnp.full((), absent) for name in _LACKS[found]})._asdict()
-        values = {name: jax.device_put(value, like.step.sharding) for name, value in zeros.items()}
+        zeros = zero_sums(like.step.shape)
+        zeros = zeros._replace(**{name: jnp.full_like(zeros.loss, absent) for name in _LACKS[found]})
+        values = {name: jax.device_put(value, like.step.sharding) for name, value in zeros._asdict().items()}
         lacking = {name: values.pop(name) for name in _LACKS[found]}
         sums = namedtuple("_Sums", values)(**values)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": like, "sums": sums})
@@ -222,7 +265,7 @@ class Checkpoints:
         if progress.pop("checksum", None) != _checksum(read, progress):
             raise _DamagedError("it has another checksum")
         try:
-            return Saved(read["state"], MetricSums(**read["sums"]._asdict(), **lacking), Progress(**progress))
+            return Saved(read["state"], MetricSums(**read["sums"]._asdict(), **lacking), Progress.from_json(progress))
         except TypeError as error:
             raise _DamagedError(_first_line(error)) from error
 

@@ -47,7 +47,7 @@ def evaluate_run(
     folder = RunFolder(path)
     # This process evaluates alone, however many trained.
     config = replace(load_config(folder), distributed=False, coordinator="", processes=1, process_id=0)
-    trained = load_weights(folder.best)
+    trained = [load_weights(best) for best in folder.best_folders(config.members)]
     start_devices(config)
     own = load_data_record(folder)
     if cache_dir:
@@ -57,7 +57,7 @@ def evaluate_run(
     log.info(f"evaluate: data: {describe_data(cache.record, split)}")
     if cache.record["frames"] != own["frames"]:
         log.info(f"note: {folder.path} was trained on other data, {describe_data(own)}")
-        trained = fit_to_data(trained, cache, folder.path)
+        trained = [fit_to_data(member, cache, folder.path) for member in trained]
         # Kept apart from the errors on the training's own data.
         output = output or folder.path / "other-data" / cache.record["frames"][:12]
     devices = own_devices()

@@ -12,6 +12,7 @@ import numpy as np
 from train.config import ModelConfig
 from train.data.batch import Batch
 from train.data.loader import Loader
+from train.model.dcmnet import DCMNet
 from train.model.graph import batch_edges
 from train.model.joint import build_model, clean
 from train.model.prediction import Params
@@ -62,17 +63,18 @@ def _lengths(params: Params, config: ModelConfig, charges: np.ndarray, loader: L
         return np.zeros(0)
     # Before they are bound: a bound length does not grow with the weights.
     dcmnet = build_model(config).dcmnet.clone(longest_arm=0.0)
-
-    @functools.partial(jax.jit, compiler_options=UNOPTIMIZED)
-    def farthest(params: Params, batch: Batch) -> jax.Array:
-        batch = clean(batch)
-        edges = batch_edges(batch.positions, batch.dcmnet_dst, batch.dcmnet_src, batch.dcmnet_n_edges, dcmnet.cutoff)
-        made: Any = dcmnet.apply(params, batch.atomic_numbers, jnp.asarray(charges)[batch.atomic_numbers], edges)
-        return jnp.sqrt((made.displacements**2).sum(axis=-1).max(axis=-1))
-
     rows = np.unique(np.linspace(0, sizes[index] - 1, min(_MOST_MOLECULES, sizes[index])).astype(int))
     # As many at once as a step takes, for which the memory suffices.
     parts = np.split(rows, range(loader.batch_size, len(rows), loader.batch_size))
     batches = (loader.read_rows(index, part, loader.batch_size) for part in parts)
-    lengths = np.concatenate([np.ravel(farthest(params["dcmnet"], batch)) for batch in batches])
+    lengths = np.concatenate([np.ravel(_farthest(params["dcmnet"], batch, charges, dcmnet)) for batch in batches])
     return lengths[lengths > _SMALLEST_ANGSTROM]
+
+
+@functools.partial(jax.jit, static_argnames="dcmnet", compiler_options=UNOPTIMIZED)
+def _farthest(params: Params, batch: Batch, charges: jax.Array, dcmnet: DCMNet) -> jax.Array:
+    """Return the distance (B, A) of each atom's farthest charge in Å; compiled once for all members."""
+    batch = clean(batch)
+    edges = batch_edges(batch.positions, batch.dcmnet_dst, batch.dcmnet_src, batch.dcmnet_n_edges, dcmnet.cutoff)
+    made: Any = dcmnet.apply(params, batch.atomic_numbers, charges[batch.atomic_numbers], edges)
+    return jnp.sqrt((made.displacements**2).sum(axis=-1).max(axis=-1))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from shared.errors import Interrupted, UserError
@@ -21,7 +22,7 @@ from train import run_folder
 from train.config import TrainConfig
 from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES
 from train.evaluation.evaluator import evaluate_split, finish_run
-from train.run.checkpoint import Checkpoints, Progress, Saved
+from train.run.checkpoint import Best, Checkpoints, Progress, Saved
 from train.run.compile_progress import CompileProgress
 from train.run.divergence import diverged
 from train.run.epoch import Dispatched, EpochRunner
@@ -33,7 +34,8 @@ from train.run.watchdog import Watchdog
 from train.step.compiled_steps import Steps
 from train.step.devices import agreed, largest, own_devices
 from train.step.losses import loss_weights
-from train.step.metrics import mean_error, named_metrics, zero_sums
+from train.step.members import split_members
+from train.step.metrics import mean_error, mean_metrics, named_metrics
 from train.step.optimizer import TrainState
 
 _SAVE, _DIVERGED = 1, 1000
@@ -105,7 +107,7 @@ class _Training:
         while self._progress.epoch < config.epochs and not self._stops_early():
             train_metrics = self._train_epoch()
             valid_metrics = self._evaluate()
-            if not math.isfinite(valid_metrics["loss"]):
+            if not math.isfinite(mean_metrics(valid_metrics)["loss"]):
                 raise UserError(
                     f"{session.folder.path}: the validation loss of epoch {self._progress.epoch + 1} is not a number, "
                     "though the training loss is: look for values that are not finite in the validation split "
@@ -115,7 +117,7 @@ class _Training:
         if self._stops_early():
             session.log(
                 f"no better epoch for the last {config.early_stopping} (--early-stopping): the best was "
-                f"epoch {self._progress.best_epoch}"
+                f"epoch {', '.join(str(best.epoch) for best in self._progress.bests)}"
             )
 
     def _begin(self) -> None:
@@ -132,8 +134,9 @@ class _Training:
         session.interruption.wait_for(steps.traced(), self._compiling.report)
         if creating is not None:
             session.interruption.wait_for(creating, self._compiling.report)
-            self._state, self._progress = first_state(session), Progress(best_by=self._config.best_by)
-            self._sums = steps.devices.place(zero_sums())
+            self._state = first_state(session)
+            self._progress = Progress.before(self._config.members, self._config.best_by)
+            self._sums = steps.zero_sums()
             # So that a run with results has a checkpoint, and what cannot be saved is known before any work.
             self._save()
         else:
@@ -185,7 +188,7 @@ class _Training:
                 if loss is not None:
                     bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
                 self._answer(loss, dispatched.steps)
-        metrics = named_metrics(self._sums)
+        metrics = mean_metrics([named_metrics(sums) for sums in split_members(self._sums, self._config.members)])
         self._progress = replace(self._progress, seconds=time.perf_counter() - start)
         if not math.isfinite(metrics["loss"]):
             raise self._diverged()
@@ -202,7 +205,7 @@ class _Training:
             self._state, self._sums = dispatched.state, dispatched.sums
             loss = None
             if waiting is not None and waiting.is_ready():
-                loss, waiting = float(waiting), None
+                loss, waiting = float(np.mean(waiting)), None  # of members, NaN if that of one is
             waiting = dispatched.loss if waiting is None else waiting
             yield loss, dispatched
 
@@ -226,7 +229,8 @@ class _Training:
         if todo > _SAVE:
             raise self._stopped(todo)
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> list[dict[str, float]]:
+        """Return the errors of each member on the validation split."""
         session = self._session
 
         def answer() -> None:
@@ -238,18 +242,24 @@ class _Training:
         for future in self._evaluations:
             session.interruption.wait_while(future, answer)
         self._evaluations = []
-        return evaluate_split(session.steps, self._state.ema_params, session.valid, not session.is_first, answer)
+        evaluated = evaluate_split(session.steps, self._state.ema_params, session.valid, not session.is_first, answer)
+        return evaluated[: self._config.members]
 
-    def _end_epoch(self, train_metrics: dict[str, float], valid_metrics: dict[str, float]) -> None:
+    def _end_epoch(self, train_metrics: dict[str, float], valid_metrics: list[dict[str, float]]) -> None:
         session, config = self._session, self._config
-        epoch, score = self._progress.epoch + 1, self._score(valid_metrics)
+        epoch = self._progress.epoch + 1
         seconds = self._progress.seconds
         self._progress = replace(self._progress, epoch=epoch, batch=0, seconds=0.0)
-        self._sums = session.steps.devices.place(zero_sums())
+        self._sums = session.steps.zero_sums()
         self._checkpoints.wait_for_first()
-        if self._progress.best_score is None or score < self._progress.best_score:
-            self._progress = replace(self._progress, best_score=score, best_epoch=epoch)
-            save_best(session, self._state, valid_metrics)
+        bests, improved = list(self._progress.bests), {}
+        for member, metrics in enumerate(valid_metrics):
+            score, before = self._score(metrics), bests[member].score
+            if before is None or score < before:
+                bests[member], improved[member] = Best(score, epoch), metrics
+        self._progress = self._progress.with_bests(bests)
+        if improved:
+            save_best(session, self._state, improved)
         record = {
             "epoch": epoch,
             "seconds": seconds,
@@ -257,8 +267,13 @@ class _Training:
             "input_wait_seconds": self._epochs.input_wait,
             "best_epoch": self._progress.best_epoch,
             "train": train_metrics,
-            "valid": valid_metrics,
+            "valid": mean_metrics(valid_metrics),
         }
+        if config.members > 1:
+            record["members"] = [
+                {"seed": config.seed + member, "best_epoch": best.epoch, "valid": metrics}
+                for member, (best, metrics) in enumerate(zip(bests, valid_metrics, strict=True))
+            ]
         if session.is_first:
             run_folder.append_metrics(session.folder, record)
         if self._tracker is not None:
@@ -281,7 +296,7 @@ class _Training:
 
     def _save(self) -> None:
         # A loss arrives late: a refused step may be among those of this state, which must not be gone on from.
-        if not math.isfinite(float(self._sums.loss)):
+        if not np.isfinite(self._sums.loss).all():
             raise self._diverged()
         # An epoch has one place more than batches: that after the last one, before its evaluation.
         places = self._session.loader.batches_per_epoch + 1

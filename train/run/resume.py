@@ -11,10 +11,11 @@ from shared.errors import UserError
 from train import run_folder
 from train.data.training_facts import dipole_errors
 from train.model.saved_model import TrainedModel, load_weights, save_weights
-from train.run.checkpoint import Checkpoints, Progress, Saved
+from train.run.checkpoint import Best, Checkpoints, Saved
 from train.run.session import Session
 from train.run_folder import RunFolder
 from train.step.devices import agreed
+from train.step.members import split_members
 from train.step.optimizer import TrainState
 
 Score = Callable[[dict[str, float]], float]
@@ -58,43 +59,71 @@ def restore(session: Session, checkpoints: Checkpoints, score: Score) -> Saved:
         session.log(f"warning: {text}; going on from the one before")
     progress = saved.progress
     records = {record["epoch"]: record for record in run_folder.read_metrics(folder, progress.epoch)}
-    scores = {epoch: score(record["valid"]) for epoch, record in records.items()}
-    known = progress.best_score is not None and progress.best_by == config.best_by
-    if not known and progress.best_epoch in scores:
-        progress = replace(progress, best_score=scores[progress.best_epoch])
-    progress = _complete_best(session, saved.state, replace(progress, best_by=config.best_by), scores, records)
+    bests = []
+    for member, best in enumerate(progress.bests):
+        valid = {epoch: found[member] for epoch, record in records.items() if (found := valid_metrics(record))[member:]}
+        known = best.score is not None and progress.best_by == config.best_by
+        if not known and best.epoch in valid:
+            best = replace(best, score=score(valid[best.epoch]))
+        bests.append(_complete_best(session, saved, member, best, valid.get(progress.epoch), score))
+    progress = replace(progress, best_by=config.best_by).with_bests(bests)
     missing = [str(epoch) for epoch in range(1, progress.epoch + 1) if epoch not in records]
     if missing:
         session.log(f"warning: {folder.metrics_file} has lost the metrics of epoch {', '.join(missing)}")
     return saved._replace(progress=progress)
 
 
+def valid_metrics(record: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the errors of each model on the validation split, in a line of metrics.jsonl."""
+    return [one["valid"] for one in record.get("members", [record])]
+
+
 def _complete_best(
-    session: Session, state: TrainState, progress: Progress, scores: dict[int, float], records: dict[int, Any]
-) -> Progress:
-    """Take this state's weights for the best where those are lost or damaged; between two epochs, the next one's."""
-    folder, reason = session.folder, ""
-    if progress.best_epoch and session.is_first:
+    session: Session, saved: Saved, member: int, best: Best, valid: dict[str, float] | None, score: Score
+) -> Best:
+    """Take this state's weights for the best where those are lost or damaged; between two epochs, the next one's.
+
+    Args:
+        session: of the run.
+        saved: the newest checkpoint.
+        member: whose best weights.
+        best: their epoch.
+        valid: the member's errors in the checkpoint's epoch, if they are known.
+        score: of errors.
+    """
+    progress, reason = saved.progress, ""
+    path = session.folder.best_folders(session.config.members)[member]
+    if best.epoch and session.is_first:
         try:
-            load_weights(folder.best)
+            load_weights(path)
         except UserError as error:
             reason = str(error)
     if not agreed(int(bool(reason))):
-        return progress
-    if session.is_first and folder.best.exists():
-        folder.best.rename(folder.best.with_name(f"best-damaged-{time.time_ns()}"))
+        return best
+    if session.is_first and path.exists():
+        path.rename(session.folder.path / f"{path.name}-damaged-{time.time_ns()}")
     if progress.batch or not progress.epoch:
         session.log(f"warning: {reason}; the next epoch's weights are the best from here on")
-        return replace(progress, best_score=None, best_epoch=0)
-    save_best(session, state, records.get(progress.epoch, {}).get("valid", {}))
-    session.log(f"warning: {reason}; best/ holds the weights of epoch {progress.epoch} now")
-    return replace(progress, best_score=scores.get(progress.epoch), best_epoch=progress.epoch)
+        return Best()
+    save_best(session, saved.state, {member: valid or {}})
+    name = path.relative_to(session.folder.path)
+    session.log(f"warning: {reason}; {name}/ holds the weights of epoch {progress.epoch} now")
+    return Best(score(valid) if valid else None, progress.epoch)
 
 
-def save_best(session: Session, state: TrainState, valid_metrics: dict[str, float]) -> None:
-    """Write the averaged weights of a state to best/, with its errors on the validation split, in the first process."""
-    if session.is_first:
-        params = session.steps.parameters.to_host(state.ema_params)
-        facts = replace(session.facts, dipole_errors=dipole_errors(valid_metrics))
+def save_best(session: Session, state: TrainState, improved: dict[int, dict[str, float]]) -> None:
+    """Write the averaged weights of some models of a state to best/, in the first process.
+
+    Args:
+        session: of the run.
+        state: all models'.
+        improved: the errors on the validation split of those models, by their number.
+    """
+    if not session.is_first:
+        return
+    vectors = split_members(state.ema_params, session.config.members)
+    for member, metrics in improved.items():
+        facts = replace(session.facts, dipole_errors=dipole_errors(metrics))
+        params = session.steps.parameters.to_host(vectors[member])
         trained = TrainedModel(session.config, session.cache.reference_energies_ev, params, facts)
-        save_weights(session.folder.best, trained)
+        save_weights(session.folder.best_folders(session.config.members)[member], trained)

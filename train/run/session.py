@@ -27,8 +27,9 @@ from train.data.esp_mask import EspSelection
 from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import check_esp, check_quadrupoles, describe_missing
 from train.data.training_facts import TrainingFacts, training_facts
+from train.inference.folder import best_folder
 from train.model.prediction import Params
-from train.model.saved_model import TrainedModel, load_weights
+from train.model.saved_model import TrainedModel, load_weights, member_folders
 from train.run.blocks import Blocks, ResidentBlocks, open_blocks
 from train.run.checkpoint import require_utf8
 from train.run.initial_charges import element_charges
@@ -38,6 +39,7 @@ from train.run.tracking import require_trackers
 from train.run_folder import RunFolder
 from train.step.compiled_steps import Steps
 from train.step.devices import Devices, all_devices
+from train.step.members import split_members, stack_members
 from train.step.optimizer import TrainState
 
 
@@ -62,7 +64,8 @@ class Session:
 
     def plans(self, epoch: int) -> list[BatchPlan]:
         """Return the batches of an epoch, in order."""
-        return self.loader.plan(self.config.seed, epoch)
+        config = self.config
+        return self.loader.plan(config.seed if config.shuffle_seed < 0 else config.shuffle_seed, epoch)
 
     @property
     def loader(self) -> Loader:
@@ -76,7 +79,7 @@ class Session:
         if not self.config.init_from:
             return facts
         try:
-            earlier = load_weights(RunFolder(Path(self.config.init_from)).best).training
+            earlier = load_weights(_initial_folders(self.config)[0]).training
         except UserError:  # gone since then
             earlier = None
         if facts.molecules is None or earlier is None or earlier.molecules is None:
@@ -130,6 +133,9 @@ def describe_session(session: Session) -> Iterator[str]:
         f"train: {len(loader):,} molecules, {len(loader.buckets)} bucket(s), {where}; "
         f"{devices.count} {devices.platform} device(s); run {session.folder.path}"
     )
+    if config.members > 1:
+        last = config.seed + config.members - 1
+        yield f"train: an ensemble of {config.members} members, seeds {config.seed} to {last}"
     yield from describe_missing(loader, session.valid)
     for difference in run_folder.other_versions(config.from_run) if config.from_run else []:
         yield f"note: not as in {config.from_run}: {difference}; results may differ"
@@ -143,7 +149,8 @@ def _check_before(config: TrainConfig) -> None:
     """
     require_trackers(config)
     if config.init_from and not RunFolder(Path(config.runs_dir) / config.name).config_file.exists():
-        check_same_model(config, load_weights(RunFolder(Path(config.init_from)).best).config, config.init_from)
+        for folder in _initial_folders(config):
+            check_same_model(config, load_weights(folder).config, config.init_from)
 
 
 def split_loader(cache: Cache, split: Split, config: TrainConfig, devices: Devices) -> Loader:
@@ -175,35 +182,61 @@ def first_state(session: Session) -> TrainState:
     """
     config, steps = session.config, session.steps
     state = steps.create_state(config.seed)
-    params = steps.parameters.to_host(state.params)
-    params = _from_run(session, params) if config.init_from else _fitted_to_data(session, params)
-    vector = jnp.asarray(steps.parameters.from_host(params))
+    members = [steps.parameters.to_host(vector) for vector in split_members(state.params, config.members)]
+    members = _from_run(session, members) if config.init_from else _fitted_to_data(session, members)
+    vector = jnp.asarray(stack_members([steps.parameters.from_host(params) for params in members]))
     # Two arrays: a step gives the memory of each of them back.
     return state._replace(params=steps.devices.place(vector), ema_params=steps.devices.place(vector.copy()))
 
 
-def _fitted_to_data(session: Session, params: Params) -> Params:
+def _fitted_to_data(session: Session, members: list[Params]) -> list[Params]:
     """Set charges fitted to the dipoles or ESPs, and displacements of one length."""
     from train.run.initial_displacements import scale_displacements  # slow: imports the model
 
     loader = session.loader
     charges = element_charges(loader)
-    shift = np.array(params["physnet"]["params"]["shift"])
-    shift[:, 1] = charges
-    network = {**params["physnet"]["params"], "shift": shift}
-    params = {**params, "physnet": {**params["physnet"], "params": network}}
-    return scale_displacements(params, session.config, charges, loader)
+    fitted = []
+    for params in members:
+        shift = np.array(params["physnet"]["params"]["shift"])
+        shift[:, 1] = charges
+        network = {**params["physnet"]["params"], "shift": shift}
+        params = {**params, "physnet": {**params["physnet"], "params": network}}
+        fitted.append(scale_displacements(params, session.config, charges, loader))
+    return fitted
 
 
-def _from_run(session: Session, params: Params) -> Params:
-    folder = RunFolder(Path(session.config.init_from))
-    trained = load_weights(folder.best)
+def _from_run(session: Session, members: list[Params]) -> list[Params]:
+    folders = _initial_folders(session.config)
+    trained = [load_weights(folder) for folder in folders]
     references = session.cache.reference_energies_ev
-    known = set(trained.reference_energies_ev)
-    session.log(f"weights of {folder.best}")
+    known = set(trained[0].reference_energies_ev)
+    session.log(f"weights of {', '.join(map(str, folders))}")
     for atomic_number in sorted(set(references) - known):
         session.log(f"note: {symbol(atomic_number)} was not in that training; its weights are as drawn there")
-    return {**params, **with_references(trained, references).params}
+    return [{**params, **with_references(one, references).params} for params, one in zip(members, trained, strict=True)]
+
+
+def _initial_folders(config: TrainConfig) -> list[Path]:
+    """Return the folder of the weights that each member begins with, of the run or its member that is named.
+
+    Raises:
+        UserError: that is an ensemble, of another size than this one.
+    """
+    flag, best = f"--init-from {config.init_from}", best_folder(config.init_from)
+    folders = member_folders(best)
+    if len(folders) == config.members:
+        return folders
+    if len(folders) == 1:
+        raise UserError(
+            f"{flag}: a single model, with which all {config.members} members (--members) would be the same; name an "
+            "ensemble of as many, or train each by itself, with another --shuffle-seed"
+        )
+    if config.members == 1:
+        raise UserError(
+            f"{flag}: an ensemble of {len(folders)}; name one of its members, as --init-from {folders[0]}, or continue "
+            f"all of them (--members {len(folders)})"
+        )
+    raise UserError(f"{flag}: an ensemble of {len(folders)}, but this one is of {config.members} (--members)")
 
 
 def check_same_model(config: ModelConfig, other: ModelConfig, run: str) -> None:

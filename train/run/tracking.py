@@ -76,7 +76,7 @@ def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float
     for name, value in record.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{name}/")
-        else:
+        elif not isinstance(value, list):  # of single members
             yield prefix + name, value
 
 

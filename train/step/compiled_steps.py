@@ -27,9 +27,10 @@ from shared.provenance import ROOT, sources_digest, versions
 from shared.settings import COMPILED, names_in
 from train.config import TrainConfig
 from train.data.batch import Batch
-from train.model.prediction import Prediction
+from train.model.prediction import Deviations, EnsemblePrediction, Prediction
 from train.step.devices import Devices
 from train.step.dispatches import Dispatches
+from train.step.members import members_shape, stack_members
 from train.step.metrics import MetricSums, zero_sums
 from train.step.optimizer import TrainState, build_optimizer, new_state, schedule
 from train.step.parameter_vector import ParameterVector
@@ -80,19 +81,33 @@ class Steps:
     def create_state(self, seed: int) -> TrainState:
         """Return a new state, the same for any devices, and placed where it stays so that the step compiles once.
 
-        Drawn on the host's processor, by a program that is not optimized, which would take longer than drawing.
+        Each member is that of a seed of its own, from this one on. Drawn on the host's processor, by a program that is
+        not optimized, which would take longer than drawing.
         """
         structure = jax.tree.structure(new_state(np.zeros(1, np.float32), self._optimizer))
-        (state,) = self._run("create", _key_data(seed), (structure,))
-        return self.devices.place(jax.device_get(state))
+        states = [
+            jax.device_get(self._run("create", _key_data(seed + member), (structure,))[0])
+            for member in range(self.members)
+        ]
+        return self.devices.place(stack_members(states))
 
     def abstract_state(self) -> TrainState:
         """Shapes and placement of a state, for compiling."""
         params = np.zeros(self.parameters.size, np.float32)
         shapes = jax.eval_shape(lambda: new_state(jax.numpy.asarray(params), self._optimizer))
-        placed = self.devices.replicated
-        abstract: TrainState = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), shapes)
+        first, placed = members_shape(self.members), self.devices.replicated
+        abstract: TrainState = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*first, *x.shape), x.dtype, sharding=placed), shapes
+        )
         return abstract
+
+    def zero_sums(self) -> MetricSums:
+        """Return the metric sums before the first step, of each member."""
+        return self.devices.place(zero_sums(members_shape(self.members)))
+
+    def zero_evaluated(self) -> MetricSums:
+        """Return the metric sums of :meth:`evaluate` before the first batch: an ensemble has one more, of its mean."""
+        return self.devices.place(zero_sums(members_shape(self.members + (self.members > 1))))
 
     def train(self, state: TrainState, sums: MetricSums, batch: Batch) -> tuple[TrainState, MetricSums, Any]:
         """Take one optimizer step on a batch, as a block of one, see :meth:`train_block`."""
@@ -142,18 +157,18 @@ class Steps:
 
     def prepare_train_block(self, batches: Batch) -> Future[Any]:
         """Begin to compile :meth:`train_block` for the shapes and placement of ``batches``."""
-        state, sums, bound = self.abstract_state(), self.devices.place(zero_sums()), np.zeros((), np.int32)
+        state, sums, bound = self.abstract_state(), self.zero_sums(), np.zeros((), np.int32)
         return self._executable("train_block", (state, sums, batches, bound, bound, self._schedule), (state, sums))
 
     def prepare_train_resident(self, data: Batch, rows: Array) -> Future[Any]:
         """Begin to compile :meth:`train_resident` for these shapes."""
-        state, sums, bound = self.abstract_state(), self.devices.place(zero_sums()), np.zeros((), np.int32)
+        state, sums, bound = self.abstract_state(), self.zero_sums(), np.zeros((), np.int32)
         arguments = (state, sums, data, rows, bound, bound, self._schedule)
         return self._executable("train_resident", arguments, donated=(state, sums))
 
     def prepare_evaluate(self, batch: Batch) -> Future[Any]:
         """Begin to compile :meth:`evaluate` for these shapes."""
-        return self._executable("evaluate", (self.abstract_state().params, self.devices.place(zero_sums()), batch), ())
+        return self._executable("evaluate", (self.abstract_state().params, self.zero_evaluated(), batch), ())
 
     def traced(self) -> Future[None]:
         """Return the future of tracing all that was prepared; the first step waits for it without answering signals."""
@@ -178,19 +193,32 @@ class Steps:
                     self._traced.pop(key).cancel()
 
     def gradient(self, params: Array, batch: Batch) -> tuple[Array, Array, MetricSums]:
-        """Return the gradient of the loss (P,), the loss, and the metric sums of a batch, for a diagnosis."""
+        """Return the gradient of one model's loss (P,), the loss, and the metric sums of a batch, for a diagnosis."""
         results = (jax.tree.structure(0), jax.tree.structure(0), jax.tree.structure(zero_sums()))
         return self._run("gradient", (params, batch), results)
 
-    def evaluate(self, params: Array, sums: MetricSums, batch: Batch) -> tuple[MetricSums, Prediction]:
-        """Predict a batch, and add its errors to the metric sums."""
-        results = jax.tree.structure(sums), _structure_of(Prediction)
+    def evaluate(
+        self, params: Array, sums: MetricSums, batch: Batch
+    ) -> tuple[MetricSums, Prediction | EnsemblePrediction]:
+        """Predict a batch, and add its errors to the metric sums.
+
+        An ensemble's last sums are those of its mean prediction.
+        """
+        predicted: Any = _named(Prediction)
+        if self.members > 1:
+            predicted = EnsemblePrediction(predicted, _named(Deviations))
+        results = jax.tree.structure(sums), jax.tree.structure(predicted)
         return self._run("evaluate", (params, sums, batch), results)
 
     def compilations(self) -> tuple[int, int]:
         """Return how many training steps, and how many evaluations, were compiled."""
         names = [name for name, *_ in self._executables]
         return names.count("train_block") + names.count("train_resident"), names.count("evaluate")
+
+    @property
+    def members(self) -> int:
+        """Number of models that are trained together."""
+        return self._config.members
 
     @cached_property
     def parameters(self) -> ParameterVector:
@@ -308,6 +336,6 @@ def _key_data(seed: int) -> tuple[Any]:
     return (np.asarray(jax.random.key_data(jax.random.key(seed))),)
 
 
-def _structure_of(fields: Any) -> Any:
-    """Return the tree structure of a NamedTuple of arrays."""
-    return jax.tree.structure(fields(*fields._fields))
+def _named(fields: Any) -> Any:
+    """Return a NamedTuple of arrays, with their names in their places."""
+    return fields(*fields._fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -62,9 +63,9 @@ _SMALLEST_ERROR = 1e-6
 """Least error that is resolved, in any of the units: below is float32's noise, as for dipoles that are zero."""
 
 
-def zero_sums() -> MetricSums:
-    """Return sums over no molecules."""
-    return MetricSums(*(jnp.zeros(()) for _ in MetricSums._fields))
+def zero_sums(shape: tuple[int, ...] = ()) -> MetricSums:
+    """Return sums over no molecules; of several models of this shape."""
+    return MetricSums(*(jnp.zeros(shape) for _ in MetricSums._fields))
 
 
 def batch_sums(prediction: Prediction, batch: Batch, losses: Losses, counts: Counts, point_charges: bool) -> MetricSums:
@@ -142,6 +143,11 @@ def mean_error(metrics: dict[str, float], weights: LossWeights) -> float:
     known = [metrics[name] for name, weight in names.items() if weight > 0 and name in metrics]
     errors = [max(error, _SMALLEST_ERROR) for error in known]
     return float(np.exp(np.mean(np.log(errors)))) if errors else metrics["loss"]
+
+
+def mean_metrics(members: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the means over models of the errors that all of them have; those of a single one as they are."""
+    return {name: float(np.mean([one[name] for one in members])) for name in members[0]}
 
 
 def named_metrics(sums: MetricSums) -> dict[str, float]:

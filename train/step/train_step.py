@@ -19,9 +19,10 @@ from shared.buckets import BucketShape, EdgeShape, FrameShape
 from train.config import TrainConfig
 from train.data.batch import Batch, empty_batch
 from train.model.joint import JointModel, build_model, clean
-from train.model.prediction import Params, Prediction
+from train.model.prediction import Deviations, EnsemblePrediction, Params, Prediction
 from train.step.devices import AXIS, Devices
 from train.step.losses import Counts, Losses, LossWeights, count, joint_loss, loss_weights
+from train.step.members import members_shape, over_members
 from train.step.metrics import MetricSums, add_sums, batch_sums
 from train.step.optimizer import Schedule, TrainState, build_optimizer, learning_rate, network_norms, new_state
 from train.step.parameter_vector import ParameterVector
@@ -63,13 +64,14 @@ def build_functions(
     optimizer = build_optimizer(config, parameters.networks)
     chunks = functools.partial(chunk_size, config, devices)
     gradient = _Gradient(model, parameters, weights, chunks, config.freeze)
-    step = functools.partial(
+    own_step = functools.partial(
         _step,
         gradient=gradient,
         optimizer=optimizer,
         networks=parameters.networks,
         ema_decay=config.ema_decay,
     )
+    step_of_all = over_members(lambda own, *shared: own_step(*own, *shared), config.members, devices.platform)
 
     def create(key_data: Array) -> tuple[TrainState]:
         params = _initial_parameters(model, jax.random.wrap_key_data(key_data))
@@ -84,9 +86,10 @@ def build_functions(
         schedule: Schedule,
     ) -> _Stepped:
         def body(i: Array, carry: _Stepped) -> _Stepped:
-            return step(carry[0], carry[1], batch_of(i), schedule)
+            stepped: _Stepped = step_of_all(carry[:2], batch_of(i), schedule)
+            return stepped
 
-        return jax.lax.fori_loop(first, last, body, (state, sums, jnp.zeros(())))
+        return jax.lax.fori_loop(first, last, body, (state, sums, jnp.zeros(members_shape(config.members))))
 
     def block(
         state: TrainState, sums: MetricSums, batches: Batch, first: Array, last: Array, schedule: Schedule
@@ -104,13 +107,30 @@ def build_functions(
 
         return take_steps(batch_of, state, sums, first, last, schedule)
 
+    def errors_of(prediction: Prediction, batch: Batch, counts: Counts) -> MetricSums:
+        losses = joint_loss(prediction, batch, weights, counts)
+        return batch_sums(prediction, batch, losses, counts, point_charges=True)
+
     def evaluate(vector: Array, sums: MetricSums, batch: Batch) -> tuple[MetricSums, Prediction]:
         batch = clean(batch)
         counts = _whole_counts(batch)
         prediction = model.apply(parameters.split(vector), batch)
-        losses = joint_loss(prediction, batch, weights, counts)
-        own = batch_sums(prediction, batch, losses, counts, point_charges=True)
+        own = errors_of(prediction, batch, counts)
         return add_sums(sums, jax.lax.psum(own, AXIS)), prediction
+
+    def evaluate_all(vectors: Array, sums: MetricSums, batch: Batch) -> tuple[MetricSums, EnsemblePrediction]:
+        batch = clean(batch)
+        counts = _whole_counts(batch)
+
+        def of_member(vector: Array) -> tuple[Prediction, MetricSums]:
+            prediction = model.apply(parameters.split(vector), batch)
+            return prediction, errors_of(prediction, batch, counts)
+
+        predictions, own = over_members(of_member, config.members, devices.platform)(vectors)
+        combined = combine_members(predictions)
+        of_mean = errors_of(combined.mean, batch, counts)
+        every = jax.tree.map(lambda members, mean: jnp.append(members, mean), own, of_mean)
+        return add_sums(sums, jax.lax.psum(every, AXIS)), combined
 
     whole, divided, divided_rows = PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None, AXIS)
     # Replication is not checked: the optimizer's library does not say that equal inputs give equal results.
@@ -122,13 +142,31 @@ def build_functions(
             resident, in_specs=(whole, whole, whole, divided_rows, whole, whole, whole), out_specs=whole
         ),
         "gradient": on_devices(gradient, in_specs=(whole, divided), out_specs=whole),
-        "evaluate": on_devices(evaluate, in_specs=(whole, whole, divided), out_specs=(whole, divided)),
+        "evaluate": on_devices(
+            evaluate_all if config.members > 1 else evaluate,
+            in_specs=(whole, whole, divided),
+            out_specs=(whole, divided),
+        ),
     }
 
 
 def _initial_parameters(model: JointModel, key: Array) -> Params:
     """Return new parameters; they do not depend on the data, so the smallest batch suffices."""
     return model.init(key, empty_batch(_SMALLEST, 1))
+
+
+def combine_members(predictions: Prediction) -> EnsemblePrediction:
+    """Return the mean and the standard deviations of predictions, arrays (N, B, ...), of N > 1 members.
+
+    The mean has the distributed charges of all members, each divided by N: their moments and their potential are the
+    means of the members'.
+    """
+    mean: Prediction = jax.tree.map(lambda array: array.mean(axis=0), predictions)
+    charges, sites = predictions.dcm_charges, predictions.dcm_sites
+    charges = jnp.concatenate(list(charges), axis=-1) / charges.shape[0]
+    mean = mean._replace(dcm_charges=charges, dcm_sites=jnp.concatenate(list(sites), axis=-2))
+    spread = {name: getattr(predictions, name).std(axis=0, ddof=1) for name in Deviations._fields}
+    return EnsemblePrediction(mean, Deviations(**spread))
 
 
 def take_molecules(data: Batch, rows: Array) -> Batch:

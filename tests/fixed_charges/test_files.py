@@ -1,0 +1,54 @@
+"""All files of a charge model at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.fixed_charges import hand_made
+from tests.fixed_charges.readers import Itp
+from train.fixed_charges.charge_model import ChargeModel
+from train.fixed_charges.files import simulation_files
+
+NAMES = {"openmm.xml", "molecule.pdb", "gromacs.itp", "charmm.dcm", "charmm.rtf"}
+
+
+@pytest.mark.parametrize(
+    ("model", "constraints"), [(hand_made.tip4p(), 3), (hand_made.propane(), None)], ids=["rigid", "with torsions"]
+)
+def test_constraints_are_written_where_they_suffice(
+    model: ChargeModel, constraints: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = simulation_files(model, "MOL")
+    assert set(texts) == NAMES
+    sections = Itp(texts["gromacs.itp"]).sections
+    assert len(sections["constraints"]) == constraints if constraints else "constraints" not in sections
+    assert ("<Constraint" in texts["openmm.xml"]) == bool(constraints)
+    assert not capsys.readouterr().out
+
+
+def test_a_kernel_is_written_for_charmm_and_what_it_loses_elsewhere_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = hand_made.with_kernel(hand_made.tip4p())
+    texts = simulation_files(model, "MOL")
+    assert set(texts) == NAMES | {"charmm.kern", *texts["charmm.kern"].split()[4:]}
+    assert "coefs8.txt" in texts
+    said = re.findall(
+        r"at 12 geometries .* most (\S+) Å in OpenMM, (\S+) Å in GROMACS, (\S+) Å", capsys.readouterr().out
+    )
+    openmm, gromacs, charmm = map(float, said[0])
+    assert charmm < 1e-3 < openmm < gromacs
+    simulation_files(model, "MOL", geometries=hand_made.bent(model, 3))
+    assert "at 3 geometries" in capsys.readouterr().out
+
+
+def test_the_users_parameters_are_in_all_files(tmp_path: Path) -> None:
+    (tmp_path / "lj.txt").write_text("O 0.31 0.65\nH 0 0\n")
+    (tmp_path / "terms.json").write_text('{"bonds": [[0, 1, 0.0957, 4e5], [0, 2, 0.0957, 4e5]]}')
+    texts = simulation_files(hand_made.tip4p(), "MOL", tmp_path / "lj.txt", tmp_path / "terms.json")
+    for name in ("openmm.xml", "gromacs.itp"):
+        assert all(word in texts[name] for word in ("0.31", "0.65", "0.0957", "400000"))
+        assert "onstraint" not in texts[name]
