@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if Path(asked.output).resolve() in {Path(name).resolve() for name in files}:
         raise UserError(f"--output {asked.output}: one of the files of --candidates; choose another name")
     predictor = Predictor(asked.run if len(asked.run) > 1 else asked.run[0])
-    if predictor.members < 2:
+    if not predictor.is_ensemble:
         raise UserError(
             f"--run {asked.run[0]}: one model, which cannot disagree; train with --members 4, or name several runs"
         )
@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch = [as_atoms(molecule) for molecule in usable]
         scores.extend(map(disagreement, predictor.predict(batch, asked.batch_size)))
         for atoms, molecule in zip(batch, usable, strict=True):
-            atoms.info |= {"source": molecule.where} | ({"name": molecule.name} if molecule.name else {})
+            stated = {key: value for key, value in molecule.info.items() if key.lower() in ("multiplicity", "spin")}
+            atoms.info |= {"source": molecule.where} | stated | ({"name": molecule.name} if molecule.name else {})
         frames += batch
     if skipped:
         log.info(f"note: {skipped:,} molecules have elements that the model was not trained on; left out")
