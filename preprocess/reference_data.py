@@ -22,6 +22,7 @@ from preprocess.reference.config import ReferenceConfig, parse
 from preprocess.reference.method import Level, pyscf_version, require_computable
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import UNITS, Output, Row, draw_split, padded
+from preprocess.reference.selection import selected_geometries
 from preprocess.reference.smiles import rdkit_version
 from preprocess.reference.tasks import ModesTask, ReferenceTask, Task
 from preprocess.reference.workers import run_tasks
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: bad settings or molecules, a folder in other use, or no geometry can be computed.
     """
     config = parse(argv)
-    molecules = collect(config.molecules, config.geometries, config.smiles, config.seed)
+    geometries = [*config.geometries, *([str(selected_geometries(config))] if config.select else [])]
+    molecules = collect(config.molecules, geometries, config.smiles, config.seed)
     version = pyscf_version()
     require_computable(config.level, molecules)
     if config.samples and (single := next((m for m in molecules if len(m) == 1), None)):

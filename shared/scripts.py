@@ -20,6 +20,7 @@ PROGRAMS = {
     "joint-evaluate": "train.evaluate",
     "joint-predict": "train.predict",
     "joint-report": "train.report",
+    "joint-select-molecules": "train.select_molecules",
     "joint-spectra": "train.spectra",
     "joint-export-charges": "train.export_charges",
     "joint-export-model": "train.export_model",

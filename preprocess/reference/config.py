@@ -29,6 +29,15 @@ class ReferenceConfig:
     smiles: tuple[str, ...] = ()
     """Files of one SMILES a line, and a name after a blank; RDKit makes the geometries (ETKDGv3, MMFF94 or UFF)."""
 
+    from_run: tuple[str, ...] = ()
+    """Ensemble (a run of several --members, or several runs) that chooses what to compute among --candidates."""
+
+    candidates: tuple[str, ...] = ()
+    """Files of molecules in any format that ASE reads, or NPZ, of which --select are computed."""
+
+    select: NonNegativeInt = 0
+    """How many of the --candidates: those on which the ensemble disagrees most, not alike among themselves."""
+
     output: PathName = "reference-data"
     """Folder of the NPZ pairs; what is finished there is not computed again."""
 
@@ -119,7 +128,11 @@ def parse(argv: Sequence[str] | None = None) -> ReferenceConfig:
         SystemExit: with code 2 for an unknown flag, with 0 after --help.
     """
     config = parse_flags(ReferenceConfig, "python -m preprocess.reference_data", argv)
-    if not config.molecules and not config.geometries and not config.smiles:
+    selection = {"--from-run": config.from_run, "--candidates": config.candidates, "--select": config.select}
+    if any(selection.values()) and not all(selection.values()):
+        missing = " and ".join(flag for flag, value in selection.items() if not value)
+        raise UserError(f"{missing}: needed too; --from-run RUN --candidates FILES --select N belong together")
+    if not config.molecules and not config.geometries and not config.smiles and not config.select:
         raise UserError("nothing to compute: give --molecules CO2 H2O ..., --geometries FILE.xyz or --smiles FILE.smi")
     if not config.shells:
         raise UserError("--shells names no shell: the ESP needs points")

@@ -48,21 +48,31 @@ class LearningCurveConfig(RunsConfig):
 
 def preprocess(config: LearningCurveConfig, size: int, seed: int) -> str:
     """Shards of a subset; returns their folder."""
-    folder = Path(config.runs_dir) / "data" / f"{size}-seed{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    with np.load(config.train_efd, allow_pickle=False) as content:
+        chosen = np.random.default_rng(seed).permutation(len(content["N"]))[:size]
+    return preprocess_rows(config, chosen, Path(config.runs_dir) / "data" / f"{size}-seed{seed}")
+
+
+def preprocess_rows(config: LearningCurveConfig, chosen: np.ndarray, folder: Path) -> str:
+    """Shards of these rows of the training split; returns their folder."""
     files = {}
     for kind, path in {"efd": config.train_efd, "esp": config.train_esp}.items():
-        with np.load(path, allow_pickle=False) as content:
-            count = len(content["N"])
-            chosen = np.sort(np.random.default_rng(seed).permutation(count)[:size])
-            rows = {key: values[chosen] for key, values in content.items() if values.shape[:1] == (count,)}
         files[f"train_{kind}"] = folder / f"{kind}.npz"
-        np.savez(files[f"train_{kind}"], **rows)  # type: ignore[arg-type]  # its stub takes arrays for allow_pickle
+        write_rows(path, chosen, files[f"train_{kind}"])
     evaluated = {name: getattr(config, name) for name in ("valid_efd", "valid_esp", "test_efd", "test_esp")}
     cache = folder / "cache"
     flags = flags_of(config.preprocess_flags, cache_dir=cache, **files, **evaluated)
     subprocess.run([sys.executable, "-m", "preprocess", *flags], check=True, stdout=subprocess.DEVNULL)
     return str(cache)
+
+
+def write_rows(path: str, chosen: np.ndarray, output: Path) -> None:
+    """Write these rows of a file, in its order."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with np.load(path, allow_pickle=False) as content:
+        count = len(content["N"])
+        rows = {key: values[np.sort(chosen)] for key, values in content.items() if values.shape[:1] == (count,)}
+    np.savez(output, **rows)  # type: ignore[arg-type]  # its stub takes arrays for allow_pickle
 
 
 def draw(results: dict[int, list[dict[str, Any]]], path: Path) -> None:

@@ -8,7 +8,7 @@ import queue
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,14 +89,14 @@ def train_all(runs: Sequence[Run], jobs: int) -> None:
 
 def report(
     title: str,
-    runs: dict[int, list[Run]],
+    runs: Mapping[Any, list[Run]],
     config: RunsConfig,
-    draw: Callable[[dict[int, list[dict[str, Any]]], Path], None],
+    draw: Callable[[dict[Any, list[dict[str, Any]]], Path], None],
 ) -> None:
     """Train all, then evaluate all, print the table, and write the JSON file and the picture that are asked for.
 
     Args:
-        title: of the numbers that ``runs`` are grouped by.
+        title: of the numbers or texts that ``runs`` are grouped by.
         runs: one for each seed.
         config: of the benchmark.
         draw: the picture of the evaluations.
@@ -108,7 +108,14 @@ def report(
     for number, records in results.items():
         fitted = np.mean([record["baselines"]["distributed_esp_rmse_kcal_per_mol_e"] for record in records])
         seconds = np.mean([record["seconds"] for record in records])
-        rows.append([f"{number:,}", *_mean_and_spread(records), f"{fitted:.3g}", f"{seconds:.0f}"])
+        rows.append(
+            [
+                number if isinstance(number, str) else f"{number:,}",
+                *_mean_and_spread(records),
+                f"{fitted:.3g}",
+                f"{seconds:.0f}",
+            ]
+        )
     print(table(titles, rows))
     if config.output:
         Path(config.output).with_suffix(".json").write_text(json.dumps(results, indent=1))
