@@ -27,6 +27,7 @@ from train.data.loader import Loader
 from train.evaluation import plots
 from train.evaluation.ensemble_errors import compare, describe_ensemble
 from train.model.joint import build_model
+from train.model.members import over_members
 from train.model.saved_model import load_weights, member_folders, save_weights
 from train.report.page import render
 from train.report.run_facts import read_evaluation, read_facts
@@ -35,7 +36,6 @@ from train.run.checkpoint import Best, Checkpoints, Progress
 from train.run.session import _initial_folders
 from train.step.compiled_steps import Steps
 from train.step.devices import all_devices
-from train.step.members import over_members
 from train.step.metrics import METRIC_NAMES
 from train.step.optimizer import schedule
 

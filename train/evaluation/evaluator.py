@@ -37,11 +37,11 @@ from train.evaluation.transfer import (
     transfer_record,
     without_groups,
 )
+from train.model.members import split_members, stack_members
 from train.model.prediction import Deviations, EnsemblePrediction
 from train.model.saved_model import TrainedModel, load_weights
 from train.run_folder import EVALUATION_FORMAT, RunFolder
 from train.step.compiled_steps import Steps
-from train.step.members import split_members, stack_members
 
 _MOLECULES_DRAWN = 3
 _ESP_POINTS_KEPT = 64

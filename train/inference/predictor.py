@@ -38,6 +38,7 @@ from train.inference.unlike_training import Domain
 from train.model.arithmetic import arithmetic
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import build_model
+from train.model.members import over_members
 from train.model.prediction import Params, Prediction
 from train.model.saved_model import TrainedModel
 
@@ -102,8 +103,8 @@ class Predictor:
         with self._arithmetic():
             self._params = self._stacked_params()
         self._functions: dict[str, Callable[..., Any]] = {
-            "predict": jax.jit(self._of_all_members(self._model.apply_off_grid)),
-            "derive": jax.jit(self._of_all_members(self._derivatives)),
+            "predict": jax.jit(over_members(self._model.apply_off_grid, len(members), jax.default_backend())),
+            "derive": jax.jit(over_members(self._derivatives, len(members), jax.default_backend())),
             "potential": jax.jit(electrostatic_potential),
         }
         self._shapes: set[tuple[Any, ...]] = set()
@@ -279,19 +280,6 @@ class Predictor:
         if not self.is_ensemble:
             return jax.tree.map(lambda x: jnp.asarray(x, self.precision), trees[0])
         return jax.tree.map(lambda *x: jnp.asarray(np.stack(x), self.precision), *trees)
-
-    def _of_all_members(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function of stacked weights: of all at once on an accelerator, of one after the other else."""
-        if not self.is_ensemble:
-            return function
-
-        def of_all(params: Params, batch: Batch) -> Any:
-            def of_one(own: Params) -> Any:
-                return function(own, batch)
-
-            return jax.lax.map(of_one, params) if jax.default_backend() == "cpu" else jax.vmap(of_one)(params)
-
-        return of_all
 
     def _with_members(self, arrays: Any) -> Any:
         """Return results with a leading axis of members, also those of a single model."""

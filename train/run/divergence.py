@@ -13,9 +13,9 @@ from shared.errors import UserError
 from shared.files import write_atomically
 from shared.schema import NAME_ARRAY
 from train.data.loader import BatchPlan
+from train.model.members import split_members
 from train.run.checkpoint import Progress
 from train.run.session import Session
-from train.step.members import split_members
 from train.step.optimizer import TrainState
 
 _MOLECULES_NAMED = 4

@@ -22,6 +22,7 @@ from train import run_folder
 from train.config import TrainConfig
 from train.data.quantities import DIPOLE, DIPOLE_DCM, ENERGY, ESP, FORCES
 from train.evaluation.evaluator import evaluate_split, finish_run
+from train.model.members import split_members
 from train.run.checkpoint import Best, Checkpoints, Progress, Saved
 from train.run.compile_progress import CompileProgress
 from train.run.divergence import diverged
@@ -34,7 +35,6 @@ from train.run.watchdog import Watchdog
 from train.step.compiled_steps import Steps
 from train.step.devices import agreed, largest, own_devices
 from train.step.losses import loss_weights
-from train.step.members import split_members
 from train.step.metrics import mean_error, mean_metrics, named_metrics
 from train.step.optimizer import TrainState
 

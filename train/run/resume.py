@@ -10,12 +10,12 @@ from typing import Any
 from shared.errors import UserError
 from train import run_folder
 from train.data.training_facts import dipole_errors
+from train.model.members import split_members
 from train.model.saved_model import TrainedModel, load_weights, save_weights
 from train.run.checkpoint import Best, Checkpoints, Saved
 from train.run.session import Session
 from train.run_folder import RunFolder
 from train.step.devices import agreed
-from train.step.members import split_members
 from train.step.optimizer import TrainState
 
 Score = Callable[[dict[str, float]], float]

@@ -28,6 +28,7 @@ from train.data.loader import BatchPlan, Loader
 from train.data.missing_targets import check_esp, check_quadrupoles, describe_missing
 from train.data.training_facts import TrainingFacts, training_facts
 from train.inference.folder import best_folder
+from train.model.members import split_members, stack_members
 from train.model.prediction import Params
 from train.model.saved_model import TrainedModel, load_weights, member_folders
 from train.run.blocks import Blocks, ResidentBlocks, open_blocks
@@ -39,7 +40,6 @@ from train.run.tracking import require_trackers
 from train.run_folder import RunFolder
 from train.step.compiled_steps import Steps
 from train.step.devices import Devices, all_devices
-from train.step.members import split_members, stack_members
 from train.step.optimizer import TrainState
 
 

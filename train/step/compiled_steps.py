@@ -27,10 +27,10 @@ from shared.provenance import ROOT, sources_digest, versions
 from shared.settings import COMPILED, names_in
 from train.config import TrainConfig
 from train.data.batch import Batch
+from train.model.members import members_shape, stack_members
 from train.model.prediction import Deviations, EnsemblePrediction, Prediction
 from train.step.devices import Devices
 from train.step.dispatches import Dispatches
-from train.step.members import members_shape, stack_members
 from train.step.metrics import MetricSums, zero_sums
 from train.step.optimizer import TrainState, build_optimizer, new_state, schedule
 from train.step.parameter_vector import ParameterVector

@@ -19,10 +19,10 @@ from shared.buckets import BucketShape, EdgeShape, FrameShape
 from train.config import TrainConfig
 from train.data.batch import Batch, empty_batch
 from train.model.joint import JointModel, build_model, clean
+from train.model.members import members_shape, over_members
 from train.model.prediction import Deviations, EnsemblePrediction, Params, Prediction
 from train.step.devices import AXIS, Devices
 from train.step.losses import Counts, Losses, LossWeights, count, joint_loss, loss_weights
-from train.step.members import members_shape, over_members
 from train.step.metrics import MetricSums, add_sums, batch_sums
 from train.step.optimizer import Schedule, TrainState, build_optimizer, learning_rate, network_norms, new_state
 from train.step.parameter_vector import ParameterVector
