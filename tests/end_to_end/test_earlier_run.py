@@ -19,10 +19,12 @@ from shared.settings import FIXED, names_in, parse_settings
 from train.__main__ import _settings_of_run
 from train.config import TrainConfig
 from train.data.quantities import CHARGE_SUM
-from train.model.saved_model import load_weights
+from train.model.saved_model import SETTINGS, load_weights
 from train.run import loop
 from train.run.evaluate_run import evaluate_run
 from train.run_folder import RunFolder, as_begun, check_settings, load_config
+from train.step.parameter_vector import ParameterVector
+from train.step.train_step import parameter_vector
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 
@@ -70,6 +72,15 @@ def test_a_setting_that_is_newer_than_the_run_is_what_the_run_was_trained_with(f
         UserError, match=r"charge_sum_weight 0.0 → 3.0\); go on with its own \(--charge-sum-weight 0.0\)"
     ):
         check_settings(folder, as_begun(folder, replace(usual, charge_sum_weight=3.0)))
+
+
+def test_its_weights_alone_are_those_of_the_model_that_it_had(folder: RunFolder) -> None:
+    """What predictions are made with, and what a copy of best/ is: angles and repulsion are newer."""
+    trained = load_weights(folder.best)
+    had = load_config(folder)
+    assert {name: getattr(trained.config, name) for name in SETTINGS} == {name: getattr(had, name) for name in SETTINGS}
+    assert (trained.config.physnet_degree, trained.config.zbl) == (0, False)
+    assert ParameterVector.of_tree(trained.params).shapes == parameter_vector(had).shapes
 
 
 def test_it_is_repeated_with_the_settings_that_it_had(folder: RunFolder) -> None:
