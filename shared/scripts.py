@@ -21,6 +21,7 @@ PROGRAMS = {
     "joint-predict": "train.predict",
     "joint-report": "train.report",
     "joint-spectra": "train.spectra",
+    "joint-charge-model": "train.charge_model",
     "joint-export-charges": "train.export_charges",
     "joint-export-model": "train.export_model",
 }
