@@ -20,8 +20,8 @@ from train.fixed_charges.site_orbits import SiteOrbit
 COULOMB = HARTREE_IN_KCAL_PER_MOL * BOHR_IN_ANGSTROM
 """Potential of 1 e at 1 Å, kcal/mol/e."""
 
-_CHARGE_PENALTY = 3e-4
-"""(kcal/mol/e)² of a charge of 1 e: charges that cancel at tens of e cost more than they mend."""
+_CHARGE_PENALTY = 1e-2
+"""(kcal/mol/e)² of a charge of 1 e: charges that cancel at several e cost more than they mend."""
 
 _DISTANCE_PENALTY = 1e-4
 """(kcal/mol/e)² of a charge 1 Å from its atom."""

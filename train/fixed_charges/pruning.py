@@ -1,4 +1,4 @@
-"""From many charges to few: one orbit at a time is left out or moved to a plane, an axis or a nucleus; all are refitted.
+"""From many charges to few: one orbit at a time is left out or moved to a plane, an axis or nucleus; all are refitted.
 
 Method of distributing few charges: O. T. Unke et al., J. Chem. Phys. 2017, 147, 161712.
 """
@@ -145,9 +145,7 @@ def choose_stage(stages: Sequence[Stage], max_charges: int | None, budget: float
     few = [stage for stage in stages if max_charges is None or stage.charges <= max_charges]
     if not few:
         least = min(stage.charges for stage in stages)
-        raise UserError(
-            f"--max-charges {max_charges}: this molecule needs {least} at least (equal on equivalent atoms)"
-        )
+        raise UserError(f"--max-charges {max_charges}: at least {least} are needed, equal on equivalent atoms")
     best = min(stage.held_out_rmse for stage in few)
     limit = _NEAR_BEST * best if budget is None else budget
     good = [stage for stage in few if stage.held_out_rmse <= limit]
