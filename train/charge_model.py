@@ -49,7 +49,7 @@ class ChargeModelConfig:
     """File with the molecule, in any format that ASE reads, instead of its name."""
 
     frames: str = ""
-    """File with many geometries of it, which are fitted to (FILE@0:100: those), instead of thermal ones."""
+    """File with many geometries of it instead of thermal ones (FILE@0:100: those); of NPZ the ESP is fitted too."""
 
     charge: Finite | None = None
     """Total charge, e (default: the file's, else 0)."""
@@ -58,7 +58,7 @@ class ChargeModelConfig:
     """Folder of the results (default: charge-model/MOLECULE in the run's folder)."""
 
     samples: Annotated[int, Field(ge=5)] = 100
-    """Geometries that are drawn; a fifth of them is held out and measures the errors."""
+    """Geometries that are drawn, also of those of --frames; a fifth is held out and measures the errors."""
 
     temperature: NonNegative = 300.0
     """Temperature of the geometries, K."""
@@ -104,19 +104,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     from shared.sealed import write_sealed
     from train.fixed_charges.charge_errors import describe, describe_stages, draw_errors
     from train.fixed_charges.fitting import fit_molecule
+    from train.fixed_charges.frames import read_geometries
     from train.fixed_charges.symmetry import symmetry_of
     from train.fixed_charges.user_charges import read_charges
     from train.inference.calculator import JointCalculator
     from train.inference.infrared import optimise
+    from train.inference.molecule_input import read_molecule
 
-    atoms, frames = _molecules(asked)
+    frames = read_geometries(asked.frames, asked.samples, asked.seed) if asked.frames else None
+    atoms = frames.atoms if frames else read_molecule(asked.molecule, asked.geometry)
+    if asked.charge is not None:
+        atoms.info["charge"] = asked.charge
     total = _whole_charge(atoms)
     compared = read_charges(asked.compare, len(atoms), total) if asked.compare else None
     calculator = JointCalculator(asked.run)
     atoms.calc = calculator
     optimise(atoms, asked.fmax)
     symmetry = symmetry_of(atoms.numbers, atoms.positions)
-    geometries = frames if frames is not None else _thermal(asked, atoms, calculator)
+    geometries = frames.geometries if frames else _thermal(asked, atoms, calculator)
     predictions = calculator.predictor.predict([_at(atoms, positions) for positions in geometries])
     found = fit_molecule(
         symmetry,
@@ -124,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         np.stack([one.dcm_charges for one in predictions]),
         np.stack([one.dcm_sites for one in predictions]),
         total,
+        frames.points if frames else None,
+        frames.esp if frames else None,
         max_charges=asked.max_charges,
         budget=asked.esp_budget,
         kernels=asked.kernels,
@@ -151,32 +158,6 @@ def texts(model: ChargeModel, name: str) -> dict[str, str]:
         name: of the molecule.
     """
     return {file: text for write in WRITERS for file, text in write(model, name).items()}
-
-
-def _molecules(asked: ChargeModelConfig) -> tuple[ase.Atoms, np.ndarray | None]:
-    """Return the molecule, and the geometries (S, N, 3) in Å of ``--frames``."""
-    import numpy as np
-
-    from train.inference.molecule_input import read_molecules
-
-    molecules = read_molecules(asked.molecule, asked.geometry or asked.frames)
-    if asked.charge is not None:
-        for one in molecules:
-            one.info["charge"] = asked.charge
-    if not asked.frames:
-        return molecules[-1], None
-    first = molecules[0]
-    for index, one in enumerate(molecules):
-        if one.numbers.tolist() != first.numbers.tolist():
-            raise UserError(
-                f"--frames {asked.frames}, frame {index}: {one.get_chemical_formula(mode='reduce')}, but frame 0 is "
-                f"{first.get_chemical_formula(mode='reduce')}; all frames have to be of one molecule, in one atom order"
-            )
-    if len(molecules) < 5:
-        raise UserError(f"--frames {asked.frames}: {len(molecules)} frames; 5 are needed, of which one is held out")
-    # A trajectory's last frames would be of one place.
-    order = np.random.default_rng(asked.seed).permutation(len(molecules))
-    return first, np.stack([molecules[index].positions for index in order])
 
 
 def _whole_charge(atoms: ase.Atoms) -> int:

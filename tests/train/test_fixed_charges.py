@@ -202,13 +202,14 @@ def test_the_esp_turns_with_the_molecule_and_does_not_know_equivalent_atoms_apar
         turn = Rotation.random(random_state=0).as_matrix()
         turned = potential(model.charges, model.sites(geometry @ turn.T + 3.0), points @ turn.T + 3.0)
         np.testing.assert_allclose(turned, expected, rtol=1e-8)
-        proper = [operation.image for operation in found.operations if operation.sign == 1]
+        motions = [(operation.image, operation.sign) for operation in found.operations if operation.sign]
         if name == "CH3OH":
-            proper.append((0, 1, 4, 3, 5, 2))
-        for image in proper:
+            motions.append(((0, 1, 4, 3, 5, 2), 1))
+        for image, sign in motions:
+            mirror = np.array([1, 1, sign])
             exchanged = np.empty_like(geometry)
-            exchanged[list(image)] = geometry
-            other = potential(model.charges, model.sites(exchanged), points)
+            exchanged[list(image)] = geometry * mirror
+            other = potential(model.charges, model.sites(exchanged), points * mirror)
             np.testing.assert_allclose(other, expected, rtol=1e-6, atol=1e-6)
 
 

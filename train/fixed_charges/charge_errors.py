@@ -18,6 +18,9 @@ from shared.units import DEBYE_IN_E_ANGSTROM
 from train.fixed_charges.orbit_fit import potential
 from train.fixed_charges.pruning import Stage
 
+_SHELL, _LAST_SHELL = 0.2, 2.4
+"""Width of the shells, and the last one, which has all points beyond it too; of the nearest atom's radius."""
+
 
 @dataclass(frozen=True)
 class Charges:
@@ -70,7 +73,7 @@ def measure(
     for row, (geometry, at, target) in enumerate(zip(geometries, points, esp, strict=True)):
         squares.append((potential(values[row], charges.sites[row], at) - target) ** 2)
         ratios = np.linalg.norm(at[:, None] - geometry, axis=-1) / RADII[numbers]
-        shells.append(ratios.min(axis=1).round(1))
+        shells.append((_SHELL * np.rint(ratios.min(axis=1) / _SHELL)).round(1).clip(max=_LAST_SHELL))
         elements.append(numbers[ratios.argmin(axis=1)])
     square, shell, element = (np.concatenate(one) for one in (squares, shells, elements))
     centers = centers_of_mass(geometries, np.broadcast_to(numbers, geometries.shape[:2]))

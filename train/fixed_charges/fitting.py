@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,6 +36,8 @@ def fit_molecule(
     charges: np.ndarray,
     sites: np.ndarray,
     total_charge: int,
+    points: Sequence[np.ndarray] | None = None,
+    esp: Sequence[np.ndarray] | None = None,
     *,
     max_charges: int | None = None,
     budget: float | None = None,
@@ -42,7 +45,9 @@ def fit_molecule(
     compared: np.ndarray | None = None,
     seed: int = 0,
 ) -> FittedCharges:
-    """Fit constant charges to the ESP of a network's charges on Merz–Kollman shells; the last fifth is held out.
+    """Fit constant charges to an ESP, else to that of a network's charges on Merz–Kollman shells.
+
+    The last fifth of the geometries is held out.
 
     Args:
         symmetry: of the molecule of N atoms.
@@ -50,6 +55,8 @@ def fit_molecule(
         charges: (S, N, n) e, the network's.
         sites: (S, N, n, 3) Å, the network's.
         total_charge: e.
+        points: (G, 3) in Å around each geometry.
+        esp: (G,) in kcal/mol/e there.
         max_charges: most charges.
         budget: largest RMSE on held-out geometries, kcal/mol/e.
         kernels: whether positions that depend on the geometry are fitted too.
@@ -60,9 +67,10 @@ def fit_molecule(
         UserError: no charges are as few or as good.
     """
     numbers, shells = symmetry.atomic_numbers, Shells()
-    points = [shells.points(numbers, positions) for positions in geometries]
     values, places = charges.reshape(len(geometries), -1), sites.reshape(len(geometries), -1, 3)
-    esp = [potential(*one) for one in zip(values, places, points, strict=True)]
+    if points is None or esp is None:
+        points = [shells.points(numbers, positions) for positions in geometries]
+        esp = [potential(*one) for one in zip(values, places, points, strict=True)]
     fit, rest = slice(0, (size := len(geometries) - len(geometries) // 5)), slice(size, None)
     fitted, held_out = (
         equal_points(geometries[rows], points[rows], esp[rows], size, seed + number)
