@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from train.fixed_charges.charge_model import ChargeModel, Kernel, frame_axes, pair_distances
-from train.fixed_charges.orbit_fit import COULOMB, potential
+from train.fixed_charges.orbit_fit import COULOMB, least_squares, potential
 from train.fixed_charges.site_orbits import SiteOrbit, site_orbit
 from train.fixed_charges.symmetry import Operation, Symmetry, choose_frame, group_of
 
-_PENALTIES = (0.1, 0.3, 1.0, 3.0)
-"""kcal/mol/e for each Å by which a charge of a single geometry is shifted."""
+_PENALTIES = (3.0, 1.0, 0.3, 0.1)
+"""kcal/mol/e for each Å by which a charge of a single geometry is shifted; each begins where the one before ended."""
 
 _WIDTHS = (1.0, 2.0, 4.0, 8.0)
 """Widths of the kernels, of the median distance of two geometries."""
@@ -27,7 +27,9 @@ _RIDGES = (1e-4, 1e-2, 1e-1)
 _FARTHEST = 0.2
 """Largest shift along an axis of a frame, Å."""
 
-_ITERATIONS = 3
+_STEPS = 10
+"""Evaluations of the fit to a single geometry."""
+
 _MOST_PERMUTATIONS = 48
 
 
@@ -76,37 +78,39 @@ def fit_kernel(model: ChargeModel, symmetry: Symmetry, fitted: Sequence[Surround
     if max(map(len, model.frames)) < 2 or not len(apart) or np.median(apart) == 0.0:
         return None
     permutations = _permutations(model, symmetry)
-    best: tuple[float, float, float, np.ndarray] | None = None
+    best: tuple[float, float, np.ndarray] | None = None
     least = np.inf
+    shifts = np.zeros((len(fitted), len(model.charges), 3))
     for penalty in _PENALTIES:
-        shifts = np.stack([_shifts(model, one, penalty) for one in fitted])
+        shifts = np.stack([_shifts(model, one, penalty, start) for one, start in zip(fitted, shifts, strict=True)])
         known = _with_images(distances[:kept], shifts[:kept], permutations)
         for width, ridge in itertools.product(np.median(apart) * np.array(_WIDTHS), _RIDGES):
             tried = replace(model, kernel=_regression(*known, width, ridge))
             error = sum(_square(tried, one) for one in fitted[kept:] or fitted)
             if error < least:
-                least, best = error, (width, ridge, penalty, shifts)
+                least, best = error, (width, ridge, shifts)
     assert best
-    width, ridge, _, shifts = best
+    width, ridge, shifts = best
     return _regression(*_with_images(distances, shifts, permutations), width, ridge)
 
 
-def _shifts(model: ChargeModel, around: Surroundings, penalty: float) -> np.ndarray:
-    """Return local shifts (K, 3) in Å that mend the ESP around one geometry, by Gauss and Newton's method."""
+def _shifts(model: ChargeModel, around: Surroundings, penalty: float, start: np.ndarray) -> np.ndarray:
+    """Return local shifts (K, 3) in Å that mend the ESP around one geometry, from some to start with."""
     axes = np.stack([frame_axes(around.geometry, frame) for frame in model.frames])
-    start = model.sites(around.geometry)
-    shifts = np.zeros((len(model.charges), 3))
+    unmoved = model.sites(around.geometry)
     scale = np.sqrt(len(around.points))
-    for _ in range(_ITERATIONS):
-        offsets = around.points[:, None] - (start + np.einsum("ki,kix->kx", shifts, axes))
+    penalties = penalty * np.eye(start.size)
+
+    def evaluate(shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        offsets = around.points[:, None] - (unmoved + np.einsum("ki,kix->kx", shifts.reshape(-1, 3), axes))
         inverse = 1.0 / np.linalg.norm(offsets, axis=-1)
-        missing = around.esp - COULOMB * inverse @ model.charges
+        errors = (COULOMB * inverse @ model.charges - around.esp) / scale
         slopes = np.einsum("gkx,kix->gki", offsets, axes) * (COULOMB * model.charges * inverse**3)[..., None]
-        slopes = slopes.reshape(len(missing), -1) / scale
-        normal = slopes.T @ slopes + penalty**2 * np.eye(shifts.size)
-        right = slopes.T @ (missing / scale + slopes @ shifts.ravel())
-        shifts = np.clip(np.linalg.solve(normal, right).reshape(-1, 3), -_FARTHEST, _FARTHEST)
-    return shifts
+        slopes = slopes.reshape(len(errors), -1) / scale
+        return np.concatenate([errors, penalty * shifts]), np.concatenate([slopes, penalties])
+
+    limits = np.full(start.size, _FARTHEST)
+    return least_squares(evaluate, start.ravel(), limits, _STEPS).reshape(-1, 3)
 
 
 class _Permutation(NamedTuple):

@@ -92,11 +92,11 @@ def fit_orbits(
         return residuals, np.concatenate([by_charge @ basis, by_local[:, free]], axis=1)
 
     limits = np.concatenate([np.full(size, np.inf), bounds])
-    place(_least_squares(evaluate, variables, limits, steps))
+    place(least_squares(evaluate, variables, limits, steps))
     return Fitted(layout.orbits(), layout.rmse())
 
 
-def _least_squares(
+def least_squares(
     evaluate: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], start: np.ndarray, limits: np.ndarray, steps: int
 ) -> np.ndarray:
     """Return variables (n,) within ± limits (n,) of a least square, by Levenberg's and Marquardt's method.
