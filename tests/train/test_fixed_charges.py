@@ -17,6 +17,7 @@ from shared.errors import UserError
 from shared.geometry import distances_and_bonds
 from train.fixed_charges.charge_errors import Charges, measure
 from train.fixed_charges.charge_model import ChargeModel, Kernel, charge_model_from_json, pair_distances
+from train.fixed_charges.frames import read_geometries
 from train.fixed_charges.geometries import thermal_geometries
 from train.fixed_charges.kernels import Surroundings, fit_kernel, with_whole_frames
 from train.fixed_charges.orbit_fit import Target, fit_orbits, potential
@@ -386,3 +387,32 @@ def test_a_file_that_has_no_such_charges(tmp_path: Path, text: str, atoms: int, 
 def test_a_missing_file_of_charges(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--compare .*none: No such file"):
         read_charges(str(tmp_path / "none"), 3, 0.0)
+
+
+def test_frames_and_their_esp_are_read_from_npz(tmp_path: Path) -> None:
+    """Padding, points inside the atoms and points that fill rows are left out; the ESP is converted."""
+    atoms = molecule("CO2")
+    random = np.random.default_rng(0)
+    geometries = atoms.positions + 0.02 * random.normal(size=(8, 3, 3))
+    grid = np.full((8, 30, 3), 1e6)
+    grid[:, :20] = points_around(geometries, 20)
+    grid[:, 3] = geometries[:, 0] + 0.5  # inside the carbon atom
+    esp = random.normal(size=(8, 30))
+    padded = np.zeros((8, 5, 3))
+    padded[:, :3] = geometries
+    arrays = {"R": padded, "Z": np.tile([*atoms.numbers, 0, 0], (8, 1)), "N": np.full(8, 3)}
+    counts = np.arange(19, 27)  # of the last ones, some fill the row
+    np.savez(tmp_path / "esp.npz", **arrays, vdw_surface=grid, esp=esp, n_grid=counts)
+    found = read_geometries(str(tmp_path / "esp.npz"), 6, 0)
+    assert found.points is not None
+    assert found.esp is not None
+    assert found.geometries.shape == (6, 3, 3)
+    np.testing.assert_array_equal(found.atoms.numbers, atoms.numbers)
+    for geometry, points, values in zip(found.geometries, found.points, found.esp, strict=True):
+        (row,) = np.flatnonzero(np.abs(geometries - geometry).max(axis=(1, 2)) < 1e-12)
+        kept = [at for at in range(min(counts[row], 20)) if at != 3]
+        np.testing.assert_array_equal(points, grid[row, kept])
+        np.testing.assert_allclose(values, esp[row, kept] * 627.5095, rtol=1e-6)
+    np.savez(tmp_path / "none.npz", vdw_surface=grid, esp=esp)
+    with pytest.raises(UserError, match=r"none\.npz: no geometries"):
+        read_geometries(str(tmp_path / "none.npz"), 6, 0)

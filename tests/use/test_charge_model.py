@@ -34,6 +34,7 @@ def test_a_molecule_gets_its_charges(
 ) -> None:
     (tmp_path / "mine.csv").write_text("atom,charge\nC,-0.4\nH,0.1\nH,0.1\nH,0.1\nH,0.1\n")
     monkeypatch.setattr(charge_model, "WRITERS", (lambda model, name: {f"{name}.txt": f"{len(model.charges)}"},))
+    monkeypatch.setattr("train.fixed_charges.geometries._FITTED_VALUES", 300)
     flags = ["--molecule", "CH4", "--samples", "6", "--max-charges", "9", "--compare", str(tmp_path / "mine.csv")]
     charge_model.main(["--run", str(run_folder), "--output", str(tmp_path / "out"), *flags])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*FILES, "CH4.txt"}
