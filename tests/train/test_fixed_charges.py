@@ -17,6 +17,7 @@ from shared.errors import UserError
 from shared.geometry import distances_and_bonds
 from train.fixed_charges.charge_errors import Charges, measure
 from train.fixed_charges.charge_model import ChargeModel, Kernel, charge_model_from_json, pair_distances
+from train.fixed_charges.fitting import fit_molecule
 from train.fixed_charges.frames import read_geometries
 from train.fixed_charges.geometries import thermal_geometries
 from train.fixed_charges.kernels import Surroundings, fit_kernel, with_whole_frames
@@ -266,6 +267,19 @@ def test_charges_are_left_out_until_the_known_ones_remain() -> None:
     nuclei = nuclear_charges(water, target, 0)
     assert count(nuclei) == 3
     assert rmse_of(nuclei, held_out) > 5.0 * choose_stage(stages, None, 0.05).held_out_rmse
+
+
+@pytest.mark.parametrize(("name", "charge", "charges"), [("H", 1, 1), ("C2H2", 0, 4)])
+def test_an_atom_and_a_line_of_atoms(name: str, charge: int, charges: int) -> None:
+    """Of a network that puts all charge on the nuclei."""
+    found = symmetry(name)
+    geometries = shaken(found, 8, size=0.02) if len(found.positions) > 1 else np.tile(found.positions, (8, 1, 1))
+    values = np.where(found.atomic_numbers == 1, 0.2, -0.2)
+    values += (charge - values.sum()) / len(values)
+    fitted = fit_molecule(found, geometries, np.tile(values[:, None], (8, 1, 1)), geometries[:, :, None], charge)
+    assert len(fitted.model.charges) == charges
+    assert fitted.model.charges.sum() == pytest.approx(charge)
+    assert max(one.esp_rmse_kcal_per_mol_e for one in fitted.errors) < 0.01
 
 
 def test_the_wanted_number_of_charges() -> None:

@@ -83,10 +83,9 @@ class Symmetry:
         return _closure((frame, 1), self.operations, move)
 
     def sign(self, frame: Frame, operation: Operation) -> int:
-        """Return 1 or -1 (z is mirrored) where an operation maps a frame of three atoms."""
-        first, second = frame[:2]
-        parities = (self.parity(first, operation), self.parity(second, operation))
-        return operation.sign or parities[0] or parities[1] or 1
+        """Return 1 or -1 (z is mirrored) where an operation maps a frame."""
+        parities = (self.parity(atom, operation) for atom in frame[:2])
+        return operation.sign or next((parity for parity in parities if parity), 1)
 
     def parity(self, atom: int, operation: Operation) -> int:
         """Return 1 or -1 if an operation keeps or inverts how an atom's bonds are handed; 0 if they lie in a plane."""
