@@ -7,8 +7,9 @@ if __name__ == "__main__":
 
     answer_signals()  # before the imports that follow, which take a second
 
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,12 +26,11 @@ if TYPE_CHECKING:
     import ase
     import numpy as np
 
-    from train.fixed_charges.charge_model import ChargeModel
     from train.fixed_charges.fitting import FittedCharges
     from train.inference.calculator import JointCalculator
 
-WRITERS: tuple[Callable[[ChargeModel, str], dict[str, str]], ...] = ()
-"""Functions that return the text of each file of another program, by its name."""
+_WRITTEN = re.compile(r"openmm\.xml|molecule\.pdb|gromacs\.itp|charmm\.(dcm|rtf|kern)|x_fit\.txt|coefs\d+\.txt")
+"""Files for other programs, some of which a molecule may lack."""
 
 _FORMAT_VERSION = 1
 
@@ -84,6 +84,15 @@ class ChargeModelConfig:
     compare: str = ""
     """File with your own atomic charges, for the table: mol2, CHARMM's ATOM lines, or CSV of atom,charge."""
 
+    residue: Annotated[str, Field(pattern=r"^([A-Za-z0-9]{1,8})?$")] = ""
+    """Name of the molecule's residue in the files for other programs (default: the molecule's own, if it may be)."""
+
+    lennard_jones: str = ""
+    """Lennard-Jones parameters: OpenMM force field with the residue, or lines of atom, sigma/nm, epsilon/(kJ/mol)."""
+
+    bonded: str = ""
+    """JSON file of harmonic bonds and angles (default: a rigid molecule, where constraints suffice)."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fit the charges and write the files.
@@ -103,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from shared.drawing import save_picture
     from shared.sealed import write_sealed
     from train.fixed_charges.charge_errors import describe, describe_stages, draw_errors
+    from train.fixed_charges.charge_model import at_nuclei
+    from train.fixed_charges.files import kernel_files, read_parameters, simulation_files
     from train.fixed_charges.fitting import fit_molecule
     from train.fixed_charges.frames import read_geometries
     from train.fixed_charges.symmetry import symmetry_of
@@ -121,6 +132,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     atoms.calc = calculator
     optimise(atoms, asked.fmax)
     symmetry = symmetry_of(atoms.numbers, atoms.positions)
+    name = asked.molecule or Path(given[0].partition("@")[0]).stem
+    residue = asked.residue or (name.upper() if re.fullmatch(r"[A-Za-z0-9]{1,8}", name) else "MOL")
+    # Before the fit, which takes minutes.
+    bare = at_nuclei(symmetry.atomic_numbers, symmetry.positions, symmetry.bonds, total)
+    parameters = read_parameters(bare, residue, asked.lennard_jones or None, asked.bonded or None)
     geometries = frames.geometries if frames else _thermal(asked, atoms, calculator)
     predictions = calculator.predictor.predict([_at(atoms, positions) for positions in geometries])
     found = fit_molecule(
@@ -137,27 +153,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         compared=compared,
         seed=asked.seed,
     )
-    name = asked.molecule or Path(given[0].partition("@")[0]).stem
-    written = texts(found.model, name)
+    written = simulation_files(found.model, residue, *parameters, geometries=geometries)
+    if found.kernel_model:
+        written |= {f"kernel/{file}": text for file, text in kernel_files(found.kernel_model, residue).items()}
     log.info(describe_stages(found.stages, found.chosen))
     log.info(describe(found.errors))
     folder = Path(asked.output) if asked.output else Path(asked.run) / "charge-model" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernel" if found.kernel_model else folder).mkdir(parents=True, exist_ok=True)
     for file, text in written.items():
         write_atomically(folder / file, text.encode())
+    _remove_older(folder, written)
     save_picture(folder / "charge-model.png", lambda: draw_errors(name, found.errors, found.stages, found.chosen))
     write_sealed(folder / "charge-model.json", _record(asked, name, found))
     log.info(f"{len(found.model.charges)} charges of {name}, errors and picture in {folder}")
 
 
-def texts(model: ChargeModel, name: str) -> dict[str, str]:
-    """Return the texts of all files for other programs, by file name.
-
-    Args:
-        model: the charges.
-        name: of the molecule.
-    """
-    return {file: text for write in WRITERS for file, text in write(model, name).items()}
+def _remove_older(folder: Path, written: Container[str]) -> None:
+    """Remove the files of an earlier fit that this one does not overwrite."""
+    for path in [*folder.iterdir(), *(folder / "kernel").glob("*")]:
+        if _WRITTEN.fullmatch(path.name) and path.relative_to(folder).as_posix() not in written:
+            path.unlink()
 
 
 def _whole_charge(atoms: ase.Atoms) -> int:

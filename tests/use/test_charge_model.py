@@ -8,8 +8,11 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import openmm
 import pytest
 from ase.build import molecule
+from openmm import app
+from scipy.spatial.distance import cdist
 
 from shared.errors import UserError
 from shared.sealed import unseal
@@ -20,6 +23,7 @@ from train.inference.calculator import JointCalculator
 from train.inference.predictor import Predictor
 
 FILES = {"charge-model.json", "charge-model.png"}
+SIMULATION_FILES = {"openmm.xml", "molecule.pdb", "gromacs.itp", "charmm.dcm", "charmm.rtf"}
 
 
 @pytest.fixture
@@ -33,15 +37,22 @@ def test_a_molecule_gets_its_charges(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.csv").write_text("atom,charge\nC,-0.4\nH,0.1\nH,0.1\nH,0.1\nH,0.1\n")
-    monkeypatch.setattr(charge_model, "WRITERS", (lambda model, name: {f"{name}.txt": f"{len(model.charges)}"},))
     monkeypatch.setattr("train.fixed_charges.geometries._FITTED_VALUES", 300)
     flags = ["--molecule", "CH4", "--samples", "6", "--max-charges", "9", "--compare", str(tmp_path / "mine.csv")]
+    (tmp_path / "out" / "kernel").mkdir(parents=True)
+    for name in ("coefs99.txt", "charmm.kern", "notes.txt"):
+        (tmp_path / "out" / "kernel" / name).write_text("of an earlier fit")
     charge_model.main(["--run", str(run_folder), "--output", str(tmp_path / "out"), *flags])
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*FILES, "CH4.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*FILES, *SIMULATION_FILES, "kernel"}
+    kernel = (tmp_path / "out" / "kernel" / "charmm.kern").read_text().split()[4:]
+    listed = {path.name for path in (tmp_path / "out" / "kernel").iterdir()}
+    assert listed == {"charmm.dcm", "charmm.rtf", "charmm.kern", "notes.txt", *kernel}
     record = unseal(json.loads((tmp_path / "out" / "charge-model.json").read_bytes()))
     model = charge_model_from_json(record)
     assert 5 <= len(model.charges) <= 9
-    assert (tmp_path / "out" / "CH4.txt").read_text() == f"{len(model.charges)}"
+    sites = openmm_sites(tmp_path / "out", model.positions)
+    assert len(sites) == len(model.charges)
+    assert cdist(sites, model.sites(model.positions)).min(axis=0).max() < 1e-4
     assert sum(Decimal(repr(site["charge"])) for site in record["sites"]) == 0
     rows = {one["name"]: one for one in record["errors"]}
     assert list(rows) == ["network", "kernels", "fixed frames", "nuclei", "yours"]
@@ -52,6 +63,25 @@ def test_a_molecule_gets_its_charges(
     said = capsys.readouterr().out
     assert "<- chosen" in said
     assert "fixed frames" in said
+
+
+def openmm_sites(folder: Path, positions: np.ndarray) -> np.ndarray:
+    """Places of the charges in Å, those at nuclei included, as OpenMM builds them from its file."""
+    field, pdb = app.ForceField(str(folder / "openmm.xml")), app.PDBFile(str(folder / "molecule.pdb"))
+    molecules = app.Modeller(pdb.topology, pdb.positions)
+    molecules.addExtraParticles(field)
+    system = field.createSystem(molecules.topology, nonbondedMethod=app.NoCutoff)
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    places = molecules.positions.value_in_unit(openmm.unit.nanometer)
+    # The PDB file has three decimals.
+    context.setPositions([*(0.1 * positions), *places[len(positions) :]])
+    context.computeVirtualSites()
+    found = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(openmm.unit.angstrom)
+    (force,) = (one for one in system.getForces() if isinstance(one, openmm.NonbondedForce))
+    charges = [
+        force.getParticleParameters(i)[0].value_in_unit(openmm.unit.elementary_charge) for i in range(len(found))
+    ]
+    return np.asarray(found[np.array(charges) != 0.0])
 
 
 @pytest.mark.usefixtures("compiled")

@@ -106,6 +106,13 @@ class ChargeModel:
         return record
 
 
+def at_nuclei(atomic_numbers: np.ndarray, positions: np.ndarray, bonds: np.ndarray, total_charge: int) -> ChargeModel:
+    """Return a model of equal charges at the nuclei, of which only the molecule matters."""
+    n = len(atomic_numbers)
+    charges, frames = np.full(n, total_charge / n), tuple((atom,) for atom in range(n))
+    return ChargeModel(atomic_numbers, positions, bonds, total_charge, charges, frames, np.zeros((n, 3)))
+
+
 def charge_model_from_json(record: dict[str, Any]) -> ChargeModel:
     """Return the model that :meth:`ChargeModel.as_json` wrote.
 
