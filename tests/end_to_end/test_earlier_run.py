@@ -19,7 +19,7 @@ from shared.settings import FIXED, names_in, parse_settings
 from train.__main__ import _settings_of_run
 from train.config import TrainConfig
 from train.data.quantities import CHARGE_SUM
-from train.model.saved_model import load_weights
+from train.model.saved_model import SETTINGS, load_weights
 from train.run import loop
 from train.run.evaluate_run import evaluate_run
 from train.run_folder import RunFolder, as_begun, check_settings, load_config
@@ -81,6 +81,13 @@ def test_it_is_repeated_with_the_settings_that_it_had(folder: RunFolder) -> None
     assert changed == {"name"}
     assert repeated.charge_sum_weight == 0.0
     assert not repeated.share_features
+
+
+def test_its_weights_are_of_the_model_that_it_trained(folder: RunFolder) -> None:
+    """Also where its best/ is alone, as for predictions: its model.json is older than some settings."""
+    found, had = load_weights(folder.best).config, load_config(folder)
+    assert {name: getattr(found, name) for name in SETTINGS} == {name: getattr(had, name) for name in SETTINGS}
+    assert (found.physnet_degree, found.share_features, found.zbl) == (0, False, False)
 
 
 def test_its_weights_have_the_errors_that_they_had(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from shared.digests import array_digest, settings_digest
 from shared.errors import UserError
 from shared.files import write_atomically
-from shared.settings import checked
+from shared.settings import checked, values_before
 from train.config import ModelConfig
 from train.data.training_facts import TrainingFacts, facts_from_json
 from train.model.prediction import Params
@@ -83,7 +83,8 @@ def load_weights(folder: Path) -> TrainedModel:
             raise ValueError(f"{_MODEL} and {_WEIGHTS} have another checksum than when they were written together")
         version = description.get("format_version")
         references = {int(z): float(e) for z, e in description["reference_energies_ev"].items()}
-        model = dict(description["model"])
+        written = dict(description["model"])
+        model = {**values_before(ModelConfig, written), **written}
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; a finished run has best/{_MODEL}") from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
