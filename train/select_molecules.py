@@ -70,11 +70,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     import ase.io
     import numpy as np
 
+    from shared.geometry import SHORTEST_DISTANCE, describe_close_atoms
     from shared.input.labelled import expand_files, open_source, read_labelled
     from shared.input.labels import FrameKeys
     from train.inference.predicted_frames import as_atoms
     from train.inference.predictor import Predictor
-    from train.inference.selection import choose_diverse, disagreement, distance_features
+    from train.inference.selection import choose_diverse, disagreement, distance_features, most_disputed
 
     files = expand_files(asked.candidates, "--candidates")
     if Path(asked.output).resolve() in {Path(name).resolve() for name in files}:
@@ -87,24 +88,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     frames: list[ase.Atoms] = []
     scores: list[float] = []
     known = set(predictor.elements)
-    skipped = 0
+    unknown, impossible, streaming = 0, 0, False
     for molecules in read_labelled(
         [open_source(name, FrameKeys()) for name in files], {"position": asked.position_unit}, _AT_ONCE
     ):
-        usable = [one for one in molecules if set(one.numbers.tolist()) <= known]
-        skipped += len(molecules) - len(usable)
+        # Few shapes for a file of any length.
+        streaming |= len(molecules) == _AT_ONCE
+        trained = [one for one in molecules if set(one.numbers.tolist()) <= known]
+        usable = [one for one in trained if not describe_close_atoms(one.numbers, one.positions)]
+        unknown, impossible = unknown + len(molecules) - len(trained), impossible + len(trained) - len(usable)
         batch = [as_atoms(molecule) for molecule in usable]
-        scores.extend(map(disagreement, predictor.predict(batch, asked.batch_size)))
+        predictions = predictor.predict(batch, asked.batch_size, streaming, [one.where for one in usable])
+        scores.extend(map(disagreement, predictions))
         for atoms, molecule in zip(batch, usable, strict=True):
             stated = {key: value for key, value in molecule.info.items() if key.lower() in ("multiplicity", "spin")}
             atoms.info |= {"source": molecule.where} | stated | ({"name": molecule.name} if molecule.name else {})
         frames += batch
-    if skipped:
-        log.info(f"note: {skipped:,} molecules have elements that the model was not trained on; left out")
+    closer = f"atoms closer than {SHORTEST_DISTANCE} Å"
+    for number, what in ((unknown, "elements that the model was not trained on"), (impossible, closer)):
+        if number:
+            log.info(f"note: {number:,} molecules have {what}; left out")
     if len(frames) < asked.select:
         raise UserError(f"--select {asked.select}: the files hold {len(frames):,} molecules that can be predicted")
-    features = distance_features([atoms.numbers for atoms in frames], [atoms.positions for atoms in frames])
-    chosen = choose_diverse(np.array(scores), features, asked.select)
+    pool = most_disputed(np.array(scores), asked.select)
+    disputed = [frames[row] for row in pool]
+    features = distance_features([one.numbers for one in disputed], [one.positions for one in disputed])
+    chosen = pool[choose_diverse(features, asked.select)]
     for row in chosen:
         frames[row].info["forces_std"] = scores[row]
     Path(asked.output).parent.mkdir(parents=True, exist_ok=True)

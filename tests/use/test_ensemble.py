@@ -227,6 +227,9 @@ def test_predictions_of_a_file_have_their_deviations(
             np.testing.assert_allclose(own.info[f"{name}_std"], getattr(deviations, name), atol=1e-7)
         for name in ("forces", "charges"):
             np.testing.assert_allclose(own.arrays[f"{name}_std"], getattr(deviations, name), atol=1e-7)
+        # The distributed charges are not those whose moments stand beside them.
+        assert own.info["units"].endswith("dcm_charges of the first member alone")
+        np.testing.assert_allclose(own.arrays["dcm_charges"], prediction.members[0].dcm_charges, atol=1e-7)
     assert "outside" not in read[0].info
     assert read[1].info["outside"].startswith("total charge -1: training had 0 alone; atoms 0 and 1, H-O, ")
     record = json.loads((tmp_path / "out.errors.json").read_text())

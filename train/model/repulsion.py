@@ -41,8 +41,8 @@ def screened_repulsion(first: Array, second: Array, distances: Array) -> Array:
 def nuclear_repulsion(atomic_numbers: Array, pairs: Pairs, distances: Array, cutoff: float) -> Array:
     """Return the repulsion of the nuclei of each molecule in eV, (B,).
 
-    It acts within the sum of two atoms' covalent radii (and the pairs' cutoff), about the length of a single bond, where
-    it ends with two derivatives of zero: what it adds to bonds, the network learns to subtract.
+    It acts within the sum of two atoms' covalent radii (and the pairs' cutoff), about the length of a single bond.
+    There it ends, with two derivatives of zero; what it adds to bonds, the network learns to subtract.
 
     Args:
         atomic_numbers: (B, A), 0 = padding.
