@@ -19,6 +19,7 @@ from shared.errors import UserError, run_program
 from shared.files import atomic_path
 from shared.log import log
 from shared.settings import PathName, PositiveInt, parse_flags
+from shared.text import escaped
 from train.step.start import start_jax
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Predict all candidates, and write the chosen ones, those first that were chosen first.
 
     Raises:
-        UserError: a run of one model, a file that cannot be read, an element that the model was not trained on, fewer
-            candidates than are to be chosen.
+        UserError: a run of one model, a file that cannot be read, fewer candidates than are to be chosen that have the
+            model's elements and no atoms at one place.
         OSError: the output cannot be written.
     """
     asked = parse_flags(SelectConfig, "python -m train.select_molecules", argv)
@@ -102,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         scores.extend(map(disagreement, predictions))
         for atoms, molecule in zip(batch, usable, strict=True):
             stated = {key: value for key, value in molecule.info.items() if key.lower() in ("multiplicity", "spin")}
-            atoms.info |= {"source": molecule.where} | stated | ({"name": molecule.name} if molecule.name else {})
+            atoms.info |= {"source": escaped(molecule.where)} | stated
+            atoms.info |= {"name": escaped(molecule.name)} if molecule.name else {}
         frames += batch
     closer = f"atoms closer than {SHORTEST_DISTANCE} Å"
     for number, what in ((unknown, "elements that the model was not trained on"), (impossible, closer)):
