@@ -23,6 +23,8 @@ from train.model.saved_model import SETTINGS, load_weights
 from train.run import loop
 from train.run.evaluate_run import evaluate_run
 from train.run_folder import RunFolder, as_begun, check_settings, load_config
+from train.step.parameter_vector import ParameterVector
+from train.step.train_step import parameter_vector
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 
@@ -72,6 +74,15 @@ def test_a_setting_that_is_newer_than_the_run_is_what_the_run_was_trained_with(f
         check_settings(folder, as_begun(folder, replace(usual, charge_sum_weight=3.0)))
 
 
+def test_its_weights_alone_are_those_of_the_model_that_it_had(folder: RunFolder) -> None:
+    """What predictions are made with, and what a copy of best/ is: angles and repulsion are newer."""
+    trained = load_weights(folder.best)
+    had = load_config(folder)
+    assert {name: getattr(trained.config, name) for name in SETTINGS} == {name: getattr(had, name) for name in SETTINGS}
+    assert (trained.config.physnet_degree, trained.config.zbl) == (0, False)
+    assert ParameterVector.of_tree(trained.params).shapes == parameter_vector(had).shapes
+
+
 def test_it_is_repeated_with_the_settings_that_it_had(folder: RunFolder) -> None:
     """As the command line has it: booleans that are newer too."""
     repeated = parse_settings(TrainConfig, "train", _settings_of_run(["--from-run", str(folder.path)]))
@@ -81,13 +92,6 @@ def test_it_is_repeated_with_the_settings_that_it_had(folder: RunFolder) -> None
     assert changed == {"name"}
     assert repeated.charge_sum_weight == 0.0
     assert not repeated.share_features
-
-
-def test_its_weights_are_of_the_model_that_it_trained(folder: RunFolder) -> None:
-    """Also where its best/ is alone, as for predictions: its model.json is older than some settings."""
-    found, had = load_weights(folder.best).config, load_config(folder)
-    assert {name: getattr(found, name) for name in SETTINGS} == {name: getattr(had, name) for name in SETTINGS}
-    assert (found.physnet_degree, found.share_features, found.zbl) == (0, False, False)
 
 
 def test_its_weights_have_the_errors_that_they_had(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

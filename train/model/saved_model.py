@@ -83,8 +83,8 @@ def load_weights(folder: Path) -> TrainedModel:
             raise ValueError(f"{_MODEL} and {_WEIGHTS} have another checksum than when they were written together")
         version = description.get("format_version")
         references = {int(z): float(e) for z, e in description["reference_energies_ev"].items()}
-        written = dict(description["model"])
-        model = {**values_before(ModelConfig, written), **written}
+        # Weights that are older than a setting are those of the model without it.
+        model = {**values_before(ModelConfig, description["model"]), **description["model"]}
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; a finished run has best/{_MODEL}") from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
