@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictor = Predictor(asked.run if len(asked.run) > 1 else asked.run[0])
     if not predictor.is_ensemble:
         raise UserError(
-            f"--run {asked.run[0]}: one model, which cannot disagree; train with --members 4, or name several runs"
+            f"{asked.run[0]}: one model, which cannot disagree; train with --members 4, or name several runs"
         )
     frames: list[ase.Atoms] = []
     scores: list[float] = []
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with atomic_path(Path(asked.output)) as temporary:
         ase.io.write(temporary, [frames[row] for row in chosen], format="extxyz")
     log.info(
-        f"{asked.select:,} of {len(frames):,} molecules in {asked.output}; largest deviation of a force: median "
+        f"{asked.select:,} of {len(frames):,} molecules chosen; largest deviation of a force: median "
         f"{np.median(scores):.3g} eV/Å of all, {np.median(np.array(scores)[chosen]):.3g} of these"
     )
 
