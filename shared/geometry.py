@@ -16,6 +16,21 @@ SHORTEST_PREDICTED = 0.2
 BOND_FACTOR = 1.3
 """Largest distance of two bonded atoms over the sum of their covalent radii."""
 
+_OVERLAP = 0.6
+"""Distance over the sum of covalent radii below which no sampled geometry has two atoms."""
+
+
+def overlap(numbers: np.ndarray, positions: np.ndarray) -> bool:
+    """Return whether two atoms are closer than 0.6 times the sum of their covalent radii.
+
+    Args:
+        numbers: (N,) atomic numbers.
+        positions: (N, 3) in Å.
+    """
+    least = _OVERLAP * (COVALENT_RADII[numbers][:, None] + COVALENT_RADII[numbers])
+    np.fill_diagonal(least, 0.0)
+    return bool((np.linalg.norm(positions[:, None] - positions, axis=-1) < least).any())
+
 
 def describe_close_atoms(numbers: np.ndarray, positions: np.ndarray, shortest: float = SHORTEST_DISTANCE) -> str:
     """Return what is wrong if two atoms are closer than ``shortest``, else an empty text.

@@ -13,6 +13,9 @@ from ase import units
 HBAR = units._hbar * units.J * units.second
 """ħ in eV times ASE's unit of time, Å (u/eV)^1/2."""
 
+_FREE_BELOW = 50.0
+"""1/cm: slower modes are nearly free rotations, which no straight displacement describes."""
+
 _INDEPENDENT = 1e-3
 """Singular value, relative to the largest, above which a rotation moves a (nearly) linear molecule."""
 
@@ -42,6 +45,35 @@ def normal_modes(positions: np.ndarray, masses: np.ndarray, hessian: np.ndarray)
     stiffness, coefficients = np.linalg.eigh(basis.T @ (hessian / np.outer(roots, roots)) @ basis)
     displacements = ((basis @ coefficients) / roots[:, None]).T.reshape(-1, len(masses), 3)
     return NormalModes(np.sign(stiffness) * np.sqrt(np.abs(stiffness)) * HBAR, displacements)
+
+
+def mean_squares(quanta: np.ndarray, temperature: float, statistics: str) -> np.ndarray:
+    """Return ⟨Q²⟩ of harmonic oscillators, u·Å².
+
+    Args:
+        quanta: ħω in eV.
+        temperature: K.
+        statistics: ``quantum``: ħ/2ω · coth(ħω/2kT); ``classical``: kT/ω².
+    """
+    thermal = temperature * units.kB
+    if statistics == "classical":
+        return thermal * (HBAR / quanta) ** 2
+    coth = 1.0 / np.tanh(quanta / (2.0 * thermal)) if thermal else 1.0
+    return HBAR**2 / (2.0 * quanta) * coth
+
+
+def thermal_spread(quanta: np.ndarray, temperature: float, statistics: str) -> np.ndarray:
+    """Return the standard deviation of each mode, Å·u^1/2; modes below 50/cm, imaginary ones too, are at rest.
+
+    Args:
+        quanta: ħω in eV; imaginary ones are negative.
+        temperature: K.
+        statistics: as of :func:`mean_squares`.
+    """
+    moving = quanta >= _FREE_BELOW * units.invcm
+    spread = np.zeros(len(quanta))
+    spread[moving] = np.sqrt(mean_squares(quanta[moving], temperature, statistics))
+    return spread
 
 
 def _vibrations(positions: np.ndarray, masses: np.ndarray) -> np.ndarray:

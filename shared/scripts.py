@@ -22,6 +22,7 @@ PROGRAMS = {
     "joint-report": "train.report",
     "joint-select-molecules": "train.select_molecules",
     "joint-spectra": "train.spectra",
+    "joint-charge-model": "train.charge_model",
     "joint-export-charges": "train.export_charges",
     "joint-export-model": "train.export_model",
 }

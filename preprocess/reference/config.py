@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from preprocess.reference.grid import Shells
 from preprocess.reference.method import Level
 from shared.errors import UserError
 from shared.settings import NonNegative, NonNegativeInt, PathName, Positive, PositiveInt, Seed, parse_flags
+from shared.shells import Shells
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

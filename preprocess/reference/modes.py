@@ -14,7 +14,7 @@ from preprocess.reference.method import Level
 from preprocess.reference.molecules import Molecule
 from preprocess.reference.single_point import LeftOut, converge, forces
 from shared import units
-from shared.normal_modes import HBAR, normal_modes
+from shared.normal_modes import normal_modes
 
 _LARGEST_FORCE = 1e-3
 """Largest force of a relaxed geometry, eV/Å."""
@@ -81,21 +81,6 @@ def harmonic_modes(molecule: Molecule, hessian: np.ndarray) -> Modes:
             "geometry, or take --sampling displacement"
         )
     return Modes(molecule.positions, modes.displacements, modes.quanta)
-
-
-def mean_squares(quanta: np.ndarray, temperature: float, statistics: str) -> np.ndarray:
-    """Return ⟨Q²⟩ of harmonic oscillators, u·Å².
-
-    Args:
-        quanta: ħω in eV.
-        temperature: K.
-        statistics: ``quantum``: ħ/2ω · coth(ħω/2kT); ``classical``: kT/ω².
-    """
-    thermal = temperature * ase_units.kB
-    if statistics == "classical":
-        return thermal * (HBAR / quanta) ** 2
-    coth = 1.0 / np.tanh(quanta / (2.0 * thermal)) if thermal else 1.0
-    return HBAR**2 / (2.0 * quanta) * coth
 
 
 class _Forces(Calculator):

@@ -7,17 +7,12 @@ from typing import Protocol
 import numpy as np
 
 from preprocess.reference.config import ReferenceConfig
-from preprocess.reference.modes import Modes, mean_squares
+from preprocess.reference.modes import Modes
 from preprocess.reference.molecules import Molecule
-from shared.elements import COVALENT_RADII
-
-_CLOSEST = 0.6
-"""Least distance of two atoms over the sum of their covalent radii; closer geometries are drawn again."""
+from shared.geometry import overlap
+from shared.normal_modes import thermal_spread
 
 _DRAWS = 100
-
-_FREE_BELOW = 50.0
-"""1/cm: slower modes are nearly free rotations, which no straight displacement describes."""
 
 
 class Sampler(Protocol):
@@ -34,19 +29,16 @@ def displacement_sampler(molecule: Molecule, deviation: float) -> Sampler:
 
 def mode_sampler(modes: Modes, temperature: float, statistics: str) -> Sampler:
     """Return a sampler that displaces every mode by its thermal spread; those below 50/cm stay at rest."""
-    spread = np.sqrt(mean_squares(modes.quanta, temperature, statistics))
-    spread = np.where(modes.wavenumbers < _FREE_BELOW, 0.0, spread)
+    spread = thermal_spread(modes.quanta, temperature, statistics)
     return lambda rng: modes.positions + np.einsum("m,mac->ac", spread * rng.normal(size=len(spread)), modes.vectors)
 
 
 def draw(molecule: Molecule, sampler: Sampler, config: ReferenceConfig, index: int) -> Molecule | None:
     """Draw conformer ``index`` of a molecule; None if two atoms are too close in every draw."""
     rng = np.random.default_rng([config.seed, int(molecule.digest[:16], 16), index])
-    closest = _CLOSEST * (COVALENT_RADII[molecule.atomic_numbers][:, None] + COVALENT_RADII[molecule.atomic_numbers])
-    np.fill_diagonal(closest, 0.0)
     for _ in range(_DRAWS):
         positions = sampler(rng)
-        if (np.linalg.norm(positions[:, None] - positions, axis=-1) >= closest).all():
+        if not overlap(molecule.atomic_numbers, positions):
             return molecule.at(_turned(positions, rng) if config.rotate else positions)
     return None
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.reference.grid import Shells
 from preprocess.reference.method import Level
 from preprocess.reference.molecules import Molecule
 from shared.digests import settings_digest
 from shared.files import write_atomically
+from shared.shells import Shells
 
 FOLDER = "parts"
 _LEFT_OUT = "left_out"

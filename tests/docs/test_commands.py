@@ -40,6 +40,7 @@ EXECUTED = (
     (ROOT / "docs/using.md", "Simulations"),
     (ROOT / "docs/using.md", "Spectra"),
     (ROOT / "docs/using.md", "Charges"),
+    (ROOT / "docs/using.md", "Constant charges for force fields"),
     (ROOT / "docs/preprocessing.md", "Preprocessing"),
 )
 """Sections whose blocks are run one after the other on the carried sample; blocks with placeholders are not."""

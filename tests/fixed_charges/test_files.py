@@ -10,7 +10,7 @@ import pytest
 from tests.fixed_charges import hand_made
 from tests.fixed_charges.readers import Itp
 from train.fixed_charges.charge_model import ChargeModel
-from train.fixed_charges.files import simulation_files
+from train.fixed_charges.files import read_parameters, simulation_files
 
 NAMES = {"openmm.xml", "molecule.pdb", "gromacs.itp", "charmm.dcm", "charmm.rtf"}
 
@@ -48,7 +48,8 @@ def test_a_kernel_is_written_for_charmm_and_what_it_loses_elsewhere_is_said(
 def test_the_users_parameters_are_in_all_files(tmp_path: Path) -> None:
     (tmp_path / "lj.txt").write_text("O 0.31 0.65\nH 0 0\n")
     (tmp_path / "terms.json").write_text('{"bonds": [[0, 1, 0.0957, 4e5], [0, 2, 0.0957, 4e5]]}')
-    texts = simulation_files(hand_made.tip4p(), "MOL", tmp_path / "lj.txt", tmp_path / "terms.json")
+    model = hand_made.tip4p()
+    texts = simulation_files(model, "MOL", *read_parameters(model, "MOL", tmp_path / "lj.txt", tmp_path / "terms.json"))
     for name in ("openmm.xml", "gromacs.itp"):
         assert all(word in texts[name] for word in ("0.31", "0.65", "0.0957", "400000"))
         assert "onstraint" not in texts[name]

@@ -8,13 +8,13 @@ from ase import units as ase_units
 from pyscf.hessian import thermo
 
 from preprocess.reference.config import ReferenceConfig
-from preprocess.reference.modes import Modes, find_modes, harmonic_modes, mean_squares, relax
+from preprocess.reference.modes import Modes, find_modes, harmonic_modes, relax
 from preprocess.reference.molecules import Molecule
 from preprocess.reference.sampling import displacement_sampler, draw, mode_sampler
 from preprocess.reference.single_point import LeftOut, compute, converge, forces
 from shared import units
 from shared.elements import MASSES
-from shared.normal_modes import HBAR
+from shared.normal_modes import HBAR, mean_squares
 from tests.preprocess.small_molecules import FITTED, SMALL, named
 
 pytestmark = pytest.mark.usefixtures("one_thread")

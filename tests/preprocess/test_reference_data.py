@@ -23,7 +23,6 @@ from ase import Atoms
 
 from preprocess import reference_data
 from preprocess.reference.config import ReferenceConfig, parse
-from preprocess.reference.grid import RADII, Shells, sphere
 from preprocess.reference.method import Level, require_computable
 from preprocess.reference.molecules import Molecule, collect
 from preprocess.reference.output import Output, Row, draw_split
@@ -35,6 +34,7 @@ from shared.elements import centers_of_mass
 from shared.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
 from shared.multipoles import moved_quadrupoles
 from shared.schema import SPLITS
+from shared.shells import RADII, Shells, sphere
 from tests import support
 from tests.preprocess.small_molecules import FITTED, SMALL, hehplus, named
 

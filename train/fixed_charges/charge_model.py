@@ -30,6 +30,12 @@ class Kernel:
         squared = ((distances[..., None, :] - self.distances) ** 2).sum(axis=-1)
         return np.einsum("...m,mkx->...kx", np.exp(-0.5 * squared / self.width**2), self.coefficients)
 
+    def derivatives(self, distances: np.ndarray) -> np.ndarray:
+        """Return the derivatives (K, 3, P) of the shifts with respect to distances (P,) in Å."""
+        offsets = distances - self.distances
+        weights = np.exp(-0.5 * (offsets**2).sum(axis=-1) / self.width**2)
+        return np.einsum("mkx,m,mp->kxp", self.coefficients, -weights / self.width**2, offsets)
+
 
 @dataclass(frozen=True)
 class ChargeModel:
@@ -46,15 +52,38 @@ class ChargeModel:
 
     def sites(self, positions: np.ndarray) -> np.ndarray:
         """Return the positions (..., K, 3) of the charges in Å, at a geometry (..., N, 3) in Å."""
-        local = self.local
-        if self.kernel is not None:
-            local = local + self.kernel.shifts(pair_distances(positions))
-        local = np.broadcast_to(local, (*positions.shape[:-2], *self.local.shape))
+        local = np.broadcast_to(self._local(positions), (*positions.shape[:-2], *self.local.shape))
         sites = [
             positions[..., frame[0], :] + np.einsum("...i,...ix->...x", local[..., k, :], frame_axes(positions, frame))
             for k, frame in enumerate(self.frames)
         ]
         return np.stack(sites, axis=-2)
+
+    def site_derivatives(self, positions: np.ndarray) -> np.ndarray:
+        """Return d site/d atom (K, 3, N, 3) at a geometry (N, 3) in Å.
+
+        Forces F on the sites become forces on the atoms: Σ_kx F_kx ∂x_k/∂R.
+        """
+        local = self._local(positions)
+        found = np.zeros((len(self.frames), 3, *positions.shape))
+        for k, frame in enumerate(self.frames):
+            found[k, :, frame[0]] += np.eye(3)
+            for atom, slopes in zip(frame, _axes_derivatives(positions, frame), strict=True):
+                found[k, :, atom] += np.einsum("i,ixy->xy", local[k], slopes)
+        if self.kernel is not None:
+            axes = np.stack([frame_axes(positions, frame) for frame in self.frames])
+            first, second = np.triu_indices(len(positions), 1)
+            units = _unit(positions[first] - positions[second])
+            by_pair = np.einsum("kix,kip->kxp", axes, self.kernel.derivatives(pair_distances(positions)))
+            along = np.zeros((len(units), *positions.shape))
+            along[np.arange(len(units)), first] = units
+            along[np.arange(len(units)), second] = -units
+            found += np.einsum("kxp,pny->kxny", by_pair, along)
+        return found
+
+    def _local(self, positions: np.ndarray) -> np.ndarray:
+        """Return local positions ([...,] K, 3) in Å, which with kernels depend on the geometry."""
+        return self.local if self.kernel is None else self.local + self.kernel.shifts(pair_distances(positions))
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -75,6 +104,13 @@ class ChargeModel:
                 "coefficients_angstrom": self.kernel.coefficients.tolist(),
             }
         return record
+
+
+def at_nuclei(atomic_numbers: np.ndarray, positions: np.ndarray, bonds: np.ndarray, total_charge: int) -> ChargeModel:
+    """Return a model of equal charges at the nuclei, of which only the molecule matters."""
+    n = len(atomic_numbers)
+    charges, frames = np.full(n, total_charge / n), tuple((atom,) for atom in range(n))
+    return ChargeModel(atomic_numbers, positions, bonds, total_charge, charges, frames, np.zeros((n, 3)))
 
 
 def charge_model_from_json(record: dict[str, Any]) -> ChargeModel:
@@ -114,6 +150,30 @@ def frame_axes(positions: np.ndarray, frame: Frame) -> np.ndarray:
     return axes
 
 
+def _axes_derivatives(positions: np.ndarray, frame: Frame) -> list[np.ndarray]:
+    """Return the derivatives (3, 3, 3) of a frame's axes (axis, component) with respect to each of its atoms."""
+    zero = np.zeros((3, 3, 3))
+    if len(frame) == 1:
+        return [zero]
+    axes = frame_axes(positions, frame)
+    to_second = positions[frame[1]] - positions[frame[0]]
+    d_x = _unit_derivative(to_second)
+    if len(frame) == 2:
+        d_second = zero.copy()
+        d_second[0] = d_x
+        return [-d_second, d_second]
+    to_third = positions[frame[2]] - positions[frame[0]]
+    normal = np.cross(axes[0], to_third)
+    of_unit = _unit_derivative(normal)
+    d_second, d_third = zero.copy(), zero.copy()
+    d_second[0] = d_x
+    d_second[2] = of_unit @ (-_cross_matrix(to_third) @ d_x)
+    d_third[2] = of_unit @ _cross_matrix(axes[0])
+    for one in (d_second, d_third):
+        one[1] = _cross_matrix(axes[2]) @ one[0] - _cross_matrix(axes[0]) @ one[2]
+    return [-d_second - d_third, d_second, d_third]
+
+
 def pair_distances(positions: np.ndarray) -> np.ndarray:
     """Return the distances (..., P) in Å of the pairs i < j of atoms, at a geometry (..., N, 3) in Å."""
     first, second = np.triu_indices(positions.shape[-2], 1)
@@ -122,3 +182,15 @@ def pair_distances(positions: np.ndarray) -> np.ndarray:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+
+
+def _unit_derivative(vector: np.ndarray) -> np.ndarray:
+    """Return the derivative (3, 3) of the unit vector along a vector (3,) with respect to it."""
+    unit = _unit(vector)
+    return np.asarray((np.eye(3) - np.outer(unit, unit)) / np.linalg.norm(vector))
+
+
+def _cross_matrix(vector: np.ndarray) -> np.ndarray:
+    """Return the matrix (3, 3) of v × ."""
+    x, y, z = vector
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
