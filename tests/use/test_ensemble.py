@@ -19,7 +19,7 @@ from ase.build import molecule
 from shared.errors import UserError
 from shared.units import BOHR_IN_ANGSTROM
 from tests.use.conftest import FACTS
-from train import export_charges, export_model, predict
+from train import charge_model, export_charges, export_model, predict
 from train.inference.calculator import JointCalculator
 from train.inference.folder import best_folder
 from train.inference.predictor import MoleculePrediction, Predictor
@@ -242,9 +242,9 @@ def test_predictions_of_a_file_have_their_deviations(
     assert "deviations among 2 members" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("program", [export_charges, export_model])
+@pytest.mark.parametrize("program", [export_charges, export_model, charge_model])
 def test_exports_are_of_one_member(program: Any, ensemble: Path, tmp_path: Path) -> None:
-    flags = ["--molecule", "H2O"] if program is export_charges else []
+    flags = ["--molecule", "H2O"] if program is not export_model else []
     with pytest.raises(UserError, match=rf"ensemble of 2 models, .*--run {ensemble}/best/member-0$"):
         program.main(["--run", str(ensemble), "--output", str(tmp_path / "out"), *flags])
     assert not (tmp_path / "out").exists()
