@@ -40,7 +40,7 @@ class ChargeModelConfig:
     """Fit constant charges in local frames of one molecule to the model's ESP around thermal geometries."""
 
     run: PathName
-    """Folder of the run, runs/NAME (or a copy of its best/)."""
+    """Folder of the run, runs/NAME (or a copy of its best/); of an ensemble one member, runs/NAME/best/member-0."""
 
     molecule: str = ""
     """Name of a molecule that ASE can build: CO2, H2O, CH3OH ..."""
@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Fit the charges and write the files.
 
     Raises:
-        UserError: no such run or molecule, a geometry that cannot be optimised, or charges that cannot be had.
+        UserError: no such run or molecule, or an ensemble; a geometry that cannot be optimised, or charges that cannot
+            be had.
         OSError: the folder cannot be written.
     """
     asked = parse_flags(ChargeModelConfig, "python -m train.charge_model", argv)
@@ -119,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from train.fixed_charges.symmetry import symmetry_of
     from train.fixed_charges.user_charges import read_charges
     from train.inference.calculator import JointCalculator
+    from train.inference.folder import single_folder
     from train.inference.infrared import optimise
     from train.inference.molecule_input import read_molecule
 
@@ -128,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         atoms.info["charge"] = asked.charge
     total = _whole_charge(atoms)
     compared = read_charges(asked.compare, len(atoms), total) if asked.compare else None
-    calculator = JointCalculator(asked.run)
+    calculator = JointCalculator(single_folder(asked.run))
     atoms.calc = calculator
     optimise(atoms, asked.fmax)
     symmetry = symmetry_of(atoms.numbers, atoms.positions)

@@ -99,9 +99,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     modes = harmonic_modes(calculator.predictor.derivatives(atoms), atoms)
     log.info(describe_modes(modes, atoms))
     if errors := calculator.predictor.dipole_errors():
+        whose = " of single members" if calculator.predictor.is_ensemble else ""
         log.info(
-            f"dipoles on the validation split are off by {errors[0]:.3g} D (PhysNet), {errors[1]:.3g} D (DCMNet): "
-            "trust the intensities of the smaller one"
+            f"dipoles{whose} on the validation split are off by {errors[0]:.3g} D (PhysNet), {errors[1]:.3g} D "
+            "(DCMNet): trust the intensities of the smaller one"
         )
     name = asked.molecule or Path(asked.geometry).stem
     folder = Path(asked.output) if asked.output else Path(asked.run) / "spectra" / name

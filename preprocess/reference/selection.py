@@ -8,6 +8,7 @@ from pathlib import Path
 
 from preprocess.reference.config import ReferenceConfig
 from shared.errors import UserError
+from shared.log import log
 from shared.scripts import environment_of_programs
 
 SELECTED = "selected.xyz"
@@ -35,6 +36,7 @@ def selected_geometries(config: ReferenceConfig) -> Path:
                 "of --select, or choose another --output"
             )
         new.replace(path)
+        log.info(f"chosen molecules in {path}")
     finally:
         new.unlink(missing_ok=True)
     return path

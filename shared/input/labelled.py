@@ -55,8 +55,11 @@ def open_source(name: str, keys: FrameKeys) -> Source:
     """Open the labelled molecules of an NPZ file, or of any file that ASE reads (``FILE@0:10``: those frames).
 
     Raises:
-        UserError: no such file.
+        UserError: no such file, or some rows of an NPZ file, which is read whole.
     """
+    whole, at, _ = name.rpartition("@")
+    if at and not Path(name).exists() and Path(whole).suffix.lower() == ".npz":
+        raise UserError(f"{name}: an NPZ file is read whole; name it without @")
     return NpzSource(name) if is_npz(name) else AseSource(name, keys)
 
 

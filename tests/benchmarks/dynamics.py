@@ -57,7 +57,12 @@ def wells(config: DynamicsConfig, calculator: Calculator) -> None:
     moving, rng = start.copy(), np.random.default_rng(config.seed)
     moving.calc = calculator
     MaxwellBoltzmannDistribution(moving, temperature_K=config.temperature, rng=rng)
-    settings: dict[str, Any] = {"temperature_K": config.temperature, "friction": 0.01 / units.fs, "fixcm": False, "rng": rng}
+    settings: dict[str, Any] = {
+        "temperature_K": config.temperature,
+        "friction": 0.01 / units.fs,
+        "fixcm": False,
+        "rng": rng,
+    }
     dynamics = Langevin(moving, config.timestep * units.fs, **settings)
     depths, times = [], np.arange(0.25, config.picoseconds + 1e-9, 0.25)
     try:

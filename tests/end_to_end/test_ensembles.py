@@ -379,7 +379,11 @@ def test_ranks_bins_and_the_factor() -> None:
 def test_a_report_of_an_ensemble_has_its_table(evaluated: Path) -> None:
     folder = run_folder.RunFolder(evaluated)
     record = read_evaluation(folder, "test")
-    page = render(read_facts(folder), "test", record, [], [])
+    facts = read_facts(folder)
+    page = render(facts, "test", record, [], [])
+    best = [str(member["best_epoch"]) for member in read_metrics(evaluated)[-1]["members"]]
+    assert facts.course()["epochs trained"] == f"2 of 2; the best was {', '.join(best)} (of each member)"
+    assert "parameters of each member" in page
     (table,) = re.findall(r"<h2>Ensemble</h2>.*?</table>", page, re.DOTALL)
     assert "2 members" in table
     (cells,) = re.findall(r"<td>forces, MAE</td><td>meV/Å</td>(.*?)</tr>", table)

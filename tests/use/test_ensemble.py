@@ -19,7 +19,7 @@ from ase.build import molecule
 from shared.errors import UserError
 from shared.units import BOHR_IN_ANGSTROM
 from tests.use.conftest import FACTS
-from train import export_charges, export_model, predict
+from train import charge_model, export_charges, export_model, predict
 from train.inference.calculator import JointCalculator
 from train.inference.folder import best_folder
 from train.inference.predictor import MoleculePrediction, Predictor
@@ -227,6 +227,9 @@ def test_predictions_of_a_file_have_their_deviations(
             np.testing.assert_allclose(own.info[f"{name}_std"], getattr(deviations, name), atol=1e-7)
         for name in ("forces", "charges"):
             np.testing.assert_allclose(own.arrays[f"{name}_std"], getattr(deviations, name), atol=1e-7)
+        # The distributed charges are not those whose moments stand beside them.
+        assert own.info["units"].endswith("dcm_charges of the first member alone")
+        np.testing.assert_allclose(own.arrays["dcm_charges"], prediction.members[0].dcm_charges, atol=1e-7)
     assert "outside" not in read[0].info
     assert read[1].info["outside"].startswith("total charge -1: training had 0 alone; atoms 0 and 1, H-O, ")
     record = json.loads((tmp_path / "out.errors.json").read_text())
@@ -239,9 +242,9 @@ def test_predictions_of_a_file_have_their_deviations(
     assert "deviations among 2 members" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("program", [export_charges, export_model])
+@pytest.mark.parametrize("program", [export_charges, export_model, charge_model])
 def test_exports_are_of_one_member(program: Any, ensemble: Path, tmp_path: Path) -> None:
-    flags = ["--molecule", "H2O"] if program is export_charges else []
+    flags = ["--molecule", "H2O"] if program is not export_model else []
     with pytest.raises(UserError, match=rf"ensemble of 2 models, .*--run {ensemble}/best/member-0$"):
         program.main(["--run", str(ensemble), "--output", str(tmp_path / "out"), *flags])
     assert not (tmp_path / "out").exists()

@@ -237,6 +237,7 @@ def test_other_mistakes(run_folder: Path, tmp_path: Path) -> None:
     for flags, message in (
         (["--data", "none.xyz"], r"none\.xyz: no such file"),
         (["--data", "none*.xyz"], "matches no file"),
+        (["--data", "none.npz@0:2"], r"none\.npz@0:2: an NPZ file is read whole"),
         (["--data", data, "--output", data], r"a\.xyz is one of the files of --data"),
         (["--data", data, "--output", "out.json"], r"name it \.xyz"),
         (["--data", data, "--energy-unit", "furlong"], "--energy-unit furlong"),

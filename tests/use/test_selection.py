@@ -18,7 +18,7 @@ from preprocess.reference.selection import selected_geometries
 from shared.errors import UserError
 from train import select_molecules
 from train.inference.calculator import JointCalculator
-from train.inference.selection import choose_diverse, distance_features
+from train.inference.selection import choose_diverse, distance_features, most_disputed
 
 pytestmark = pytest.mark.filterwarnings("ignore::train.inference.unlike_training.UnlikeTrainingWarning")
 
@@ -26,8 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::train.inference.unlike_training
 def test_the_chosen_are_disputed_and_far_from_each_other() -> None:
     rng = np.random.default_rng(0)
     scores, features = rng.uniform(size=40), rng.normal(size=(40, 3))
-    chosen = choose_diverse(scores, features, 5).tolist()
     pool = sorted(range(40), key=lambda row: -scores[row])[:15]
+    assert most_disputed(scores, 5).tolist() == pool
+    chosen = [pool[place] for place in choose_diverse(features[pool], 5)]
     assert chosen[0] == pool[0]
     assert set(chosen) <= set(pool)
     for count in range(1, 5):
@@ -35,8 +36,8 @@ def test_the_chosen_are_disputed_and_far_from_each_other() -> None:
         assert chosen[count] == max(nearest, key=lambda row: nearest[row])
     # Copies come last, and each once.
     copies = np.repeat(features[:2], 3, axis=0)
-    assert sorted(choose_diverse(np.arange(6.0), copies, 6).tolist()) == list(range(6))
-    assert len({row // 3 for row in choose_diverse(np.arange(6.0), copies, 2).tolist()}) == 2
+    assert sorted(choose_diverse(copies, 6).tolist()) == list(range(6))
+    assert len({row // 3 for row in choose_diverse(copies, 2).tolist()}) == 2
 
 
 def test_features_are_those_of_the_shape_alone() -> None:
@@ -61,7 +62,9 @@ def candidates(folder: Path) -> list[ase.Atoms]:
     for seed, atoms in enumerate(frames):
         atoms.rattle(0.02 * (seed + 1), seed=seed)
         atoms.info = {"name": f"w{seed}", "charge": 1, "multiplicity": 2} if seed == 4 else {"name": f"w{seed}"}
-    ase.io.write(folder / "pool.xyz", [*frames, molecule("PH3")], format="extxyz")
+    collided = molecule("H2O")
+    collided.positions[1] = collided.positions[0] + [0.3, 0.0, 0.0]
+    ase.io.write(folder / "pool.xyz", [*frames, molecule("PH3"), collided], format="extxyz")
     return frames
 
 
@@ -80,7 +83,9 @@ def test_the_program_writes_what_reference_data_reads(
         select_molecules.main([*flags, "7", "--run", str(ensemble)])
     assert not (tmp_path / "out").exists()
     select_molecules.main([*flags, "3", "--run", str(ensemble)])
-    assert "note: 1 molecules have elements that the model was not trained on" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "note: 1 molecules have elements that the model was not trained on; left out" in printed
+    assert "note: 1 molecules have atoms closer than 0.4 Å; left out" in printed
     predictions = ensemble_calculator.predictor.predict(frames)
     deviations = [one.deviations.forces for one in predictions if one.deviations is not None]
     scores = [float(np.sqrt((one**2).sum(axis=1)).max()) for one in deviations]

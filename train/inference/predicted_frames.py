@@ -15,6 +15,8 @@ UNITS = (
     "at dcm_sites)"
 )
 
+_UNITS_OF_ENSEMBLE = f"{UNITS}; means over the members, _std standard deviations, dcm_charges of the first member alone"
+
 OF_MOLECULE = (
     *("energy", "dipole", "dipole_dcm", "quadrupole", "quadrupole_dcm", "charge", "name", "units"),
     *("energy_std", "dipole_std", "dipole_dcm_std", "outside"),
@@ -39,9 +41,9 @@ def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) 
     Per molecule: ``energy``, ``dipole`` and ``quadrupole`` (of PhysNet's charges), ``dipole_dcm`` and
     ``quadrupole_dcm`` (of the distributed ones), the total ``charge``. Per atom: ``forces``, ``charges`` (PhysNet's),
     ``dcm_charges`` (n_dcm) and their positions ``dcm_sites`` (3 n_dcm: x, y, z of the first, then of the second ...).
-    Of an ensemble, ``energy_std``, ``forces_std`` and so on are the deviations among its members, and the distributed
-    charges those of the first. ``outside`` is what no training molecule had. Labels are ``REF_energy``, ``REF_forces``,
-    ``REF_dipole``, ``REF_quadrupole``.
+    Of an ensemble, these are means over its members, ``energy_std``, ``forces_std`` and so on the deviations among
+    them, and the distributed charges those of the first alone. ``outside`` is what no training molecule had. Labels are
+    ``REF_energy``, ``REF_forces``, ``REF_dipole``, ``REF_quadrupole``.
     """
     atoms = as_atoms(molecule)
     n = len(atoms)
@@ -50,7 +52,8 @@ def predicted_frame(molecule: LabelledMolecule, prediction: MoleculePrediction) 
     atoms.info |= {"name": molecule.name} if molecule.name else {}
     # A line feed would end the frame's line.
     atoms.info = {key: escaped(value) if isinstance(value, str) else value for key, value in atoms.info.items()}
-    atoms.info |= {"charge": molecule.charge, "energy": prediction.energy, "units": UNITS}
+    units = _UNITS_OF_ENSEMBLE if prediction.deviations else UNITS
+    atoms.info |= {"charge": molecule.charge, "energy": prediction.energy, "units": units}
     atoms.info |= {"dipole": prediction.dipole, "dipole_dcm": prediction.dipole_dcm}
     atoms.info |= {"quadrupole": prediction.quadrupole, "quadrupole_dcm": prediction.quadrupole_dcm}
     arrays = {

@@ -38,8 +38,8 @@ from train.inference.unlike_training import Domain
 from train.model.arithmetic import arithmetic
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import build_model
-from train.model.members import over_members
-from train.model.prediction import Params, Prediction
+from train.model.members import over_members, stack_members
+from train.model.prediction import Prediction
 from train.model.saved_model import TrainedModel
 
 __all__ = ["Derivatives", "MoleculePrediction", "Precision", "Predictor", "SizeClass"]
@@ -101,7 +101,8 @@ class Predictor:
         self._model = build_model(self.trained.config)
         self._references = [element_table(trained.reference_energies_ev) for trained in members.values()]
         with self._arithmetic():
-            self._params = self._stacked_params()
+            stacked = stack_members([trained.params for trained in members.values()])
+            self._params = jax.tree.map(lambda x: jnp.asarray(x, self.precision), stacked)
         self._functions: dict[str, Callable[..., Any]] = {
             "predict": jax.jit(over_members(self._model.apply_off_grid, len(members), jax.default_backend())),
             "derive": jax.jit(over_members(self._derivatives, len(members), jax.default_backend())),
@@ -273,13 +274,6 @@ class Predictor:
 
         jacobian, predicted = jax.jacfwd(outputs, has_aux=True)(batch.positions)
         return predicted, jacobian
-
-    def _stacked_params(self) -> Params:
-        """Return the weights of a single model, or those of all members with a leading axis."""
-        trees = [trained.params for trained in self.members.values()]
-        if not self.is_ensemble:
-            return jax.tree.map(lambda x: jnp.asarray(x, self.precision), trees[0])
-        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x), self.precision), *trees)
 
     def _with_members(self, arrays: Any) -> Any:
         """Return results with a leading axis of members, also those of a single model."""

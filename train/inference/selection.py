@@ -15,7 +15,7 @@ from scipy.special import erf
 from train.inference.predictor import MoleculePrediction
 
 _POOL = 3
-"""The most disputed molecules, this many times as many as are chosen, are those among which diversity decides."""
+"""Molecules among which diversity decides, the most disputed ones, over those that are chosen."""
 
 _EDGES = np.linspace(0.6, 5.0, 23)
 """Bounds of the distances' histogram, Å."""
@@ -59,25 +59,26 @@ def distance_features(numbers: Sequence[np.ndarray], positions: Sequence[np.ndar
     return features.reshape(len(numbers), -1)
 
 
-def choose_diverse(scores: np.ndarray, features: np.ndarray, number: int) -> np.ndarray:
-    """Return the rows (number,) of molecules of high scores that are far from each other, the first ones first.
+def most_disputed(scores: np.ndarray, number: int) -> np.ndarray:
+    """Return the rows of the highest scores (n,), falling: at most three times ``number`` of them."""
+    return np.argsort(-scores, kind="stable")[: _POOL * number]
 
-    Of the ``_POOL`` times ``number`` molecules of the highest scores, the highest is chosen, and then again and again
-    that which is farthest from all chosen ones.
+
+def choose_diverse(features: np.ndarray, number: int) -> np.ndarray:
+    """Return the rows (number,) of molecules that are far from each other.
+
+    The first is chosen, and then again and again that which is farthest from all chosen ones.
 
     Args:
-        scores: (n,).
-        features: (n, D); Euclidean distances between them count.
+        features: (n, D) of molecules in falling order of their scores; Euclidean distances between them count.
         number: at most n.
     """
-    order = np.argsort(-scores, kind="stable")[: _POOL * number]
-    points = features[order]
     chosen = [0]
-    nearest = np.linalg.norm(points - points[0], axis=1)
+    nearest = np.linalg.norm(features - features[0], axis=1)
     while len(chosen) < number:
         # Of equal molecules, of which no distance is left, the highest score.
         nearest[chosen] = -1.0
         following = int(np.argmax(nearest))
         chosen.append(following)
-        nearest = np.minimum(nearest, np.linalg.norm(points - points[following], axis=1))
-    return np.asarray(order[chosen])
+        nearest = np.minimum(nearest, np.linalg.norm(features - features[following], axis=1))
+    return np.asarray(chosen)

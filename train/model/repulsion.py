@@ -41,8 +41,8 @@ def screened_repulsion(first: Array, second: Array, distances: Array) -> Array:
 def nuclear_repulsion(atomic_numbers: Array, pairs: Pairs, distances: Array, cutoff: float) -> Array:
     """Return the repulsion of the nuclei of each molecule in eV, (B,).
 
-    It acts within the sum of two atoms' covalent radii (and the pairs' cutoff), where bonds are at equilibrium or
-    stretched no longer: there it vanishes with two derivatives, and the network's energies stay what data say.
+    It acts within the sum of two atoms' covalent radii (and the pairs' cutoff), about the length of a single bond.
+    There it ends, with two derivatives of zero; what it adds to bonds, the network learns to subtract.
 
     Args:
         atomic_numbers: (B, A), 0 = padding.
@@ -53,10 +53,7 @@ def nuclear_repulsion(atomic_numbers: Array, pairs: Pairs, distances: Array, cut
     numbers = atomic_numbers.reshape(-1)
     first, second = numbers[pairs.first_idx], numbers[pairs.second_idx]
     radii = jnp.asarray(COVALENT_RADII[: MAX_ATOMIC_NUMBER + 1], distances.dtype)
-    reach = jnp.minimum(REACH * (radii[first] + radii[second]), cutoff)
+    reach = jnp.minimum(radii[first] + radii[second], cutoff)
     # 1 at the nucleus, 0 from the reach on, as is padding.
     switch = polynomial_cutoff(distances / reach, 1.0)
     return (switch * screened_repulsion(first, second, distances)).reshape(atomic_numbers.shape[0], -1).sum(axis=1)
-
-
-REACH = 1.0

@@ -114,13 +114,14 @@ class RunFacts:
         if not self.epochs:
             return {"epochs trained": "unknown (no metrics.jsonl)"}
         # Runs of earlier versions kept the weights of the lowest validation loss, and did not write which they were.
-        lowest = min(self.epochs, key=lambda epoch: epoch["valid"].get("loss", float("inf")))
-        best = self.epochs[-1].get("best_epoch", lowest["epoch"])
+        last, lowest = self.epochs[-1], min(self.epochs, key=lambda epoch: epoch["valid"].get("loss", float("inf")))
+        of_members = [str(member["best_epoch"]) for member in last.get("members", [])]
+        best = f"{', '.join(of_members)} (of each member)" if of_members else last.get("best_epoch", lowest["epoch"])
         minutes = sum(epoch["seconds"] for epoch in self.epochs) / 60
         return {
             **({"begun": self.record["begun"]} if "begun" in self.record else {}),
-            "epochs trained": f"{self.epochs[-1]['epoch']} of {self.config.epochs}; the best was {best}",
-            "time in training": f"{minutes:.3g} minutes ({self.epochs[-1]['samples_per_second']:,.0f} molecules/s)",
+            "epochs trained": f"{last['epoch']} of {self.config.epochs}; the best was {best}",
+            "time in training": f"{minutes:.3g} minutes ({last['samples_per_second']:,.0f} molecules/s)",
         }
 
     def machine(self) -> dict[str, str]:
