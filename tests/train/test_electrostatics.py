@@ -146,8 +146,8 @@ def test_both_moments_of_an_ion_are_about_the_centre_of_mass() -> None:
         ]
     )
     np.testing.assert_allclose(centers_of_mass(jnp.asarray(batch.positions), batch.atomic_numbers), centers, rtol=1e-12)
-    model = build_model(support.small_config())
-    params = jax.jit(model.init)(jax.random.key(0), batch)
+    config = support.small_config()
+    model, params = build_model(config), support.initial_weights(config)
     prediction = jax.device_get(jax.jit(lambda p, b: model.apply(p, clean(b)))(params, batch))
     for i, numbers in enumerate(molecules):
         n = len(numbers)
@@ -251,9 +251,9 @@ def test_x_y_z_of_different_charges_do_not_mix(n_dcm: int) -> None:
     rng = np.random.default_rng(5)
     batch = support.random_batch(rng, [[6, 8, 1, 7]])
     flat = batch.positions * [1.0, 1.0, 0.0]
-    model = build_model(support.small_config(physnet_iterations=1, dcmnet_iterations=1, n_dcm=n_dcm))
-    params = jax.jit(model.init)(jax.random.key(1), batch)
-    params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), params)
+    config = support.small_config(n_dcm=n_dcm)
+    model, initial = build_model(config), support.initial_weights(config)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64) + 0.3 * rng.normal(size=x.shape), initial)
     sites_of = jax.jit(lambda positions: model.apply(params, clean(batch._replace(positions=positions))).dcm_sites)
     offsets = np.asarray(sites_of(flat))[0] - flat[0][:, None]
     assert np.linalg.norm(offsets, axis=-1).min() > 1e-6
