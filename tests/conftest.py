@@ -11,6 +11,8 @@ import jax
 import pytest
 
 from tests import support
+from train.config import TrainConfig
+from train.step.devices import start_devices
 from train.step.program_cache import remove_oldest
 
 # Before JAX starts its devices. Compiling takes longer than running here: a quarter of the work with these.
@@ -32,6 +34,8 @@ def compilations(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_disable_most_optimizations", True)
+    # As every program does: what is traced and compiled before one first runs here serves after it too.
+    start_devices(TrainConfig(host_devices=1))
 
 
 @pytest.fixture(scope="module", autouse=True)

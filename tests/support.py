@@ -139,18 +139,26 @@ def remove_targets(cache_dir: Path, split: str, **rows: Container[int]) -> None:
 
 def random_weights(config: ModelConfig, references: dict[int, float], seed: int = 0) -> TrainedModel:
     """A model with weights far from their initial values, as if trained."""
-    params = _initial_weights(
-        ModelConfig(**{name: getattr(config, name) for name in ModelConfig.__annotations__}), seed
-    )
+    params = initial_weights(config, seed)
     rng = np.random.default_rng(seed)
     noisy = jax.tree.map(lambda x: (np.asarray(x) + 0.1 * rng.normal(size=x.shape)).astype(np.float32), params)
     return TrainedModel(config, references, noisy)
 
 
+def initial_weights(config: ModelConfig, seed: int = 0) -> Any:
+    """New weights in float32, whatever a test's precision: drawing them takes long to compile, and longer in float64.
+
+    They do not depend on the data.
+    """
+    with jax.enable_x64(False):
+        names = ModelConfig.__annotations__
+        return _draw(ModelConfig(**{name: getattr(config, name) for name in names}))(jax.random.key(seed))
+
+
 @functools.cache
-def _initial_weights(config: ModelConfig, seed: int) -> Any:
+def _draw(config: ModelConfig) -> Any:
     batch = empty_batch(BucketShape(FrameShape(2, 1), EdgeShape(2, 2)), 1)
-    return jax.jit(build_model(config).init)(jax.random.key(seed), batch)
+    return jax.jit(lambda key: build_model(config).init(key, batch))
 
 
 def save_random_run(folder: Path, config: TrainConfig, cache: Cache) -> None:

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shared.buckets import BucketShape, EdgeShape, FrameShape
 from shared.elements import COVALENT_RADII
 from tests import support
-from train.data.batch import Batch, empty_batch
+from train.data.batch import Batch
 from train.model.joint import JointModel, build_model
 from train.model.prediction import Params, Prediction
 
@@ -30,10 +29,9 @@ def build(batch: Batch, scale: float = 0.1, **changes: Any) -> tuple[JointModel,
 
 @functools.cache
 def _compiled(changes: tuple[tuple[str, Any], ...]) -> tuple[JointModel, Params, Callable[..., Prediction]]:
-    model = build_model(support.small_config(**dict(changes)))
-    # Parameters do not depend on the data.
-    smallest = empty_batch(BucketShape(FrameShape(2, 1), EdgeShape(2, 2)), 1)
-    return model, jax.jit(model.init)(jax.random.key(0), smallest), jax.jit(model.apply)
+    config = support.small_config(**dict(changes))
+    model = build_model(config)
+    return model, support.initial_weights(config), jax.jit(model.apply)
 
 
 def repelled_pairs(batch: Batch) -> int:

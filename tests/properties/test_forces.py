@@ -67,10 +67,10 @@ def test_gradients_are_finite_without_edges(shape: str) -> None:
     weights = loss_weights(config)
 
     @jax.jit
-    def gradient_of(params: object) -> object:
+    def gradient_of(params: object, batch: Batch) -> object:
         return jax.value_and_grad(loss_and_prediction, has_aux=True)(params, clean(batch), model, weights)
 
-    (loss, (_, prediction)), gradient = gradient_of(params)  # type: ignore[misc]
+    (loss, (_, prediction)), gradient = gradient_of(params, batch)  # type: ignore[misc]
     assert np.isfinite(loss)
     for leaf in jax.tree.leaves((prediction, gradient)):
         assert np.isfinite(np.asarray(leaf)).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from train.data.batch import Batch
 from train.data.dataset import open_cache
 from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
-from train.model.joint import build_model, clean
+from train.model.joint import JointModel, build_model, clean
+from train.model.prediction import Params
 from train.step.losses import LossWeights
 from train.step.train_step import loss_and_prediction
 
@@ -33,14 +36,17 @@ def batch() -> Batch:
     return support.random_batch(rng, [[6, 8, 8], [7, 1, 1, 1], [8, 1]], atoms=5, total_charge=CHARGES)
 
 
+@functools.cache
+def gradient_of_esp(model: JointModel) -> Callable[[Params, Batch], Params]:
+    """Of the loss of the ESP alone, compiled once for each model."""
+    return jax.jit(jax.grad(lambda params, batch: loss_and_prediction(params, clean(batch), model, ESP_ONLY)[0]))
+
+
 @pytest.mark.parametrize("exact", [False, True], ids=["penalised", "exact"])
 @pytest.mark.parametrize("scale", [0.0, 0.1], ids=["initial", "random"])
 def test_esp_alone_trains_both_networks(batch: Batch, exact: bool, scale: float) -> None:
     model, params, predict = build(batch, physnet_iterations=2, exact_monopoles=exact, scale=scale)
-    gradient_of = jax.jit(
-        jax.grad(lambda params, weights_batch: loss_and_prediction(params, clean(weights_batch), model, ESP_ONLY)[0])
-    )
-    gradient = jax.device_get(gradient_of(params, batch))
+    gradient = jax.device_get(gradient_of_esp(model)(params, batch))
     physnet = gradient["physnet"]["params"]
     for i in range(2):
         kernel = physnet[f"output_{i}"]["linear"]["kernel"]
@@ -61,10 +67,9 @@ def test_the_esp_reaches_physnet_through_shared_features(batch: Batch) -> None:
     """With charges that do not depend on the features, there is no other way."""
     model, params, _ = build(batch)
     params["physnet"]["params"]["output_0"]["linear"]["kernel"] *= 0.0
-    gradient_of = jax.jit(jax.grad(lambda params: loss_and_prediction(params, clean(batch), model, ESP_ONLY)[0]))
 
     def largest() -> float:
-        return float(np.abs(gradient_of(params)["physnet"]["params"]["embedding"]["embedding"]).max())
+        return float(np.abs(gradient_of_esp(model)(params, batch)["physnet"]["params"]["embedding"]["embedding"]).max())
 
     assert largest() > 1e-12
     params["dcmnet"]["params"]["shared"]["kernel"] *= 0.0
@@ -73,7 +78,7 @@ def test_the_esp_reaches_physnet_through_shared_features(batch: Batch) -> None:
 
 def test_the_dipole_alone_trains_a_new_charge_head(batch: Batch) -> None:
     model, params, _ = build(batch, scale=0.0)
-    gradient = jax.jit(jax.grad(lambda p: loss_and_prediction(p, clean(batch), model, DIPOLE_ONLY)[0]))(params)
+    gradient = jax.jit(jax.grad(lambda p, b: loss_and_prediction(p, clean(b), model, DIPOLE_ONLY)[0]))(params, batch)
     assert np.abs(gradient["physnet"]["params"]["output_0"]["linear"]["kernel"][:, 1]).max() > 1e-6
     assert np.abs(gradient["physnet"]["params"]["embedding"]["embedding"]).max() > 1e-9
     # This dipole is PhysNet's own.
@@ -83,7 +88,7 @@ def test_the_dipole_alone_trains_a_new_charge_head(batch: Batch) -> None:
 @pytest.mark.parametrize(("exact", "n_dcm"), [(True, 1), (True, 3), (False, 3)])
 def test_charges_are_conserved(batch: Batch, exact: bool, n_dcm: int) -> None:
     model, params, _ = build(batch, scale=0.3, exact_monopoles=exact, n_dcm=n_dcm)
-    _, (losses, prediction) = jax.jit(lambda p: loss_and_prediction(p, clean(batch), model, ESP_ONLY))(params)
+    _, (losses, prediction) = jax.jit(lambda p, b: loss_and_prediction(p, clean(b), model, ESP_ONLY))(params, batch)
     np.testing.assert_allclose(np.asarray(prediction.charges).sum(axis=1), CHARGES, atol=1e-13)
     assert np.abs(np.asarray(prediction.charges)[0]).max() > 0.01
     monopoles = np.asarray(prediction.dcm_charges).sum(axis=-1)
@@ -129,9 +134,8 @@ def test_new_forces_are_of_the_order_of_the_data() -> None:
     config: Any = TrainConfig()
     rng = np.random.default_rng(4)
     batch = support.random_batch(rng, [[6, 8, 8], [7, 1, 1, 1], [6, 6, 8, 1, 1, 1, 1]])
-    model = build_model(config)
-    params = jax.jit(model.init)(jax.random.key(0), batch)
-    forces = np.asarray(jax.jit(lambda p: model.apply(p, clean(batch)).forces)(params))
+    model, params = build_model(config), support.initial_weights(config)
+    forces = np.asarray(jax.jit(lambda p, b: model.apply(p, clean(b)).forces)(params, batch))
     assert 0.0 < np.abs(forces).max() < 10.0
 
 
@@ -139,12 +143,11 @@ def test_a_new_network_predicts_values_of_the_data_s_order(small_cache: Path) ->
     """Of the default size, on real molecules, whatever the seed: neither 10^6 times the data nor nothing at all."""
     loader = Loader(open_cache(small_cache, 6.0, 10.0).load_split("valid"), 4, EspSelection(1.0))
     _, batch = next(iter(loader.stream(loader.plan(), loader.read)))
-    batch = clean(batch)
     model = build_model(TrainConfig())
-    predict = jax.jit(lambda key: model.apply(model.init(key, batch), batch))
+    predict = jax.jit(lambda params, batch: model.apply(params, clean(batch)))
     atoms, points = np.asarray(batch.atomic_numbers) > 0, np.asarray(batch.esp_mask)
     for seed in range(4):
-        new = jax.device_get(predict(jax.random.key(seed)))
+        new = jax.device_get(predict(support.initial_weights(TrainConfig(), seed), batch))
         forces = np.std(new.forces[atoms]) / np.std(batch.forces[atoms])
         esp = np.sqrt(np.mean(new.esp[points] ** 2) / np.mean(batch.esp[points] ** 2))
         displacement = np.linalg.norm(new.dcm_sites - np.asarray(batch.positions)[:, :, None], axis=-1)[atoms].mean()

@@ -18,7 +18,6 @@ from tests import support
 from train.config import TrainConfig
 from train.data.batch import Batch
 from train.data.quantities import ESP_PHYSNET
-from train.model.joint import build_model
 from train.step import compiled_steps as compiled
 from train.step.compiled_steps import Steps
 from train.step.devices import Devices, all_devices
@@ -254,8 +253,7 @@ def test_schedule_is_that_of_optax(kind: Any) -> None:
 
 
 def test_vector_of_the_parameters_is_that_of_jax() -> None:
-    model = build_model(support.small_config(mix_coulomb_energy=True, dcmnet_max_degree=1))
-    params = jax.jit(model.init)(jax.random.key(0), make())
+    params = support.initial_weights(support.small_config(mix_coulomb_energy=True))
     vector = ParameterVector.of_tree(params)
     expected, _ = ravel_pytree(params)
     np.testing.assert_array_equal(vector.join(params), expected)

@@ -146,8 +146,8 @@ def test_both_moments_of_an_ion_are_about_the_centre_of_mass() -> None:
         ]
     )
     np.testing.assert_allclose(centers_of_mass(jnp.asarray(batch.positions), batch.atomic_numbers), centers, rtol=1e-12)
-    model = build_model(support.small_config())
-    params = jax.jit(model.init)(jax.random.key(0), batch)
+    config = support.small_config()
+    model, params = build_model(config), support.initial_weights(config)
     prediction = jax.device_get(jax.jit(lambda p, b: model.apply(p, clean(b)))(params, batch))
     for i, numbers in enumerate(molecules):
         n = len(numbers)

@@ -40,6 +40,11 @@ def perturbed(params: Any, seed: int = 0) -> Any:
     return jax.tree.map(lambda p: jnp.asarray(p + 0.3 * rng.normal(size=p.shape), jnp.float32), params)
 
 
+def drawn(layer: Any, *inputs: Any, **more: Any) -> Any:
+    """New parameters, by one program."""
+    return jax.jit(functools.partial(layer.init, **more))(jax.random.key(0), *inputs)
+
+
 def random_components(rng: np.random.Generator, degree: int, n: int = ATOMS) -> list[Array]:
     """Features of degrees up to ``degree``."""
     return [jnp.asarray(rng.normal(size=(n, FEATURES)), jnp.float32) for _ in range((degree + 1) ** 2)]
@@ -58,9 +63,9 @@ def test_tensor_product_is_that_of_e3x(first: int, second: int, result: int) -> 
     rng = np.random.default_rng(first + 10 * second)
     x, y = random_components(rng, first), random_components(rng, second)
     layer = e3x.nn.Tensor(max_degree=result, include_pseudotensors=False)
-    params = perturbed(layer.init(jax.random.key(0), as_e3x(x), as_e3x(y)))
-    expected = layer.apply(params, as_e3x(x), as_e3x(y))
-    ours = couple(x, y, params["params"]["kernel"], result)
+    params = perturbed(drawn(layer, as_e3x(x), as_e3x(y)))
+    expected = jax.jit(layer.apply)(params, as_e3x(x), as_e3x(y))
+    ours = jax.jit(couple, static_argnums=3)(x, y, params["params"]["kernel"], result)
     np.testing.assert_allclose(as_e3x(ours), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -77,26 +82,26 @@ def test_harmonics_are_those_of_e3x(degree: int) -> None:
     def theirs(vectors: Array) -> Array:
         return e3x.so3.spherical_harmonics(vectors, degree)
 
-    np.testing.assert_allclose(ours(vectors), theirs(vectors), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(ours)(vectors), jax.jit(theirs)(vectors), atol=1e-6)
     with jax.enable_x64(True):
         double = jnp.asarray(np.asarray(vectors, np.float64))
-        np.testing.assert_allclose(ours(double), theirs(double), atol=1e-14)
-    slopes = [jax.grad(lambda v, f=f: (weights * f(v)).sum())(vectors) for f in (ours, theirs)]
+        np.testing.assert_allclose(jax.jit(ours)(double), jax.jit(theirs)(double), atol=1e-14)
+    slopes = [jax.jit(jax.grad(lambda v, f=f: (weights * f(v)).sum()))(vectors) for f in (ours, theirs)]
     np.testing.assert_allclose(*slopes, atol=2e-5)
 
 
 @pytest.mark.parametrize("num", [1, 2, 16, 40])
 def test_radial_functions_are_those_of_e3x(num: int) -> None:
     distances = jnp.asarray([0.0, 1e-9, 0.3, 1.0, 2.5, 9.99, 20.0, 1e3], jnp.float32)
-    expected = e3x.nn.reciprocal_bernstein(distances, num)
-    np.testing.assert_allclose(reciprocal_bernstein(distances, num), expected, rtol=3e-5, atol=2e-7 * num)
-    np.testing.assert_allclose(reciprocal_bernstein(distances, num).sum(axis=-1), 1.0, rtol=3e-5)
+    expected = jax.jit(e3x.nn.reciprocal_bernstein, static_argnums=1)(distances, num)
+    functions = jax.jit(lambda r: reciprocal_bernstein(r, num))
+    np.testing.assert_allclose(functions(distances), expected, rtol=3e-5, atol=2e-7 * num)
+    np.testing.assert_allclose(np.asarray(functions(distances)).sum(axis=-1), 1.0, rtol=3e-5)
     with jax.enable_x64(True):
-        one = jnp.asarray([0.8])
-        ahead, behind = (reciprocal_bernstein(one + step, num) for step in (1e-6, -1e-6))
-        slope = jax.jacfwd(lambda r: reciprocal_bernstein(r, num))(one)[0, :, 0]
+        ahead, behind = (np.asarray(functions(np.array([0.8 + step]))) for step in (1e-6, -1e-6))
+        slope = np.asarray(jax.jit(jax.jacfwd(functions))(np.array([0.8])))[0, :, 0]
         np.testing.assert_allclose(slope, (ahead - behind)[0] / 2e-6, atol=1e-8)
-    assert np.isfinite(jax.grad(lambda r: reciprocal_bernstein(r, num).sum())(distances)).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda r: functions(r).sum()))(distances)).all()
 
 
 def test_couplings_are_few() -> None:
@@ -111,31 +116,38 @@ def test_message_pass_is_that_of_e3x(source_degree: int) -> None:
     """The same parameter tree gives the same messages."""
     rng = np.random.default_rng(1)
     edges, x = graph(rng), random_components(rng, source_degree)
-    distances = jnp.linalg.norm(edges.displacements, axis=-1)
-    cutoff = e3x.nn.smooth_cutoff(distances, cutoff=CUTOFF)
-    radial = e3x.nn.reciprocal_bernstein(distances, BASIS) * cutoff[:, None]
-    harmonics = jnp.split(e3x.so3.spherical_harmonics(edges.displacements, 2), 9, axis=-1)
-    basis = e3x.nn.basis(
-        edges.displacements,
-        max_degree=2,
-        num=BASIS,
-        radial_fn=e3x.nn.reciprocal_bernstein,
-        cutoff_fn=functools.partial(e3x.nn.smooth_cutoff, cutoff=CUTOFF),
-    )
+
+    @jax.jit
+    def functions(displacements: Array) -> tuple[Array, list[Array], Array]:
+        distances = jnp.linalg.norm(displacements, axis=-1)
+        cutoff = e3x.nn.smooth_cutoff(distances, cutoff=CUTOFF)
+        radial = e3x.nn.reciprocal_bernstein(distances, BASIS) * cutoff[:, None]
+        harmonics = jnp.split(e3x.so3.spherical_harmonics(displacements, 2), 9, axis=-1)
+        basis = e3x.nn.basis(
+            displacements,
+            max_degree=2,
+            num=BASIS,
+            radial_fn=e3x.nn.reciprocal_bernstein,
+            cutoff_fn=functools.partial(e3x.nn.smooth_cutoff, cutoff=CUTOFF),
+        )
+        return radial, harmonics, basis
+
+    radial, harmonics, basis = functions(edges.displacements)
     layer = e3x.nn.MessagePass(max_degree=2, include_pseudotensors=False)
     indices: dict[str, Any] = {"dst_idx": edges.dst_idx, "src_idx": edges.src_idx, "indices_are_sorted": True}
-    params = perturbed(layer.init(jax.random.key(0), as_e3x(x), basis, **indices))
-    ours = MessagePass(2).apply(params, x, radial, harmonics, edges)
-    np.testing.assert_allclose(as_e3x(ours), layer.apply(params, as_e3x(x), basis, **indices), rtol=1e-5, atol=1e-5)
+    params = perturbed(drawn(layer, as_e3x(x), basis, **indices))
+    ours = jax.jit(MessagePass(2).apply)(params, x, radial, harmonics, edges)
+    expected = jax.jit(functools.partial(layer.apply, **indices))(params, as_e3x(x), basis)
+    np.testing.assert_allclose(as_e3x(ours), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_tensor_dense_is_that_of_e3x() -> None:
     """Down to degree one, to another number of features."""
     x = random_components(np.random.default_rng(2), 2)
     layer = e3x.nn.TensorDense(3, max_degree=1, include_pseudotensors=False)
-    params = perturbed(layer.init(jax.random.key(0), as_e3x(x)))
-    ours = TensorDense(3, 1).apply(params, x)
-    np.testing.assert_allclose(as_e3x(ours), layer.apply(params, as_e3x(x)), rtol=1e-5, atol=1e-5)
+    params = perturbed(drawn(layer, as_e3x(x)))
+    ours = jax.jit(TensorDense(3, 1).apply)(params, x)
+    np.testing.assert_allclose(as_e3x(ours), jax.jit(layer.apply)(params, as_e3x(x)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +158,13 @@ def networks() -> tuple[DCMNet, PlainDCMNet, Any, tuple[Array, Array, Edges]]:
     numbers = jnp.asarray([[6, 8, 1, 1, 7, 9, 0]])
     molecule = (numbers, jnp.asarray(rng.normal(size=(1, ATOMS)), jnp.float32), graph(rng))
     plain = PlainDCMNet(**shape, max_degree=2)
-    return DCMNet(**shape, max_degree=2), plain, plain.init(jax.random.key(1), *molecule), molecule
+    return DCMNet(**shape, max_degree=2), plain, drawn(plain, *molecule), molecule
 
 
 def test_new_parameters_are_those_of_e3x(networks: Any) -> None:
     """The same names, shapes and, but for the head, initial spread: weights of one network fit the other."""
     fast, _, params, molecule = networks
-    ours = fast.init(jax.random.key(2), *molecule)
+    ours = drawn(fast, *molecule)
     assert jax.tree.structure(ours) == jax.tree.structure(params)
     for (path, one), two in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(params), strict=True):
         name = jax.tree_util.keystr(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -17,7 +16,6 @@ from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.model.joint import build_model, clean
 from train.run.initial_displacements import scale_displacements
-from train.step.train_step import _initial_parameters
 
 CHARGES = np.zeros(119)
 
@@ -43,9 +41,9 @@ def test_of_one_length_whatever_was_drawn(n_dcm: int, loader: Loader) -> None:
     small = {"physnet_iterations": 1, "dcmnet_iterations": 1, "dcmnet_max_degree": 1}
     config = support.small_config(n_dcm=n_dcm, **small)
     model = build_model(config)
-    draw, apply, lengths = jax.jit(functools.partial(_initial_parameters, model)), jax.jit(model.apply), []
+    apply, lengths = jax.jit(model.apply), []
     for seed in range(3):
-        drawn = draw(jax.random.key(seed))
+        drawn = support.initial_weights(config, seed)
         before, charges_before = distributed(apply, drawn, loader)
         params = scale_displacements(drawn, config, CHARGES, loader)
         displacements, charges = distributed(apply, params, loader)
@@ -67,7 +65,7 @@ def test_of_one_length_whatever_was_drawn(n_dcm: int, loader: Loader) -> None:
 def test_charges_begin_unequal_on_both_sides_of_their_atoms(n_dcm: int, loader: Loader) -> None:
     config = support.small_config(n_dcm=n_dcm, physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1)
     model = build_model(config)
-    params = jax.jit(functools.partial(_initial_parameters, model))(jax.random.key(0))
+    params = support.initial_weights(config)
     displacements, charges = distributed(jax.jit(model.apply), params, loader)
     first, last = displacements[:, 0], displacements[:, -1]
     cosines = (first * last).sum(-1) / np.linalg.norm(first, axis=-1) / np.linalg.norm(last, axis=-1)
@@ -84,7 +82,7 @@ def test_charges_begin_unequal_on_both_sides_of_their_atoms(n_dcm: int, loader: 
 def test_atoms_without_neighbours_leave_the_weights_alone(loader: Loader) -> None:
     """There is no direction for a charge to be displaced in."""
     config = support.small_config(physnet_iterations=1, dcmnet_iterations=1, dcmnet_max_degree=1)
-    params = jax.jit(functools.partial(_initial_parameters, build_model(config)))(jax.random.key(0))
+    params = support.initial_weights(config)
 
     class Lonely(Loader):
         def read_rows(self, index: int, rows: np.ndarray, places: int) -> Any:

@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import ase
 import h5py
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from shared.bond_graphs import describe_kinds
+from shared.buckets import EdgeShape
 from shared.errors import UserError
 from shared.manifest import current_stages
 from shared.units import DEBYE_IN_E_ANGSTROM, HARTREE_IN_KCAL_PER_MOL
@@ -24,7 +26,8 @@ from train.data.dataset import open_cache
 from train.data.known_molecules import KnownMolecules
 from train.data.training_facts import TrainingFacts
 from train.evaluation.transfer import describe_transfer
-from train.inference.predictor import Predictor
+from train.inference.molecule_prediction import MoleculePrediction
+from train.inference.predictor import Predictor, SizeClass
 from train.model.saved_model import TrainedModel, load_weights, save_weights
 from train.run import session
 from train.run_folder import RunFolder, load_data_record
@@ -35,20 +38,30 @@ def read(path: Path) -> dict[str, np.ndarray]:
         return {name: np.asarray(file[name]) for name in file}
 
 
+def predict_in_one_class(predictor: Predictor, molecules: list[ase.Atoms]) -> list[MoleculePrediction]:
+    """With one program, where each size class has its own."""
+    classes = predictor._by_size(molecules)
+    edges = EdgeShape(
+        *(max(getattr(size.edges, name) for size in classes) for name in ("physnet_edges", "dcmnet_edges"))
+    )
+    largest = SizeClass(max(size.atoms for size in classes), edges)
+    with mock.patch.object(predictor, "_by_size", return_value={largest: list(range(len(molecules)))}):
+        return predictor.predict(molecules)
+
+
 def test_predictions_are_those_of_the_model_on_the_input(run: Path) -> None:
     """Rebuilt from the NPZ files, whose rows the file names, and predicted outside of the evaluation."""
     values = read(run / "predictions-test.h5")
     inputs = [np.load(run.parent / "input" / f"{kind}-test-efd.npz", allow_pickle=False) for kind in ("co2", "mixed")]
     first = len(inputs[0]["E"])
-    predictor = Predictor(run, "float64")
     ends = np.cumsum(values["n_atoms"])
     assert sorted(values["row"]) == list(range(10))
-    for i, row in enumerate(values["row"]):
-        source, j = (inputs[0], row) if row < first else (inputs[1], row - first)
-        n = int(np.ravel(source["N"])[j])
-        atoms = ase.Atoms(source["Z"][j][:n], source["R"][j][:n])
+    rows = [(inputs[0], row) if row < first else (inputs[1], row - first) for row in values["row"]]
+    molecules = [ase.Atoms(*(source[key][j][: int(np.ravel(source["N"])[j])] for key in "ZR")) for source, j in rows]
+    predicted = predict_in_one_class(Predictor(run, "float64"), molecules)
+    for i, ((source, j), atoms, expected) in enumerate(zip(rows, molecules, predicted, strict=True)):
+        n = len(atoms)
         own = slice(ends[i] - values["n_atoms"][i], ends[i])
-        (expected,) = predictor.predict([atoms])
         np.testing.assert_array_equal(values["atomic_numbers"][own], atoms.numbers)
         np.testing.assert_allclose(values["forces"][own], expected.forces, atol=2e-4)
         np.testing.assert_allclose(values["charges"][own], expected.charges, atol=1e-5)
