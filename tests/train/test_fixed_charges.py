@@ -21,7 +21,7 @@ from train.fixed_charges.fitting import fit_molecule
 from train.fixed_charges.frames import read_geometries
 from train.fixed_charges.geometries import thermal_geometries
 from train.fixed_charges.kernels import Surroundings, fit_kernel, with_whole_frames
-from train.fixed_charges.orbit_fit import Target, fit_orbits, potential
+from train.fixed_charges.orbit_fit import Fitted, Target, fit_orbits, potential
 from train.fixed_charges.pruning import Stage, choose_stage, count, first_orbits, fit_nuclear_charges, prune, rmse_of
 from train.fixed_charges.site_orbits import SiteOrbit, as_model, rounded_charges, site_orbit
 from train.fixed_charges.symmetry import Symmetry, automorphism_generators, choose_frame, point_group, symmetry_of
@@ -279,6 +279,18 @@ def test_an_atom_and_a_line_of_atoms(name: str, charge: int, charges: int) -> No
     fitted = fit_molecule(found, geometries, np.tile(values[:, None], (8, 1, 1)), geometries[:, :, None], charge)
     assert len(fitted.model.charges) == charges
     assert fitted.model.charges.sum() == pytest.approx(charge)
+    assert max(one.esp_rmse_kcal_per_mol_e for one in fitted.errors) < 0.01
+
+
+def test_a_longer_fit_that_is_worse_on_held_out_geometries_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def worse(orbits: tuple[SiteOrbit, ...], *_: object) -> Fitted:
+        return Fitted(tuple(replace(orbit, charge=1.1 * orbit.charge) for orbit in orbits), 0.0)
+
+    monkeypatch.setattr("train.fixed_charges.fitting.fit_orbits", worse)
+    found = symmetry("HCl")
+    geometries = shaken(found, 8, size=0.02)
+    charges = np.where(found.atomic_numbers == 1, 0.2, -0.2)
+    fitted = fit_molecule(found, geometries, np.tile(charges[:, None], (8, 1, 1)), geometries[:, :, None], 0)
     assert max(one.esp_rmse_kcal_per_mol_e for one in fitted.errors) < 0.01
 
 
