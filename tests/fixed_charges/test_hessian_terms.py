@@ -54,7 +54,7 @@ def test_terms_come_back_from_their_own_hessian(name: str, angles: int, free: in
     np.testing.assert_allclose(found.angles, terms.angles, rtol=1e-3)
     said = describe_terms(model, found, hessian)
     assert re.search(rf": {3 * n - (5 if name == 'CO2' else 6) - free} normal modes .* RMS error 0/cm", said)
-    assert (f"no term holds {free} others" in said) == bool(free)
+    assert (f"no term holds {free} more" in said) == bool(free)
 
 
 def test_what_terms_do_not_have_is_an_error_of_wavenumbers() -> None:

@@ -75,7 +75,7 @@ def describe_terms(model: ChargeModel, terms: BondedTerms, hessian: np.ndarray) 
         text += (
             f": {held.sum()} normal modes of {found[held].min():.0f} to {found.max():.0f}/cm, RMS error {error:.0f}/cm"
         )
-    return text + (f"; no term holds {(~held).sum()} others, as torsions" if not held.all() else "")
+    return text + (f"; no term holds {(~held).sum()} more, such as torsions" if not held.all() else "")
 
 
 def _coordinates(model: ChargeModel) -> list[_Coordinate]:
