@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import re
 import sys
+import tempfile
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from shared.errors import UserError, run_program
-from shared.files import write_atomically
+from shared.files import naming, write_atomically
 from shared.log import log
 from shared.settings import Finite, NonNegative, PathName, Positive, PositiveInt, Seed, parse_flags
 from train.step.start import start_jax
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from train.fixed_charges.fitting import FittedCharges
-    from train.inference.calculator import JointCalculator
 
 _WRITTEN = re.compile(r"openmm\.xml|molecule\.pdb|gromacs\.itp|charmm\.(dcm|rtf|kern)|x_fit\.txt|coefs\d+\.txt")
 """Files for other programs, some of which a molecule may lack."""
 
 _FORMAT_VERSION = 1
+
+_SADDLE = 50.0
+"""1/cm: larger imaginary modes are not those of nearly free motions."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class ChargeModelConfig:
     """Folder of the results (default: charge-model/MOLECULE in the run's folder)."""
 
     samples: Annotated[int, Field(ge=5)] = 100
-    """Geometries that are drawn, also of those of --frames; a fifth is held out and measures the errors."""
+    """Geometries that are drawn, also of those of --frames; a fifth is held out, for errors and number of charges."""
 
     temperature: NonNegative = 300.0
     """Temperature of the geometries, K."""
@@ -91,15 +94,15 @@ class ChargeModelConfig:
     """Lennard-Jones parameters: OpenMM force field with the residue, or lines of atom, sigma/nm, epsilon/(kJ/mol)."""
 
     bonded: str = ""
-    """JSON file of harmonic bonds and angles (default: a rigid molecule, where constraints suffice)."""
+    """JSON file of harmonic bonds and angles (default: constraints where they suffice, else from the Hessian)."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fit the charges and write the files.
 
     Raises:
-        UserError: no such run or molecule, or an ensemble; a geometry that cannot be optimised, or charges that cannot
-            be had.
+        UserError: no such run or molecule, or an ensemble; a geometry that cannot be optimised, parameters that cannot
+            be used, or charges that cannot be had.
         OSError: the folder cannot be written.
     """
     asked = parse_flags(ChargeModelConfig, "python -m train.charge_model", argv)
@@ -111,13 +114,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
 
     from shared.drawing import save_picture
+    from shared.input.ase_files import split_index
+    from shared.normal_modes import normal_modes
     from shared.sealed import write_sealed
     from train.fixed_charges.charge_errors import describe, describe_stages, draw_errors
     from train.fixed_charges.charge_model import at_nuclei
-    from train.fixed_charges.files import kernel_files, read_parameters, simulation_files
+    from train.fixed_charges.files import describe_departures, kernel_files, read_parameters, simulation_files
     from train.fixed_charges.fitting import fit_molecule
     from train.fixed_charges.frames import read_geometries
+    from train.fixed_charges.geometries import thermal_geometries
+    from train.fixed_charges.hessian_terms import describe_terms, fitted_terms
     from train.fixed_charges.symmetry import symmetry_of
+    from train.fixed_charges.topology import rigid_constraints
     from train.fixed_charges.user_charges import read_charges
     from train.inference.calculator import JointCalculator
     from train.inference.folder import single_folder
@@ -134,12 +142,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     atoms.calc = calculator
     optimise(atoms, asked.fmax)
     symmetry = symmetry_of(atoms.numbers, atoms.positions)
-    name = asked.molecule or Path(given[0].partition("@")[0]).stem
+    name = asked.molecule or split_index(given[0])[0].stem
+    # What can fail comes before the fit, which takes minutes.
+    folder = Path(asked.output) if asked.output else Path(asked.run) / "charge-model" / name
     residue = asked.residue or (name.upper() if re.fullmatch(r"[A-Za-z0-9]{1,8}", name) else "MOL")
-    # Before the fit, which takes minutes.
     bare = at_nuclei(symmetry.atomic_numbers, symmetry.positions, symmetry.bonds, total)
-    parameters = read_parameters(bare, residue, asked.lennard_jones or None, asked.bonded or None)
-    geometries = frames.geometries if frames else _thermal(asked, atoms, calculator)
+    lennard_jones, bonded = read_parameters(bare, residue, asked.lennard_jones or None, asked.bonded or None)
+    _require_writable(folder)
+    hessian = calculator.predictor.derivatives(atoms).hessian
+    notes = []
+    lowest = normal_modes(atoms.positions, atoms.get_masses(), hessian).wavenumbers.min(initial=0.0)
+    if lowest < -_SADDLE:
+        notes.append(f"note: the relaxed geometry is no minimum ({-lowest:.0f}i/cm); begin with another (--geometry)")
+    if bonded is None and rigid_constraints(bare) is None:
+        bonded = fitted_terms(bare, hessian)
+        notes.append(f"note: {describe_terms(bare, bonded, hessian)}")
+    if lennard_jones is None:
+        notes.append("note: without --lennard-jones nothing keeps molecules apart")
+    if frames:
+        geometries = frames.geometries
+    else:
+        geometries = thermal_geometries(atoms, hessian, asked.samples, asked.temperature, asked.statistics, asked.seed)
     predictions = calculator.predictor.predict([_at(atoms, positions) for positions in geometries])
     found = fit_molecule(
         symmetry,
@@ -155,12 +178,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         compared=compared,
         seed=asked.seed,
     )
-    written = simulation_files(found.model, residue, *parameters, geometries=geometries)
+    written = simulation_files(found.model, residue, lennard_jones, bonded)
     if found.kernel_model:
         written |= {f"kernel/{file}": text for file, text in kernel_files(found.kernel_model, residue).items()}
-    log.info(describe_stages(found.stages, found.chosen))
-    log.info(describe(found.errors))
-    folder = Path(asked.output) if asked.output else Path(asked.run) / "charge-model" / name
+    for text in (describe_stages(found.stages, found.chosen), describe(found.errors), *notes):
+        log.info(text)
+    log.info(describe_departures(found.model, found.kernel_model, geometries))
     (folder / "kernel" if found.kernel_model else folder).mkdir(parents=True, exist_ok=True)
     for file, text in written.items():
         write_atomically(folder / file, text.encode())
@@ -177,6 +200,13 @@ def _remove_older(folder: Path, written: Container[str]) -> None:
             path.unlink()
 
 
+def _require_writable(folder: Path) -> None:
+    """Make the folder, and a file in it that is removed at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def _whole_charge(atoms: ase.Atoms) -> int:
     from shared.input.total_charge import total_charge_of
 
@@ -184,13 +214,6 @@ def _whole_charge(atoms: ase.Atoms) -> int:
     if charge != round(charge):
         raise UserError(f"total charge {charge:g} e: charges for a force field sum to an integer; give --charge")
     return round(charge)
-
-
-def _thermal(asked: ChargeModelConfig, atoms: ase.Atoms, calculator: JointCalculator) -> np.ndarray:
-    from train.fixed_charges.geometries import thermal_geometries
-
-    hessian = calculator.predictor.derivatives(atoms).hessian
-    return thermal_geometries(atoms, hessian, asked.samples, asked.temperature, asked.statistics, asked.seed)
 
 
 def _at(atoms: ase.Atoms, positions: np.ndarray) -> ase.Atoms:

@@ -211,6 +211,16 @@ def test_parameters_come_from_openmms_own_files() -> None:
         read_lennard_jones(path, MODELS["CO2"], "CO2")
 
 
+def test_a_force_field_with_a_text_for_a_number_is_told(tmp_path: Path) -> None:
+    text = openmm_xml(MODELS["CO2"], "MOL").replace('sigma="1"', 'sigma="one"', 1)
+    (tmp_path / "field.xml").write_text(text)
+    with pytest.raises(UserError, match=r"field\.xml: could not convert .*'one'"):
+        read_lennard_jones(tmp_path / "field.xml", MODELS["CO2"], "MOL")
+
+
+ANGLES = '{"bonds": [[0, 1, 0.1, 1], [0, 2, 0.1, 1]], "angles": [%s]}'
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -219,12 +229,16 @@ def test_parameters_come_from_openmms_own_files() -> None:
         ("lj.txt", "C 0.3 0.2\n", "no sigma and epsilon of atom O1"),
         ("lj.txt", "C 0.3 -0.2\nO 0.3 0.2", r"C1: sigma 0\.3 nm, epsilon -0\.2"),
         ("lj.txt", "C nan 0.2\nO 0.3 0.2", "C1: sigma nan"),
+        ("lj.txt", "C 0.3 0.2\nO 0.3 0.2\nO3 0.2 0.2", r"line 3: O3 is no element and no atom of .*\(C1 O1 O2\)"),
         ("lj.xml", "C 0.3 0.2\n", "no XML"),
         ("missing.txt", None, "No such file"),
         ("terms.json", '{"bonds": [[0, 1, 0.1, 1.0]]}', r"the bond of atoms \[0, 2\] is missing"),
         ("terms.json", '{"bonds": [[0, 1, 0.1, 1.0], [1, 2, 0.1, 1.0]]}', r"atoms \[1, 2\] are not bonded"),
         ("terms.json", '{"bonds": [[0, 1, 0.1, 1.0], [1, 0, 0.1, 1.0]]}', "or given twice"),
         ("terms.json", '{"bonds": [[0, 1, 0.1, 1], [0, 2, 0.1, 1]], "angles": [[0, 1, 2, 180, 1]]}', "are no angle"),
+        ("terms.json", '{"bonds": [[0, 1, 0.1, 1], [0, 2, 0.1, -1]]}', "and constants not negative"),
+        ("terms.json", ANGLES % "[1, 0, 2, 181, 1]", "at most 180 degrees"),
+        ("terms.json", ANGLES % "[1, 0, 2, 180, 1], [2, 0, 1, 180, 1]", r"atoms \[2, 0, 1\] are given twice"),
         ("terms.json", '{"bonds": [[0, 1, 0.1]]}', r"bonds\.0\.3"),
         ("terms.json", '{"bond": []}', "bond"),
         ("missing.json", None, "No such file"),
@@ -244,7 +258,7 @@ def test_the_example_of_the_documentation_runs(
     monkeypatch.chdir(tmp_path)
     for name, text in simulation_files(hand_made.tip4p(), "MOL").items():
         Path(name).write_text(text, encoding="utf-8")
-    (_, example) = blocks(ROOT / "docs/using.md", "python", "Simulation programs")
+    (example,) = blocks(ROOT / "docs/using.md", "python", "Simulation programs")
     exec(example.text, {})
     assert "kJ/mol" in capsys.readouterr().out
 

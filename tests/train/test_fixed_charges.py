@@ -21,8 +21,8 @@ from train.fixed_charges.fitting import fit_molecule
 from train.fixed_charges.frames import read_geometries
 from train.fixed_charges.geometries import thermal_geometries
 from train.fixed_charges.kernels import Surroundings, fit_kernel, with_whole_frames
-from train.fixed_charges.orbit_fit import Target, fit_orbits, potential
-from train.fixed_charges.pruning import Stage, choose_stage, count, first_orbits, nuclear_charges, prune, rmse_of
+from train.fixed_charges.orbit_fit import Fitted, Target, fit_orbits, potential
+from train.fixed_charges.pruning import Stage, choose_stage, count, first_orbits, fit_nuclear_charges, prune, rmse_of
 from train.fixed_charges.site_orbits import SiteOrbit, as_model, rounded_charges, site_orbit
 from train.fixed_charges.symmetry import Symmetry, automorphism_generators, choose_frame, point_group, symmetry_of
 from train.fixed_charges.user_charges import read_charges
@@ -264,7 +264,7 @@ def test_charges_are_left_out_until_the_known_ones_remain() -> None:
     # Nearly monotone, until charges are missing.
     errors = [stage.rmse for stage in stages]
     assert all(after > 0.5 * before - 0.02 for before, after in itertools.pairwise(errors))
-    nuclei = nuclear_charges(water, target, 0)
+    nuclei = fit_nuclear_charges(water, target, 0)
     assert count(nuclei) == 3
     assert rmse_of(nuclei, held_out) > 5.0 * choose_stage(stages, None, 0.05).held_out_rmse
 
@@ -279,6 +279,18 @@ def test_an_atom_and_a_line_of_atoms(name: str, charge: int, charges: int) -> No
     fitted = fit_molecule(found, geometries, np.tile(values[:, None], (8, 1, 1)), geometries[:, :, None], charge)
     assert len(fitted.model.charges) == charges
     assert fitted.model.charges.sum() == pytest.approx(charge)
+    assert max(one.esp_rmse_kcal_per_mol_e for one in fitted.errors) < 0.01
+
+
+def test_a_longer_fit_that_is_worse_on_held_out_geometries_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def worse(orbits: tuple[SiteOrbit, ...], *_: object) -> Fitted:
+        return Fitted(tuple(replace(orbit, charge=1.1 * orbit.charge) for orbit in orbits), 0.0)
+
+    monkeypatch.setattr("train.fixed_charges.fitting.fit_orbits", worse)
+    found = symmetry("HCl")
+    geometries = shaken(found, 8, size=0.02)
+    charges = np.where(found.atomic_numbers == 1, 0.2, -0.2)
+    fitted = fit_molecule(found, geometries, np.tile(charges[:, None], (8, 1, 1)), geometries[:, :, None], 0)
     assert max(one.esp_rmse_kcal_per_mol_e for one in fitted.errors) < 0.01
 
 
@@ -427,6 +439,14 @@ def test_frames_and_their_esp_are_read_from_npz(tmp_path: Path) -> None:
         kept = [at for at in range(min(counts[row], 20)) if at != 3]
         np.testing.assert_array_equal(points, grid[row, kept])
         np.testing.assert_allclose(values, esp[row, kept] * 627.5095, rtol=1e-6)
+    assert found.atoms.info["charge"] == 0.0
+    np.savez(tmp_path / "ions.npz", **arrays, vdw_surface=grid, esp=esp, Q=np.full(8, -1.0))
+    assert read_geometries(str(tmp_path / "ions.npz"), 6, 0).atoms.info["charge"] == -1.0
+    np.savez(tmp_path / "two.npz", **arrays, vdw_surface=grid, esp=esp, Q=np.arange(8) // 5)
+    with pytest.raises(UserError, match=r"two\.npz, frame 5: total charge 1 e, but that of frame 0 is 0 e"):
+        read_geometries(str(tmp_path / "two.npz"), 6, 0)
+    with pytest.raises(UserError, match=r"two\.npz@9: 0 frames"):
+        read_geometries(str(tmp_path / "two.npz@9"), 6, 0)
     np.savez(tmp_path / "none.npz", vdw_surface=grid, esp=esp)
     with pytest.raises(UserError, match=r"none\.npz: no geometries"):
         read_geometries(str(tmp_path / "none.npz"), 6, 0)

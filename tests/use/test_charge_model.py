@@ -63,6 +63,11 @@ def test_a_molecule_gets_its_charges(
     said = capsys.readouterr().out
     assert "<- chosen" in said
     assert "fixed frames" in said
+    # Constraints do not keep methane rigid.
+    assert "normal modes of" in said
+    assert all(f"<Harmonic{kind}Force>" in (tmp_path / "out" / "openmm.xml").read_text() for kind in ("Bond", "Angle"))
+    assert "without --lennard-jones" in said
+    assert "CHARMM's kernel" in said
 
 
 def openmm_sites(folder: Path, positions: np.ndarray) -> np.ndarray:
@@ -98,6 +103,7 @@ def test_frames_of_two_molecules_and_too_few_are_refused(run_folder: Path, tmp_p
     ("flags", "message"),
     [
         ([], "give one of the three"),
+        (["--frames", "none.xyz"], r"--frames none\.xyz: no such file"),
         (["--molecule", "CH4", "--geometry", "mine.xyz"], "give one of the three"),
         (["--molecule", "unobtainium"], "ASE does not know it"),
         (["--molecule", "CH4", "--charge", "0.5"], "sum to an integer"),
@@ -111,6 +117,24 @@ def test_mistakes_are_told_and_nothing_is_written(
     with pytest.raises(UserError, match=message):
         charge_model.main(["--run", str(run_folder), "--output", str(tmp_path / "out"), *flags])
     assert not (tmp_path / "out").exists()
+
+
+def test_charges_of_an_ensemble_are_asked_of_one_member(tmp_path: Path) -> None:
+    for member in (0, 1):
+        (tmp_path / f"best/member-{member}").mkdir(parents=True)
+        (tmp_path / f"best/member-{member}/model.json").touch()
+    with pytest.raises(UserError, match=r"an ensemble of 2 models.*--run .*member-0"):
+        charge_model.main(["--run", str(tmp_path), "--molecule", "CH4"])
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_folder_that_cannot_be_is_told_before_the_fit(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.fixed_charges.fitting.fit_molecule", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        charge_model.main(["--run", str(run_folder), "--molecule", "CH4", "--output", str(tmp_path / "file" / "out")])
 
 
 @pytest.mark.parametrize("name", ["CO2", "H2O", "CH4"])

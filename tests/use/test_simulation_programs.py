@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import threading
 import uuid
@@ -22,7 +23,6 @@ from openmm import app
 from shared.errors import UserError
 from tests.docs.pages import ROOT, blocks
 from tests.fixed_charges import hand_made
-from train.fixed_charges.files import simulation_files
 from train.fixed_charges.openmm_files import molecule_pdb, openmm_xml
 from train.fixed_charges.openmm_network import network_force
 from train.inference.calculator import JointCalculator
@@ -105,8 +105,8 @@ def test_the_example_of_the_documentation_runs(
     Path("runs").mkdir()
     Path("runs/joint").symlink_to(run_folder)
     model = hand_made.carbon_dioxide()
-    for name, text in simulation_files(model, "CO2").items():
-        Path(name).write_text(text, encoding="utf-8")
+    Path("charge-model.json").write_text(json.dumps(model.as_json()), encoding="utf-8")
+    Path("molecule.pdb").write_text(molecule_pdb(model, "CO2"), encoding="utf-8")
     (example, _) = blocks(ROOT / "docs/using.md", "python", "The network itself")
     simulation: dict[str, Any] = {}
     exec(example.text, simulation)

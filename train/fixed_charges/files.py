@@ -1,4 +1,4 @@
-"""Files of a charge model for simulation programs, as many as can be written."""
+"""Files of a charge model for simulation programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.log import log
 from train.fixed_charges import charmm_files, gromacs_files, openmm_files
 from train.fixed_charges.charge_model import ChargeModel
 from train.fixed_charges.parameters import Bonded, LennardJones, read_bonded, read_lennard_jones
@@ -28,7 +27,11 @@ def read_parameters(
 
 
 def kernel_files(model: ChargeModel, residue: str) -> dict[str, str]:
-    """Return the texts of the files of a model with a kernel, for CHARMM alone, by name."""
+    """Return the texts of the files of a model with a kernel, for CHARMM alone, by name.
+
+    Raises:
+        UserError: it has none.
+    """
     charges = {
         "charmm.dcm": charmm_files.charmm_dcm(model, residue),
         "charmm.rtf": charmm_files.charmm_rtf(model, residue),
@@ -41,33 +44,33 @@ def simulation_files(
     residue: str,
     lennard_jones: LennardJones | None = None,
     bonded: Bonded = None,
-    geometries: np.ndarray | None = None,
 ) -> dict[str, str]:
-    """Return the texts of the files for OpenMM, GROMACS and CHARMM by name.
+    """Return the texts of the files for OpenMM, GROMACS and CHARMM by name, without a kernel's (:func:`kernel_files`).
 
     Args:
-        model: of a molecule of N atoms.
+        model: of the molecule.
         residue: name of its residue, at most eight letters and digits.
         lennard_jones: its Lennard-Jones parameters; None for zero.
         bonded: its harmonic bonds and angles; None for constraints, if they keep the molecule rigid, else nothing.
-        geometries: (G, N, 3) in Å, at which the charges of the files are compared with those of the model, which is
-            logged; None for those of the model's kernel.
     """
     terms: Bonded = "rigid" if bonded is None and rigid_constraints(model) is not None else bonded
-    texts = {
+    return {
         "openmm.xml": openmm_files.openmm_xml(model, residue, lennard_jones, terms),
         "molecule.pdb": openmm_files.molecule_pdb(model, residue),
         "gromacs.itp": gromacs_files.gromacs_itp(model, residue, lennard_jones, terms),
         "charmm.dcm": charmm_files.charmm_dcm(model, residue),
         "charmm.rtf": charmm_files.charmm_rtf(model, residue),
     }
-    if model.kernel is not None:
-        texts |= charmm_files.charmm_kernel(model)
-        geometries = charmm_files.kernel_geometries(model) if geometries is None else geometries
-    if geometries is not None:
-        departures = [
-            f"{program.largest_departure(model, geometries):.2g} Å in {name}"
-            for program, name in ((openmm_files, "OpenMM"), (gromacs_files, "GROMACS"), (charmm_files, "CHARMM"))
-        ]
-        log.info(f"note: at {len(geometries)} geometries a charge leaves its place by at most {', '.join(departures)}")
-    return texts
+
+
+def describe_departures(model: ChargeModel, kernel_model: ChargeModel | None, geometries: np.ndarray) -> str:
+    """Return how far the charges of the files are from those of their models at most, at geometries (G, N, 3) in Å."""
+    files = [
+        (openmm_files.largest_departure, model, "OpenMM"),
+        (gromacs_files.largest_departure, model, "GROMACS"),
+        (charmm_files.largest_departure, model, "CHARMM"),
+        (charmm_files.largest_departure, kernel_model, "CHARMM's kernel"),
+    ]
+    found = [(measure(of, geometries), name) for measure, of, name in files if of is not None]
+    departures = [f"{round(distance, 6):.2g} Å in {name}" for distance, name in found]
+    return f"note: at {len(geometries)} geometries a charge leaves its place by at most {', '.join(departures)}"

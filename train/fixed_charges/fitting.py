@@ -14,7 +14,7 @@ from train.fixed_charges.charge_model import ChargeModel
 from train.fixed_charges.geometries import equal_points
 from train.fixed_charges.kernels import Surroundings, fit_kernel, with_whole_frames
 from train.fixed_charges.orbit_fit import fit_orbits, potential
-from train.fixed_charges.pruning import Stage, choose_stage, first_orbits, nuclear_charges, prune
+from train.fixed_charges.pruning import Stage, choose_stage, first_orbits, fit_nuclear_charges, prune, rmse_of
 from train.fixed_charges.site_orbits import as_model
 from train.fixed_charges.symmetry import Symmetry
 
@@ -81,13 +81,16 @@ def fit_molecule(
         stages = prune(start, symmetry, fitted, held_out, total_charge, lambda _: bar.update())
     chosen = choose_stage(stages, max_charges, budget)
     orbits = fit_orbits(chosen.orbits, fitted, numbers, total_charge).orbits
+    if rmse_of(orbits, held_out) > chosen.held_out_rmse:
+        # More steps may fit to these geometries alone, and leave the budget.
+        orbits = chosen.orbits
     model, kernel_model = as_model(symmetry, orbits, total_charge), None
     if kernels:
         whole = as_model(symmetry, with_whole_frames(orbits, symmetry, geometries[fit]), total_charge)
         around = [Surroundings(*one) for one in zip(geometries[fit], points[fit], esp[fit], strict=True)]
         kernel = fit_kernel(whole, symmetry, around)
         kernel_model = replace(whole, kernel=kernel) if kernel else None
-    nuclei = as_model(symmetry, nuclear_charges(symmetry, fitted, total_charge), total_charge)
+    nuclei = as_model(symmetry, fit_nuclear_charges(symmetry, fitted, total_charge), total_charge)
     measured = geometries[rest]
     network = Charges("network", values[rest], places[rest])
     models = [("kernels", kernel_model), ("fixed frames", model), ("nuclei", nuclei)]

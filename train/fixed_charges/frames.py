@@ -10,10 +10,11 @@ import numpy as np
 from shared.errors import UserError
 from shared.input.ase_files import split_index
 from shared.input.file_names import is_npz, on_disk
-from shared.input.layout import Layout, understand_esp
+from shared.input.layout import Layout, understand_efd, understand_esp
 from shared.input.npz import NpzFile
 from shared.input.npz_rows import NpzRows
-from shared.input.rows import Read, read_atoms, read_numbers
+from shared.input.rows import Read, read_atoms, read_numbers, read_values
+from shared.input.total_charge import total_charge_of
 from shared.input.unit_choice import choose_units
 from shared.input.unit_names import SCALES
 from shared.shells import RADII
@@ -42,17 +43,25 @@ def read_geometries(name: str, most: int, seed: int) -> Frames:
     Raises:
         UserError: the file cannot be read, or its frames are not of one molecule in one order of atoms, or too few.
     """
-    path, chosen = split_index(name)
+    try:
+        path, chosen = split_index(name)
+    except UserError as error:
+        raise UserError(f"--frames {error}") from error
     if is_npz(path):
         molecules, around = _read_npz(NpzFile(on_disk(path), name), chosen)
     else:
-        molecules, around = read_molecules("", name), None
-    first = molecules[0]
+        molecules, around = read_molecules("", name, "--frames"), None
     for index, one in enumerate(molecules):
+        first = molecules[0]
         if one.numbers.tolist() != first.numbers.tolist():
             raise UserError(
                 f"--frames {name}, frame {index}: {one.get_chemical_formula(mode='reduce')}, but frame 0 is "
                 f"{first.get_chemical_formula(mode='reduce')}; all frames have to be of one molecule, in one atom order"
+            )
+        if total_charge_of(one) != total_charge_of(first):
+            raise UserError(
+                f"--frames {name}, frame {index}: total charge {total_charge_of(one):g} e, but that of frame 0 is "
+                f"{total_charge_of(first):g} e"
             )
     if len(molecules) < FEWEST:
         raise UserError(f"--frames {name}: {len(molecules)} frames; {FEWEST} are needed, of which one is held out")
@@ -60,11 +69,11 @@ def read_geometries(name: str, most: int, seed: int) -> Frames:
     order = np.random.default_rng(seed).permutation(len(molecules))[:most]
     geometries = np.stack([molecules[index].positions for index in order])
     if around is None:
-        return Frames(first, geometries, None, None)
+        return Frames(molecules[0], geometries, None, None)
     points, esp = ([around[index][which] for index in order] for which in (0, 1))
     if not min(map(len, points)):
         raise UserError(f"--frames {name}: a frame has no points of the ESP outside the van der Waals radii")
-    return Frames(first, geometries, points, esp)
+    return Frames(molecules[0], geometries, points, esp)
 
 
 def _read_npz(file: NpzFile, chosen: slice) -> tuple[list[ase.Atoms], list[tuple[np.ndarray, np.ndarray]]]:
@@ -74,8 +83,13 @@ def _read_npz(file: NpzFile, chosen: slice) -> tuple[list[ase.Atoms], list[tuple
         raise UserError(f"--frames {file.shown}: no geometries (R, Z) beside the ESP")
     units = choose_units(layout, layout, {}).units
     rows = NpzRows(file)
+
+    def read(key: str, start: int, stop: int) -> np.ndarray:
+        return rows.read(key, start, stop)[0]
+
     try:
-        found = _rows(lambda *member: rows.read(*member)[0], layout)
+        found = _rows(read, layout)
+        charges = read_values(read, understand_efd(file, needs_energy=False), "total_charge", 0, layout.rows)
     finally:
         rows.close()
     numbers, n_atoms, positions, grid, esp, mask = found
@@ -84,6 +98,7 @@ def _read_npz(file: NpzFile, chosen: slice) -> tuple[list[ase.Atoms], list[tuple
     molecules, around = [], []
     for row in range(layout.rows)[chosen]:
         molecule = ase.Atoms(numbers[row, : n_atoms[row]], positions[row, : n_atoms[row]])
+        molecule.info["charge"] = float(np.nan_to_num(charges[row]))
         distances = np.linalg.norm(grid[row, :, None] - molecule.positions, axis=-1)
         ratios = (distances / RADII[molecule.numbers]).min(axis=1)
         kept = mask[row] & (ratios >= 1.0) & (distances.min(axis=1) < _FARTHEST)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+from ase.data import chemical_symbols
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from shared.elements import symbol
@@ -80,7 +81,7 @@ def read_lennard_jones(path: str | Path, model: ChargeModel, residue: str) -> Le
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--lennard-jones {path}: {error}") from error
+        raise UserError(f"--lennard-jones {path}: {getattr(error, 'strerror', error)}") from error
     if Path(path).suffix.lower() == ".xml":
         return _of_force_field(text, model, residue, f"--lennard-jones {path}")
     return _of_table(text, model, f"--lennard-jones {path}")
@@ -90,12 +91,12 @@ def read_bonded(path: str | Path, model: ChargeModel) -> BondedTerms:
     """Read harmonic terms: JSON, ``{"bonds": [[0, 1, nm, kJ/mol/nm²]], "angles": [[0, 1, 2, degrees, kJ/mol/rad²]]}``.
 
     Raises:
-        UserError: the file is none, or its terms are not those of the model's bonds.
+        UserError: the file is none, its terms are not those of the model's bonds, or a value cannot be.
     """
     try:
         terms = TypeAdapter(BondedTerms).validate_json(Path(path).read_bytes())
     except OSError as error:
-        raise UserError(f"--bonded {path}: {error}") from error
+        raise UserError(f"--bonded {path}: {error.strerror}") from error
     except ValidationError as error:
         found = error.errors()[0]
         raise UserError(f"--bonded {path}: {'.'.join(map(str, found['loc']))}: {found['msg']}") from error
@@ -106,13 +107,25 @@ def read_bonded(path: str | Path, model: ChargeModel) -> BondedTerms:
             raise UserError(f"--bonded {path}: bonds: atoms {sorted(bond)} are not bonded in the model, or given twice")
     for bond in bonded.difference(given):
         raise UserError(f"--bonded {path}: bonds: the bond of atoms {sorted(bond)} is missing")
+    known = set()
     for first, middle, last, *_ in terms.angles:
         if first == last or not {frozenset((first, middle)), frozenset((middle, last))} <= bonded:
             raise UserError(f"--bonded {path}: angles: atoms {[first, middle, last]} are no angle of the model's bonds")
+        if (middle, frozenset((first, last))) in known:
+            raise UserError(f"--bonded {path}: angles: atoms {[first, middle, last]} are given twice")
+        known.add((middle, frozenset((first, last))))
+    for bond_or_angle in (*terms.bonds, *terms.angles):
+        *_, least, constant = bond_or_angle
+        if least <= 0.0 or constant < 0.0 or (isinstance(bond_or_angle, Angle) and least > 180.0):
+            raise UserError(
+                f"--bonded {path}: {list(bond_or_angle)}: lengths and angles are positive, angles at most 180 degrees, "
+                "and constants not negative"
+            )
     return terms
 
 
 def _of_table(text: str, model: ChargeModel, where: str) -> LennardJones:
+    names = atom_names(model)
     table: dict[str, list[float]] = {}
     for row, line in enumerate(text.splitlines(), start=1):
         words = line.split("#")[0].replace(",", " ").split()
@@ -126,15 +139,14 @@ def _of_table(text: str, model: ChargeModel, where: str) -> LennardJones:
             ) from error
         if name in table:
             raise UserError(f"{where}, line {row}: {name} is given twice")
+        if name not in names and name not in chemical_symbols:
+            raise UserError(
+                f"{where}, line {row}: {name} is no element and no atom of the molecule ({' '.join(names)})"
+            )
         table[name] = [sigma, epsilon]
-    return _checked(
-        [
-            table.get(name, table.get(symbol(number)))
-            for name, number in zip(atom_names(model), model.atomic_numbers.tolist(), strict=True)
-        ],
-        model,
-        where,
-    )
+    elements = map(symbol, model.atomic_numbers.tolist())
+    values = [table.get(name, table.get(element)) for name, element in zip(names, elements, strict=True)]
+    return _checked(values, model, where)
 
 
 def _of_force_field(text: str, model: ChargeModel, residue: str, where: str) -> LennardJones:
@@ -168,9 +180,12 @@ def _of_force_field(text: str, model: ChargeModel, residue: str, where: str) -> 
         values = [(atom if name in of_residue else entry).get(name) for name in ("sigma", "epsilon")]
         return None if None in values else [float(str(value)) for value in values]
 
-    return _checked(list(map(parameters, atoms)), model, where)._replace(
-        coulomb_14=float(nonbonded.get("coulomb14scale", 1.0)), lj_14=float(force.get("lj14scale", 1.0))
-    )
+    try:
+        scales = float(nonbonded.get("coulomb14scale", 1.0)), float(force.get("lj14scale", 1.0))
+        values = list(map(parameters, atoms))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    return _checked(values, model, where)._replace(coulomb_14=scales[0], lj_14=scales[1])
 
 
 def _checked(values: Sequence[list[float] | None], model: ChargeModel, where: str) -> LennardJones:

@@ -165,7 +165,7 @@ def rmse_of(orbits: Sequence[SiteOrbit], target: Target) -> float:
     return float(np.sqrt(max(square, 0.0)))
 
 
-def nuclear_charges(symmetry: Symmetry, fitted: Target, total_charge: int) -> tuple[SiteOrbit, ...]:
+def fit_nuclear_charges(symmetry: Symmetry, fitted: Target, total_charge: int) -> tuple[SiteOrbit, ...]:
     """Return charges at the nuclei, equal on equivalent atoms, fitted to the ESP."""
     orbits = [site_orbit(symmetry, (atoms[0],), 0, 0.0, np.zeros(3)) for atoms in symmetry.classes]
     return fit_charges(orbits, fitted, total_charge).orbits

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from shared.errors import UserError
 from shared.geometry import distances_and_bonds
-from train.fixed_charges.charge_model import Frame
+from train.fixed_charges.charge_model import Frame, frame_axes
 
 _TOLERANCE = 0.05
 """Å by which an atom of a relaxed molecule may miss its image."""
@@ -165,11 +165,12 @@ def point_group(atomic_numbers: np.ndarray, positions: np.ndarray) -> list[Opera
         add(-np.eye(3), 1)
         return [Operation(*image) for image in sorted(images)]
     first, second = min(pairs, key=lambda pair: int(alike[pair[1]].sum()))
-    before = _axes(arms[first], arms[second])
+    points, centre = np.vstack([arms, np.zeros(3)]), len(arms)
+    before = frame_axes(points, (centre, first, second))
     for one, other in itertools.permutations(range(len(arms)), 2):
         apart = np.linalg.norm(arms[one] - arms[other]) - np.linalg.norm(arms[first] - arms[second])
         if alike[first, one] and alike[second, other] and abs(apart) < 2.0 * _TOLERANCE:
-            after = _axes(arms[one], arms[other])
+            after = frame_axes(points, (centre, one, other))
             for sign in (1, -1):
                 add(after.T @ np.diag([1, 1, sign]) @ before, sign)
     return [Operation(*image) for image in sorted(images)]
@@ -247,11 +248,3 @@ def _closure(
                 found[image] = None
                 waiting.append(image)
     return list(found)
-
-
-def _axes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return orthonormal rows (3, 3): along the first vector, beside it towards the second, and normal to both."""
-    x = first / np.linalg.norm(first)
-    y = second - (second @ x) * x
-    y /= np.linalg.norm(y)
-    return np.stack([x, y, np.cross(x, y)])

@@ -20,10 +20,11 @@ def read_molecule(name: str, geometry: str) -> ase.Atoms:
     return read_molecules(name, geometry)[-1]
 
 
-def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:
+def read_molecules(name: str, geometry: str, flag: str = "--geometry") -> list[ase.Atoms]:
     """Return the molecule of this name (``ase.build``), or all frames of a file (``FILE@0:10``: those).
 
-    Of a frame, elements, positions, masses and the total charge (``info["charge"]``) are kept.
+    Of a frame, elements, positions, masses and the total charge (``info["charge"]``) are kept. Messages have the flag
+    by which the file was given.
 
     Raises:
         UserError: there is no such name or file, or the file holds no molecules.
@@ -36,7 +37,7 @@ def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:
     try:
         frames = list(read_frames(geometry))
     except UserError as error:
-        raise UserError(f"--geometry {error}") from error
+        raise UserError(f"{flag} {error}") from error
     periodic = sum(bool(frame.pbc.any()) for _, frame in frames)
     if periodic:
         log.info(f"note: {periodic} of {len(frames)} frames are periodic; each is taken for one molecule by itself")
@@ -46,7 +47,7 @@ def read_molecules(name: str, geometry: str) -> list[ase.Atoms]:
             f"note: {len(spins)} of {len(frames)} frames state unpaired electrons ({spins[0]}); the model does not "
             "know spins"
         )
-    return [_plain(frame, f"--geometry {where}") for where, frame in frames]
+    return [_plain(frame, f"{flag} {where}") for where, frame in frames]
 
 
 def _plain(frame: ase.Atoms, where: str) -> ase.Atoms:
