@@ -6,6 +6,7 @@ The rows are read by :mod:`shared.input.npz_rows`.
 from __future__ import annotations
 
 import lzma
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -30,6 +31,9 @@ DAMAGED: tuple[type[Exception], ...] = (  # type: ignore[assignment]  # isal's s
     OSError,
     RuntimeError,
 )
+
+_PARSER = threading.Lock()
+"""NumPy reads headers with Python's parser, which in some versions fails in one thread where another one is in it."""
 
 _COLUMN_ORDER_BYTES = 1 << 26
 """Largest array in Fortran order that is taken: its rows are scattered, so it has to be loaded whole."""
@@ -125,7 +129,8 @@ class NpzFile:
             with archive.open(info) as stream:
                 version = np.lib.format.read_magic(stream)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran_order, dtype = read(stream)
+                with _PARSER:
+                    shape, fortran_order, dtype = read(stream)
                 header_bytes = stream.tell()
             with archive.open(info) as stream:
                 header = stream.read(header_bytes)

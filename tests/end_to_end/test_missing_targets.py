@@ -164,7 +164,7 @@ def test_data_without_esp_and_dipoles(data: Data, without_esp: Path, capsys: pyt
     lines = records(without_esp)
     for record in lines:
         assert (set(record["train"]), set(record["valid"])) == (known, known)
-    for name in ("energy_mae_ev", "loss"):
+    for name in ("forces_mae_ev_per_angstrom", "loss"):
         assert lines[-1]["valid"][name] < lines[0]["valid"][name]
     evaluation = evaluate(data, without_esp, "valid", plots=True)
     told = capsys.readouterr().out

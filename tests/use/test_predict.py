@@ -68,7 +68,7 @@ def test_ase_reads_the_molecules_back_with_the_calculators_values(output: Path, 
         np.testing.assert_array_equal(own.numbers, atoms.numbers)
         np.testing.assert_allclose(own.positions, atoms.positions, atol=1e-8)
         calculator.calculate(atoms)
-        assert own.get_potential_energy() == pytest.approx(calculator.results["energy"], abs=1e-7)
+        assert own.get_potential_energy() == pytest.approx(calculator.results["energy"], abs=1e-6)
         np.testing.assert_allclose(own.get_forces(), calculator.results["forces"], atol=2e-7)
         np.testing.assert_allclose(own.get_charges(), calculator.results["charges"], atol=2e-8)
         np.testing.assert_allclose(own.get_dipole_moment(), calculator.results["dipole"], atol=1e-7)
