@@ -19,7 +19,7 @@ from shared.buckets import BucketShape, EdgeShape, FrameShape
 from train.config import TrainConfig
 from train.data.batch import Batch, empty_batch
 from train.model.joint import JointModel, build_model, clean
-from train.model.members import members_shape, over_members
+from train.model.members import over_members
 from train.model.prediction import Deviations, EnsemblePrediction, Params, Prediction
 from train.step.devices import AXIS, Devices
 from train.step.losses import Counts, Losses, LossWeights, count, joint_loss, loss_weights
@@ -64,48 +64,59 @@ def build_functions(
     optimizer = build_optimizer(config, parameters.networks)
     chunks = functools.partial(chunk_size, config, devices)
     gradient = _Gradient(model, parameters, weights, chunks, config.freeze)
-    own_step = functools.partial(
+    step = functools.partial(
         _step,
         gradient=gradient,
         optimizer=optimizer,
         networks=parameters.networks,
         ema_decay=config.ema_decay,
     )
-    step_of_all = over_members(lambda own, *shared: own_step(*own, *shared), config.members, devices.platform)
+    # The steps of a dispatch, not each, are taken one member after another: a processor copies the member's arrays.
+    of_all = functools.partial(over_members, members=config.members, platform=devices.platform)
 
     def create(key_data: Array) -> tuple[TrainState]:
         params = _initial_parameters(model, jax.random.wrap_key_data(key_data))
         return (new_state(parameters.join(params), optimizer),)
 
     def take_steps(
+        own: tuple[TrainState, MetricSums],
         batch_of: Callable[[Array], Batch],
-        state: TrainState,
-        sums: MetricSums,
         first: Array,
         last: Array,
         schedule: Schedule,
     ) -> _Stepped:
         def body(i: Array, carry: _Stepped) -> _Stepped:
-            stepped: _Stepped = step_of_all(carry[:2], batch_of(i), schedule)
-            return stepped
+            return step(carry[0], carry[1], batch_of(i), schedule)
 
-        return jax.lax.fori_loop(first, last, body, (state, sums, jnp.zeros(members_shape(config.members))))
+        return jax.lax.fori_loop(first, last, body, (*own, jnp.zeros(())))
 
     def block(
         state: TrainState, sums: MetricSums, batches: Batch, first: Array, last: Array, schedule: Schedule
     ) -> _Stepped:
-        def batch_of(i: Array) -> Batch:
-            return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, i, keepdims=False), batches)
+        def steps(
+            own: tuple[TrainState, MetricSums], batches: Batch, first: Array, last: Array, schedule: Schedule
+        ) -> _Stepped:
+            def batch_of(i: Array) -> Batch:
+                return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, i, keepdims=False), batches)
 
-        return take_steps(batch_of, state, sums, first, last, schedule)
+            return take_steps(own, batch_of, first, last, schedule)
+
+        stepped: _Stepped = of_all(steps)((state, sums), batches, first, last, schedule)
+        return stepped
 
     def resident(
         state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: Array, last: Array, schedule: Schedule
     ) -> _Stepped:
-        def batch_of(i: Array) -> Batch:
-            return take_molecules(data, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
+        def steps(
+            own: tuple[TrainState, MetricSums], data: Batch, rows: Array, first: Array, last: Array, schedule: Schedule
+        ) -> _Stepped:
+            def batch_of(i: Array) -> Batch:
+                return take_molecules(data, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
 
-        return take_steps(batch_of, state, sums, first, last, schedule)
+            return take_steps(own, batch_of, first, last, schedule)
+
+        stepped: _Stepped = of_all(steps)((state, sums), data, rows, first, last, schedule)
+        return stepped
 
     def errors_of(prediction: Prediction, batch: Batch, counts: Counts) -> MetricSums:
         losses = joint_loss(prediction, batch, weights, counts)
@@ -126,7 +137,7 @@ def build_functions(
             prediction = model.apply(parameters.split(vector), batch)
             return prediction, errors_of(prediction, batch, counts)
 
-        predictions, own = over_members(of_member, config.members, devices.platform)(vectors)
+        predictions, own = of_all(of_member)(vectors)
         combined = combine_members(predictions)
         of_mean = errors_of(combined.mean, batch, counts)
         every = jax.tree.map(lambda members, mean: jnp.append(members, mean), own, of_mean)
