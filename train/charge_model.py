@@ -201,9 +201,9 @@ def _remove_older(folder: Path, written: Container[str]) -> None:
 
 
 def _require_writable(folder: Path) -> None:
-    """Make the folder, and a file in it that is removed at once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with naming(folder), tempfile.TemporaryFile(dir=folder):
+    """Write a file, which is gone at once, where the folder is or will be made; a fit that fails leaves none behind."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with naming(nearest), tempfile.TemporaryFile(dir=nearest):
         pass
 
 

@@ -1,6 +1,6 @@
 """Positions of constant charges as functions of the geometry: Gaussian kernels of the interatomic distances.
 
-S. Salehi, K. Käser, E. Boittier, M. Meuwly, arXiv 2406.00513 (kernel-based minimal distributed charges).
+E. Boittier, K. Töpfer, M. Devereux, M. Meuwly, arXiv 2406.00513 (kernel-based minimal distributed charges).
 """
 
 from __future__ import annotations

@@ -71,7 +71,6 @@ def build_functions(
         networks=parameters.networks,
         ema_decay=config.ema_decay,
     )
-    # The steps of a dispatch, not each, are taken one member after another: a processor copies the member's arrays.
     of_all = functools.partial(over_members, members=config.members, platform=devices.platform)
 
     def create(key_data: Array) -> tuple[TrainState]:
@@ -79,44 +78,38 @@ def build_functions(
         return (new_state(parameters.join(params), optimizer),)
 
     def take_steps(
-        own: tuple[TrainState, MetricSums],
         batch_of: Callable[[Array], Batch],
+        state: TrainState,
+        sums: MetricSums,
         first: Array,
         last: Array,
         schedule: Schedule,
     ) -> _Stepped:
-        def body(i: Array, carry: _Stepped) -> _Stepped:
-            return step(carry[0], carry[1], batch_of(i), schedule)
+        def of_member(own: tuple[TrainState, MetricSums]) -> _Stepped:
+            def body(i: Array, carry: _Stepped) -> _Stepped:
+                return step(carry[0], carry[1], batch_of(i), schedule)
 
-        return jax.lax.fori_loop(first, last, body, (*own, jnp.zeros(())))
+            return jax.lax.fori_loop(first, last, body, (*own, jnp.zeros(())))
+
+        # All steps of a member, not each, before the next member's: a processor copies its arrays.
+        stepped: _Stepped = of_all(of_member)((state, sums))
+        return stepped
 
     def block(
         state: TrainState, sums: MetricSums, batches: Batch, first: Array, last: Array, schedule: Schedule
     ) -> _Stepped:
-        def steps(
-            own: tuple[TrainState, MetricSums], batches: Batch, first: Array, last: Array, schedule: Schedule
-        ) -> _Stepped:
-            def batch_of(i: Array) -> Batch:
-                return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, i, keepdims=False), batches)
+        def batch_of(i: Array) -> Batch:
+            return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, i, keepdims=False), batches)
 
-            return take_steps(own, batch_of, first, last, schedule)
-
-        stepped: _Stepped = of_all(steps)((state, sums), batches, first, last, schedule)
-        return stepped
+        return take_steps(batch_of, state, sums, first, last, schedule)
 
     def resident(
         state: TrainState, sums: MetricSums, data: Batch, rows: Array, first: Array, last: Array, schedule: Schedule
     ) -> _Stepped:
-        def steps(
-            own: tuple[TrainState, MetricSums], data: Batch, rows: Array, first: Array, last: Array, schedule: Schedule
-        ) -> _Stepped:
-            def batch_of(i: Array) -> Batch:
-                return take_molecules(data, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
+        def batch_of(i: Array) -> Batch:
+            return take_molecules(data, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
 
-            return take_steps(own, batch_of, first, last, schedule)
-
-        stepped: _Stepped = of_all(steps)((state, sums), data, rows, first, last, schedule)
-        return stepped
+        return take_steps(batch_of, state, sums, first, last, schedule)
 
     def errors_of(prediction: Prediction, batch: Batch, counts: Counts) -> MetricSums:
         losses = joint_loss(prediction, batch, weights, counts)
