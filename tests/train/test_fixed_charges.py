@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import molecule
+from scipy import optimize
 from scipy.spatial.transform import Rotation
 
 from shared.elements import MASSES
@@ -21,7 +22,7 @@ from train.fixed_charges.fitting import fit_molecule
 from train.fixed_charges.frames import read_geometries
 from train.fixed_charges.geometries import thermal_geometries
 from train.fixed_charges.kernels import Surroundings, fit_kernel, with_whole_frames
-from train.fixed_charges.orbit_fit import Fitted, Target, fit_orbits, potential
+from train.fixed_charges.orbit_fit import Fitted, Target, fit_orbits, least_squares, potential
 from train.fixed_charges.pruning import Stage, choose_stage, count, first_orbits, fit_nuclear_charges, prune, rmse_of
 from train.fixed_charges.site_orbits import SiteOrbit, as_model, rounded_charges, site_orbit
 from train.fixed_charges.symmetry import Symmetry, automorphism_generators, choose_frame, point_group, symmetry_of
@@ -450,3 +451,23 @@ def test_frames_and_their_esp_are_read_from_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "none.npz", vdw_surface=grid, esp=esp)
     with pytest.raises(UserError, match=r"none\.npz: no geometries"):
         read_geometries(str(tmp_path / "none.npz"), 6, 0)
+
+
+def test_least_squares_are_those_of_scipy() -> None:
+    """A decay, whose rate would be beyond its limit, and a wave."""
+    times, wanted = np.linspace(0.0, 3.0, 200), np.array([1.0, 2.5, 0.7, 3.0])
+    limits = np.array([np.inf, 2.0, np.inf, 5.0])
+
+    def model(values: np.ndarray) -> np.ndarray:
+        return np.asarray(values[0] * np.exp(-values[1] * times) + values[2] * np.sin(values[3] * times))
+
+    def evaluate(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        decay, phase = np.exp(-values[1] * times), values[3] * times
+        slopes = [decay, -values[0] * times * decay, np.sin(phase), values[2] * times * np.cos(phase)]
+        return model(values) - model(wanted), np.stack(slopes, axis=1)
+
+    start = np.array([0.5, 1.0, 0.3, 2.7])
+    expected = optimize.least_squares(lambda values: evaluate(values)[0], start, bounds=(-limits, limits), xtol=1e-12)
+    found = least_squares(evaluate, start, limits, 50)
+    np.testing.assert_allclose(found, expected.x, rtol=1e-2)
+    assert found[1] == limits[1]
