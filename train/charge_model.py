@@ -69,6 +69,9 @@ class ChargeModelConfig:
     statistics: Literal["quantum", "classical"] = "quantum"
     """Spread of the normal modes: that of quantum oscillators (with zero-point motion), or kT in each."""
 
+    md_ps: NonNegative = 0.0
+    """Length of a trajectory at the temperature, ps, that geometries are taken from instead of normal modes."""
+
     seed: Seed = 0
     """Seed of the geometries."""
 
@@ -109,20 +112,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = [name for name in (asked.molecule, asked.geometry, asked.frames) if name]
     if len(given) != 1:
         raise UserError("--molecule NAME, --geometry FILE or --frames FILE: give one of the three")
+    if asked.frames and asked.md_ps:
+        raise UserError(f"--md-ps {asked.md_ps:g}: the geometries are those of --frames; leave out one of the two")
     # JAX takes seconds, and --help or a wrong flag should not.
     start_jax()
     import numpy as np
 
-    from shared.drawing import save_picture
     from shared.input.ase_files import split_index
-    from shared.normal_modes import normal_modes
-    from shared.sealed import write_sealed
-    from train.fixed_charges.charge_errors import describe, describe_stages, draw_errors
+    from train.fixed_charges.charge_errors import describe, describe_stages
     from train.fixed_charges.charge_model import at_nuclei
     from train.fixed_charges.files import describe_departures, kernel_files, read_parameters, simulation_files
     from train.fixed_charges.fitting import fit_molecule
     from train.fixed_charges.frames import read_geometries
-    from train.fixed_charges.geometries import thermal_geometries
     from train.fixed_charges.hessian_terms import describe_terms, fitted_terms
     from train.fixed_charges.symmetry import symmetry_of
     from train.fixed_charges.topology import rigid_constraints
@@ -150,19 +151,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     lennard_jones, bonded = read_parameters(bare, residue, asked.lennard_jones or None, asked.bonded or None)
     _require_writable(folder)
     hessian = calculator.predictor.derivatives(atoms).hessian
-    notes = []
-    lowest = normal_modes(atoms.positions, atoms.get_masses(), hessian).wavenumbers.min(initial=0.0)
-    if lowest < -_SADDLE:
-        notes.append(f"note: the relaxed geometry is no minimum ({-lowest:.0f}i/cm); begin with another (--geometry)")
+    notes = _saddle(atoms, hessian)
     if bonded is None and rigid_constraints(bare) is None:
         bonded = fitted_terms(bare, hessian)
         notes.append(f"note: {describe_terms(bare, bonded, hessian)}")
     if lennard_jones is None:
         notes.append("note: without --lennard-jones nothing keeps molecules apart")
-    if frames:
-        geometries = frames.geometries
-    else:
-        geometries = thermal_geometries(atoms, hessian, asked.samples, asked.temperature, asked.statistics, asked.seed)
+    geometries = frames.geometries if frames else _geometries(asked, atoms, hessian)
     predictions = calculator.predictor.predict([_at(atoms, positions) for positions in geometries])
     found = fit_molecule(
         symmetry,
@@ -178,16 +173,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         compared=compared,
         seed=asked.seed,
     )
-    written = simulation_files(found.model, residue, lennard_jones, bonded)
-    if found.kernel_model:
-        written |= {f"kernel/{file}": text for file, text in kernel_files(found.kernel_model, residue).items()}
     for text in (describe_stages(found.stages, found.chosen), describe(found.errors), *notes):
         log.info(text)
     log.info(describe_departures(found.model, found.kernel_model, geometries))
+    texts = simulation_files(found.model, residue, lennard_jones, bonded)
+    if found.kernel_model:
+        texts |= {f"kernel/{file}": text for file, text in kernel_files(found.kernel_model, residue).items()}
+    _write(folder, texts, asked, name, found)
+
+
+def _saddle(atoms: ase.Atoms, hessian: np.ndarray) -> list[str]:
+    """Return a note if the geometry is no minimum."""
+    from shared.normal_modes import normal_modes
+
+    lowest = normal_modes(atoms.positions, atoms.get_masses(), hessian).wavenumbers.min(initial=0.0)
+    if lowest >= -_SADDLE:
+        return []
+    return [f"note: the relaxed geometry is no minimum ({-lowest:.0f}i/cm); begin with another (--geometry)"]
+
+
+def _geometries(asked: ChargeModelConfig, atoms: ase.Atoms, hessian: np.ndarray) -> np.ndarray:
+    from train.fixed_charges.geometries import thermal_geometries, thermal_trajectory
+
+    if asked.md_ps:
+        return thermal_trajectory(atoms, asked.md_ps, asked.samples, asked.temperature, asked.seed)
+    return thermal_geometries(atoms, hessian, asked.samples, asked.temperature, asked.statistics, asked.seed)
+
+
+def _write(folder: Path, texts: dict[str, str], asked: ChargeModelConfig, name: str, found: FittedCharges) -> None:
+    from shared.drawing import save_picture
+    from shared.sealed import write_sealed
+    from train.fixed_charges.charge_errors import draw_errors
+
     (folder / "kernel" if found.kernel_model else folder).mkdir(parents=True, exist_ok=True)
-    for file, text in written.items():
+    for file, text in texts.items():
         write_atomically(folder / file, text.encode())
-    _remove_older(folder, written)
+    _remove_older(folder, texts)
     save_picture(folder / "charge-model.png", lambda: draw_errors(name, found.errors, found.stages, found.chosen))
     write_sealed(folder / "charge-model.json", _record(asked, name, found))
     log.info(f"{len(found.model.charges)} charges of {name}, errors and picture in {folder}")

@@ -45,6 +45,9 @@ class LearningCurveConfig(RunsConfig):
     halvings: int = 3
     """How often the training split is halved."""
 
+    first_halving: int = 0
+    """Halvings of the largest subset; 1 leaves out the whole split, whose runs may be there already."""
+
 
 def preprocess(config: LearningCurveConfig, size: int, seed: int) -> str:
     """Shards of a subset; returns their folder."""
@@ -102,7 +105,7 @@ def main() -> None:
     with np.load(config.train_efd, allow_pickle=False) as content:
         whole = len(content["N"])
     runs: dict[int, list[Run]] = {}
-    for halving in reversed(range(config.halvings + 1)):
+    for halving in reversed(range(config.first_halving, config.halvings + 1)):
         size = whole >> halving
         for seed in config.seeds:
             longer = whole / size

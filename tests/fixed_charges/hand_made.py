@@ -48,11 +48,13 @@ def propane() -> ChargeModel:
 
 
 def with_kernel(model: ChargeModel, width: float = 1.0, seed: int = 1) -> ChargeModel:
-    """The model with a kernel at 12 geometries that shifts its sites by a few hundredths of an Å."""
+    """The model with a kernel at 12 geometries that shifts its sites a few hundredths of an Å, also beside lines."""
     rng = np.random.default_rng(seed)
     geometries = model.positions + rng.normal(scale=0.05, size=(12, *model.positions.shape))
     coefficients = rng.normal(scale=0.02, size=(12, len(model.charges), 3))
-    kernel = Kernel(pair_distances(geometries), width, coefficients)
+    line = np.linalg.matrix_rank(model.positions - model.positions[0], tol=1e-6) == 1 and len(model.positions) == 3
+    thirds = tuple(3 - sum(frame) if line and len(frame) == 2 else None for frame in model.frames)
+    kernel = Kernel(pair_distances(geometries), width, coefficients, thirds)
     return ChargeModel(**{**vars(model), "kernel": kernel})
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,9 @@ from openmm import app, unit
 from shared.errors import UserError
 from tests.fixed_charges import hand_made
 from tests.fixed_charges.readers import Itp
+from train.fixed_charges.charge_model import ChargeModel, at_nuclei
 from train.fixed_charges.gromacs_files import gromacs_itp, largest_departure
-from train.fixed_charges.parameters import Angle, Bond, BondedTerms, LennardJones
+from train.fixed_charges.parameters import Angle, Bond, Bonded, BondedTerms, LennardJones
 
 MODELS = {"H2O": hand_made.water(), "CO2": hand_made.carbon_dioxide(), "C3H8": hand_made.propane()}
 GRID = np.random.default_rng(3).uniform(4.0, 6.0, (20, 3))
@@ -108,3 +112,76 @@ def test_constraints_are_those_of_a_rigid_molecule() -> None:
     assert len(rows) == 3
     with pytest.raises(UserError, match="do not keep it rigid"):
         gromacs_itp(MODELS["C3H8"], "MOL", bonded="rigid")
+
+
+RUN = """
+integrator = md
+continuation = yes
+nsteps = 0
+nstxout = 1
+nstfout = 1
+nstenergy = 1
+verlet-buffer-tolerance = -1
+rlist = 4.9
+rcoulomb = 4.8
+rvdw = 4.8
+coulombtype = cut-off
+epsilon-rf = 1
+"""
+"""One step; the potential is shifted to zero at the cutoff, of which neutral molecules see nothing."""
+
+
+def gromacs(folder: Path, program: str, *words: str, typed: str = "") -> str:
+    command = ["gmx_d", "-nobackup", "-quiet", program, *words]
+    done = subprocess.run(command, cwd=folder, input=typed, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("gmx_d") is None, reason="GROMACS in double precision (gmx_d) is not installed here")
+@pytest.mark.parametrize(
+    ("model", "bonded"),
+    [
+        (MODELS["H2O"], "rigid"),
+        (MODELS["CO2"], BondedTerms((Bond(0, 1, 0.118, 4e5), Bond(0, 2, 0.118, 4e5)), (Angle(1, 0, 2, 180.0, 300.0),))),
+        (MODELS["C3H8"], None),
+        (at_nuclei(np.array([18]), np.zeros((1, 3)), np.zeros((0, 2), np.int64), 0), None),
+    ],
+    ids=["H2O", "CO2", "C3H8", "Ar"],
+)
+def test_gromacs_itself_finds_the_same(tmp_path: Path, model: ChargeModel, bonded: Bonded) -> None:
+    """The Coulomb energy of two molecules, where their sites are, and what these pass on to the atoms."""
+    text = gromacs_itp(model, "MOL", bonded=bonded)
+    molecule_type = Itp(text)
+    topology = f"[ defaults ]\n1 2 no 1.0 1.0\n\n{text}\n[ system ]\ntwo\n\n[ molecules ]\nMOL 2\n"
+    molecules = np.array([model.positions, model.positions + np.array([3.0, 1.0, 0.5])])
+    # Sites begin beside their places.
+    n, particles = len(model.positions), len(molecule_type.sections["atoms"])
+    begin = np.concatenate([molecules, np.repeat(molecules[:, :1] + 0.5, particles - n, axis=1)], axis=1).reshape(-1, 3)
+    lines = [
+        f"{row // particles + 1:5d}MOL  {'X':>5}{row + 1:5d}" + "".join(f"{value:17.12f}" for value in place)
+        for row, place in enumerate(0.1 * begin + 5.0)
+    ]
+    (tmp_path / "two.gro").write_text("\n".join(["two", str(len(lines)), *lines, "10.0 10.0 10.0"]) + "\n")
+    (tmp_path / "two.top").write_text(topology)
+    (tmp_path / "two.mdp").write_text(RUN)
+    # Names of atoms differ from the topology's: one warning.
+    gromacs(tmp_path, "grompp", *["-f", "two.mdp", "-c", "two.gro", "-p", "two.top", "-o", "two.tpr", "-maxwarn", "1"])
+    gromacs(tmp_path, "mdrun", "-deffnm", "two", "-nt", "1")
+    gromacs(tmp_path, "energy", *["-f", "two.edr", "-o", "two.xvg", "-dp"], typed="Coulomb-(SR)\n\n")
+    dumped = gromacs(tmp_path, "dump", "-f", "two.trr")
+
+    def energy(positions: np.ndarray) -> float:
+        first, second = (molecule_type.positions(one) for one in positions)
+        apart = np.linalg.norm(first[:, None] - second, axis=-1)
+        return float(1389.35457644382 * (molecule_type.charges[:, None] * molecule_type.charges / apart).sum())
+
+    found = float((tmp_path / "two.xvg").read_text().split()[-1])
+    assert found == pytest.approx(energy(molecules), rel=1e-9, abs=1e-9)
+    vectors = re.findall(r"\{(.*?)\}", dumped.split(" x (", 1)[1])
+    x, f = np.array([[float(value) for value in row.split(",")] for row in vectors]).reshape(2, 2, particles, 3)
+    np.testing.assert_allclose(x, 0.1 * np.stack([*map(molecule_type.positions, molecules)]) + 5.0, atol=1e-5)
+    if bonded is None:
+        steps = 1e-5 * np.eye(molecules.size).reshape(-1, *molecules.shape)
+        slopes = [(energy(molecules + step) - energy(molecules - step)) / 2e-5 for step in steps]
+        np.testing.assert_allclose(f[:, :n], -10.0 * np.array(slopes).reshape(molecules.shape), rtol=1e-4, atol=1e-2)

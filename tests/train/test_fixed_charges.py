@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
+from ase.calculators.calculator import Calculator
 from scipy import optimize
 from scipy.spatial.transform import Rotation
 
@@ -20,7 +24,7 @@ from train.fixed_charges.charge_errors import Charges, measure
 from train.fixed_charges.charge_model import ChargeModel, Kernel, charge_model_from_json, pair_distances
 from train.fixed_charges.fitting import fit_molecule
 from train.fixed_charges.frames import read_geometries
-from train.fixed_charges.geometries import thermal_geometries
+from train.fixed_charges.geometries import thermal_geometries, thermal_trajectory
 from train.fixed_charges.kernels import Surroundings, fit_kernel, with_whole_frames
 from train.fixed_charges.orbit_fit import Fitted, Target, fit_orbits, least_squares, potential
 from train.fixed_charges.pruning import Stage, choose_stage, count, first_orbits, fit_nuclear_charges, prune, rmse_of
@@ -161,7 +165,11 @@ def test_frames_are_of_bonded_atoms_and_never_near_a_line() -> None:
 def with_a_kernel(model: ChargeModel, seed: int = 1) -> ChargeModel:
     random = np.random.default_rng(seed)
     known = pair_distances(model.positions + 0.05 * random.normal(size=(5, *model.positions.shape)))
-    return replace(model, kernel=Kernel(known, 0.3, 0.1 * random.normal(size=(5, len(model.charges), 3))))
+    thirds = tuple(
+        next(iter({*range(len(model.positions))} - {*frame}), None) if len(frame) == 2 else None
+        for frame in model.frames
+    )
+    return replace(model, kernel=Kernel(known, 0.3, 0.1 * random.normal(size=(5, len(model.charges), 3)), thirds))
 
 
 @pytest.mark.parametrize("name", ["CH3OH", "CO2", "H"])
@@ -196,11 +204,11 @@ def test_the_esp_turns_with_the_molecule_and_does_not_know_equivalent_atoms_apar
     geometries = shaken(found, 6)
     target = target_of(with_a_kernel(as_model(found, orbits, 0)), geometries)
     whole = as_model(found, with_whole_frames(orbits, found, geometries), 0)
-    kernel = fit_kernel(whole, found, [Surroundings(*one) for one in zip(*target, strict=True)])
-    assert kernel
+    with_kernels = fit_kernel(whole, found, [Surroundings(*one) for one in zip(*target, strict=True)])
+    assert with_kernels
     (geometry,) = shaken(found, 1, seed=5)
     points = points_around(geometry[None])[0]
-    for model in (as_model(found, orbits, 0), replace(whole, kernel=kernel)):
+    for model in (as_model(found, orbits, 0), with_kernels):
         expected = potential(model.charges, model.sites(geometry), points)
         turn = Rotation.random(random_state=0).as_matrix()
         turned = potential(model.charges, model.sites(geometry @ turn.T + 3.0), points @ turn.T + 3.0)
@@ -325,15 +333,42 @@ def test_kernels_follow_sites_that_move_with_the_geometry() -> None:
     around = [
         Surroundings(*one) for one in zip(geometries, points, potential(model.charges, sites, points), strict=True)
     ]
-    kernel = fit_kernel(model, water, around[:40])
-    assert kernel
+    found = fit_kernel(model, water, around[:40])
+    assert found
+    assert mean_error(found, around[40:]) < 0.2 * mean_error(model, around[40:])
 
-    def error(one: ChargeModel) -> float:
-        return float(
-            np.mean([np.std(potential(one.charges, one.sites(at.geometry), at.points) - at.esp) for at in around[40:]])
-        )
 
-    assert error(replace(model, kernel=kernel)) < 0.2 * error(model)
+def test_kernels_follow_a_bend_away_from_the_line() -> None:
+    """Charges between the atoms of CO2 that stay behind where it bends, on the chord."""
+    found = symmetry("CO2")
+    orbits = [
+        site_orbit(found, (0, 1), 1, 0.4, np.array([0.6, 0.0, 0.0])),
+        site_orbit(found, (1,), 0, -0.4, np.zeros(3)),
+    ]
+    model = as_model(found, orbits, 0)
+    geometries = shaken(found, 50, size=0.1)
+    sites = model.sites(geometries)
+    for place, (first, second, *_) in enumerate(model.frames):
+        chord = geometries[:, second] - geometries[:, 3 - second]
+        sites[:, place] += 0.3 * (chord - 2.0 * (geometries[:, second] - geometries[:, first]))
+        if place == 1:
+            break
+    points = points_around(geometries)
+    esp = potential(model.charges, sites, points)
+    around = [Surroundings(*one) for one in zip(geometries, points, esp, strict=True)]
+    whole = as_model(found, with_whole_frames(orbits, found, geometries), 0)
+    bent = fit_kernel(whole, found, around[:40])
+    assert bent
+    assert mean_error(bent, around[40:]) < 0.1 * mean_error(model, around[40:])
+    # On a line nothing moves beside it.
+    line = found.positions
+    beside = np.cross(bent.sites(line) - line[0], line[1] - line[0])
+    np.testing.assert_allclose(beside, 0.0, atol=1e-9)
+
+
+def mean_error(model: ChargeModel, around: Sequence[Surroundings]) -> float:
+    errors = [potential(model.charges, model.sites(one.geometry), one.points) - one.esp for one in around]
+    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def test_errors_are_those_of_sums() -> None:
@@ -371,6 +406,41 @@ def test_thermal_geometries_have_the_spread_of_their_modes() -> None:
     assert lengths.mean() == pytest.approx(pair_distances(atoms.positions)[0], abs=2e-3)
     assert lengths.var() == pytest.approx(8.617333e-5 * 300.0 / stiffness, rel=0.06)
     np.testing.assert_array_equal(found[:5], thermal_geometries(atoms, hessian, 4000, 300.0, "classical", 0)[:5])
+
+
+class Spring(Calculator):
+    """A harmonic bond between two atoms, 20 eV/Å²."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
+    length = 1.1
+
+    def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = ()) -> None:
+        super().calculate(atoms, properties, system_changes)
+        arm = atoms.positions[1] - atoms.positions[0]
+        stretch = np.linalg.norm(arm) - self.length
+        pull = 20.0 * stretch * arm / np.linalg.norm(arm)
+        self.results = {"energy": 10.0 * stretch**2, "forces": np.array([pull, -pull])}
+
+
+def test_a_trajectory_has_the_spread_of_its_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """⟨x²⟩ = kT/k, as of normal modes; which geometries come first is left to chance."""
+    monkeypatch.setattr("train.fixed_charges.geometries._FRICTION_PER_FS", 0.1)
+    monkeypatch.setattr("train.fixed_charges.geometries._FIRST_PS", 0.05)
+    atoms = Atoms("N2", [[0, 0, 0], [0, 0, Spring.length]], calculator=Spring())
+    found = thermal_trajectory(atoms, 1.5, 300, 300.0, 0)
+    lengths = pair_distances(found)[:, 0]
+    assert lengths.mean() == pytest.approx(Spring.length, abs=0.01)
+    assert lengths.var() == pytest.approx(8.617333e-5 * 300.0 / 20.0, rel=0.3)
+    # The molecule has drifted, and the order is not that of time.
+    places = found.mean(axis=1)
+    assert np.abs(np.corrcoef(places[:-1, 0], places[1:, 0])[0, 1]) < 0.2
+    assert np.linalg.norm(places, axis=1).max() > 0.1
+    first, again = (thermal_trajectory(atoms, 0.02, 5, 300.0, 1) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    with pytest.raises(UserError, match=r"--md-ps 0\.001: 2 steps of 0\.5 fs are fewer than --samples 3"):
+        thermal_trajectory(atoms, 0.001, 3, 300.0, 0)
+    with pytest.raises(UserError, match=r"--temperature 100000 the molecule falls apart"):
+        thermal_trajectory(atoms, 0.1, 5, 1e5, 0)
 
 
 MOL2 = """@<TRIPOS>MOLECULE

@@ -105,6 +105,7 @@ def test_frames_of_two_molecules_and_too_few_are_refused(run_folder: Path, tmp_p
         ([], "give one of the three"),
         (["--frames", "none.xyz"], r"--frames none\.xyz: no such file"),
         (["--molecule", "CH4", "--geometry", "mine.xyz"], "give one of the three"),
+        (["--frames", "mine.xyz", "--md-ps", "5"], r"--md-ps 5: the geometries are those of --frames"),
         (["--molecule", "unobtainium"], "ASE does not know it"),
         (["--molecule", "CH4", "--charge", "0.5"], "sum to an integer"),
         (["--molecule", "CH4", "--compare", "none.csv"], r"--compare none\.csv: No such file"),

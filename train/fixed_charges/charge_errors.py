@@ -121,7 +121,7 @@ def describe(errors: Sequence[ChargeErrors]) -> str:
     return "\n".join(lines)
 
 
-def describe_stages(stages: Sequence[Stage], chosen: Stage) -> str:
+def describe_stages(stages: Sequence[Stage], chosen: Stage | None = None) -> str:
     """Return a table of the error against the number of charges."""
     lines = ["charges   ESP RMSE, kcal/mol/e   held-out geometries"]
     for stage in stages:

@@ -19,11 +19,16 @@ Frame = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Kernel:
-    """Shifts of the sites with the geometry: Σ_m c_m exp(-|d - d_m|²/(2 σ²)) in each site's local coordinates."""
+    """Shifts of the sites with the geometry: Σ_m c_m exp(-|d - d_m|²/(2 σ²)) in each site's local coordinates.
+
+    Near a line no plane is defined, but how far it is left is: of a site in a frame of two atoms a, b, y is the part of
+    the unit vector from a to a third atom that is normal to x, as long as the sine of the angle.
+    """
 
     distances: np.ndarray  # (M, P) Å, of the pairs i < j of atoms in M geometries
     width: float  # σ, Å
     coefficients: np.ndarray  # (M, K, 3) Å
+    thirds: tuple[int | None, ...]  # of each site, the third atom; None where y is that of the frame, or zero
 
     def shifts(self, distances: np.ndarray) -> np.ndarray:
         """Return the shifts (..., K, 3) in Å at distances (..., P) in Å."""
@@ -52,12 +57,19 @@ class ChargeModel:
 
     def sites(self, positions: np.ndarray) -> np.ndarray:
         """Return the positions (..., K, 3) of the charges in Å, at a geometry (..., N, 3) in Å."""
-        local = np.broadcast_to(self._local(positions), (*positions.shape[:-2], *self.local.shape))
-        sites = [
-            positions[..., frame[0], :] + np.einsum("...i,...ix->...x", local[..., k, :], frame_axes(positions, frame))
-            for k, frame in enumerate(self.frames)
-        ]
-        return np.stack(sites, axis=-2)
+        origins = positions[..., [frame[0] for frame in self.frames], :]
+        local = np.broadcast_to(self._local(positions), origins.shape)
+        return np.asarray(origins + np.einsum("...ki,...kix->...kx", local, self.axes(positions)))
+
+    def axes(self, positions: np.ndarray) -> np.ndarray:
+        """Return each site's axes (..., K, 3, 3) x, y, z as rows, at a geometry (..., N, 3); zero where not defined."""
+        axes = np.stack([frame_axes(positions, frame) for frame in self.frames], axis=-3)
+        for k, (frame, third) in enumerate(zip(self.frames, self._thirds(), strict=True)):
+            if third is not None:
+                arm = _unit(positions[..., third, :] - positions[..., frame[0], :])
+                x = axes[..., k, 0, :]
+                axes[..., k, 1, :] = arm - (arm * x).sum(axis=-1, keepdims=True) * x
+        return axes
 
     def site_derivatives(self, positions: np.ndarray) -> np.ndarray:
         """Return d site/d atom (K, 3, N, 3) at a geometry (N, 3) in Å.
@@ -66,12 +78,16 @@ class ChargeModel:
         """
         local = self._local(positions)
         found = np.zeros((len(self.frames), 3, *positions.shape))
-        for k, frame in enumerate(self.frames):
+        for k, (frame, third) in enumerate(zip(self.frames, self._thirds(), strict=True)):
             found[k, :, frame[0]] += np.eye(3)
             for atom, slopes in zip(frame, _axes_derivatives(positions, frame), strict=True):
                 found[k, :, atom] += np.einsum("i,ixy->xy", local[k], slopes)
+            if third is not None:
+                atoms = (*frame, third)
+                for atom, slope in zip(atoms, _bend_derivatives(positions, atoms), strict=True):
+                    found[k, :, atom] += local[k, 1] * slope
         if self.kernel is not None:
-            axes = np.stack([frame_axes(positions, frame) for frame in self.frames])
+            axes = self.axes(positions)
             first, second = np.triu_indices(len(positions), 1)
             units = _unit(positions[first] - positions[second])
             by_pair = np.einsum("kix,kip->kxp", axes, self.kernel.derivatives(pair_distances(positions)))
@@ -84,6 +100,9 @@ class ChargeModel:
     def _local(self, positions: np.ndarray) -> np.ndarray:
         """Return local positions ([...,] K, 3) in Å, which with kernels depend on the geometry."""
         return self.local if self.kernel is None else self.local + self.kernel.shifts(pair_distances(positions))
+
+    def _thirds(self) -> tuple[int | None, ...]:
+        return (None,) * len(self.frames) if self.kernel is None else self.kernel.thirds
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -102,6 +121,7 @@ class ChargeModel:
                 "width_angstrom": self.kernel.width,
                 "distances_angstrom": self.kernel.distances.tolist(),
                 "coefficients_angstrom": self.kernel.coefficients.tolist(),
+                "thirds": list(self.kernel.thirds),
             }
         return record
 
@@ -134,6 +154,7 @@ def charge_model_from_json(record: dict[str, Any]) -> ChargeModel:
             np.array(kernel["distances_angstrom"], np.float64),
             float(kernel["width_angstrom"]),
             np.array(kernel["coefficients_angstrom"], np.float64),
+            tuple(kernel.get("thirds", [None] * len(sites))),
         ),
     )
 
@@ -171,6 +192,16 @@ def _axes_derivatives(positions: np.ndarray, frame: Frame) -> list[np.ndarray]:
     d_third[2] = of_unit @ _cross_matrix(axes[0])
     for one in (d_second, d_third):
         one[1] = _cross_matrix(axes[2]) @ one[0] - _cross_matrix(axes[0]) @ one[2]
+    return [-d_second - d_third, d_second, d_third]
+
+
+def _bend_derivatives(positions: np.ndarray, atoms: tuple[int, ...]) -> list[np.ndarray]:
+    """Return the derivatives (3, 3) of y of a site with a third atom, with respect to a, b and that atom."""
+    a, b, third = (positions[atom] for atom in atoms)
+    x, arm = _unit(b - a), _unit(third - a)
+    d_x, d_arm = _unit_derivative(b - a), _unit_derivative(third - a)
+    d_second = -np.outer(x, arm @ d_x) - (arm @ x) * d_x
+    d_third = d_arm - np.outer(x, x @ d_arm)
     return [-d_second - d_third, d_second, d_third]
 
 

@@ -88,7 +88,8 @@ def charmm_rtf(model: ChargeModel, residue: str) -> str:
         f"MASS -1 {name:<6} {MASSES[number]:10.5f}"
         for name, number in zip(names, model.atomic_numbers.tolist(), strict=True)
     ]
-    lines += ["", f"RESI {residue} 0.00", "GROUP", *(f"ATOM {name:<6} {name:<6} 0.00" for name in names)]
+    lines += ["", "AUTOGENERATE ANGLES DIHEDRALS", ""]
+    lines += [f"RESI {residue} 0.00", "GROUP", *(f"ATOM {name:<6} {name:<6} 0.00" for name in names)]
     lines += [f"BOND {names[first]} {names[second]}" for first, second in model.bonds.tolist()]
     return "\n".join([*lines, "PATCHING FIRST NONE LAST NONE", "", "END"]) + "\n"
 

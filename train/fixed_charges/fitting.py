@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
+from shared.errors import UserError
+from shared.log import log
 from shared.shells import Shells
-from train.fixed_charges.charge_errors import ChargeErrors, Charges, measure
+from train.fixed_charges.charge_errors import ChargeErrors, Charges, describe_stages, measure
 from train.fixed_charges.charge_model import ChargeModel
 from train.fixed_charges.geometries import equal_points
 from train.fixed_charges.kernels import Surroundings, fit_kernel, with_whole_frames
@@ -79,7 +81,12 @@ def fit_molecule(
     start = first_orbits(symmetry, geometries[fit], charges[fit], sites[fit])
     with tqdm(desc="fit", unit="fit", leave=False, disable=None) as bar:
         stages = prune(start, symmetry, fitted, held_out, total_charge, lambda _: bar.update())
-    chosen = choose_stage(stages, max_charges, budget)
+    try:
+        chosen = choose_stage(stages, max_charges, budget)
+    except UserError:
+        # What took minutes says which number or budget to ask for.
+        log.info(describe_stages(stages))
+        raise
     orbits = fit_orbits(chosen.orbits, fitted, numbers, total_charge).orbits
     if rmse_of(orbits, held_out) > chosen.held_out_rmse:
         # More steps may fit to these geometries alone, and leave the budget.
@@ -88,8 +95,7 @@ def fit_molecule(
     if kernels:
         whole = as_model(symmetry, with_whole_frames(orbits, symmetry, geometries[fit]), total_charge)
         around = [Surroundings(*one) for one in zip(geometries[fit], points[fit], esp[fit], strict=True)]
-        kernel = fit_kernel(whole, symmetry, around)
-        kernel_model = replace(whole, kernel=kernel) if kernel else None
+        kernel_model = fit_kernel(whole, symmetry, around)
     nuclei = as_model(symmetry, fit_nuclear_charges(symmetry, fitted, total_charge), total_charge)
     measured = geometries[rest]
     network = Charges("network", values[rest], places[rest])

@@ -64,9 +64,10 @@ def gromacs_itp(
             alpha, beta, gamma = coefficients_3out(model, k)
             gamma /= ANGSTROM_IN_NM
             lines.append(f"{number:5d} {_numbers(model, k)} 4 {alpha:18.12f} {beta:18.12f} {gamma:18.12f}")
-    lines += ["", "[ exclusions ]", "; all pairs of the molecule"]
-    everything = range(1, len(particles) + 1)
-    lines += [" ".join(map(str, [first, *everything[first:]])) for first in everything[:-1]]
+    if len(particles) > 1:
+        lines += ["", "[ exclusions ]", "; all pairs of the molecule"]
+        everything = range(1, len(particles) + 1)
+        lines += [" ".join(map(str, [first, *everything[first:]])) for first in everything[:-1]]
     return "\n".join(lines) + "\n"
 
 
@@ -106,6 +107,10 @@ def _bonded_lines(model: ChargeModel, residue: str, bonded: Bonded) -> list[str]
     elif bonded == "rigid":
         lines += ["", "[ constraints ]", "; i  j  type  distance(nm); angles among them: constraint-algorithm = shake"]
         lines += [f"{i + 1:5d} {j + 1:5d} 1 {distance:.10f}" for i, j, distance in required_constraints(model, residue)]
+    elif len(model.bonds):
+        # GROMACS takes exclusions after bonds alone.
+        lines += ["", "[ bonds ]", "; i  j  connected, without an interaction"]
+        lines += [f"{i + 1:5d} {j + 1:5d} 5" for i, j in model.bonds.tolist()]
     return lines
 
 

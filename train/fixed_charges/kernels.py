@@ -12,23 +12,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.fixed_charges.charge_model import ChargeModel, Kernel, frame_axes, pair_distances
-from train.fixed_charges.orbit_fit import COULOMB, least_squares, potential
-from train.fixed_charges.site_orbits import SiteOrbit, site_orbit
+from train.fixed_charges.charge_model import ChargeModel, Frame, Kernel, pair_distances
+from train.fixed_charges.orbit_fit import COULOMB, potential
+from train.fixed_charges.site_orbits import DECIMALS, SiteOrbit, site_orbit
 from train.fixed_charges.symmetry import Operation, Symmetry, choose_frame, group_of
 
-_PENALTIES = (3.0, 1.0, 0.3, 0.1)
-"""kcal/mol/e for each Å by which a charge of a single geometry is shifted; each begins where the one before ended."""
-
-_WIDTHS = (1.0, 2.0, 4.0, 8.0)
+_WIDTHS = (2.0, 4.0, 8.0)
 """Widths of the kernels, of the median distance of two geometries."""
 
-_RIDGES = (1e-4, 1e-2, 1e-1)
-_FARTHEST = 0.2
-"""Largest shift along an axis of a frame, Å."""
+_RIDGES = (1.0, 0.1, 0.01)
+"""(kcal/mol/e)²: penalty on a function's squared norm in Å², beside each geometry's mean square error."""
 
-_STEPS = 10
-"""Evaluations of the fit to a single geometry."""
+_STEPS, _MOST_STEPS = 3, 8
+"""Gauss-Newton steps while width and ridge are chosen, and of the last fit."""
+
+_CONVERGED = 1e-3
+_MOST_COEFFICIENTS = 6_000
+"""Coefficients that are solved for at once: of large molecules fewer geometries are fitted to."""
 
 _MOST_PERMUTATIONS = 48
 
@@ -61,56 +61,163 @@ def with_whole_frames(orbits: Sequence[SiteOrbit], symmetry: Symmetry, geometrie
     return found
 
 
-def fit_kernel(model: ChargeModel, symmetry: Symmetry, fitted: Sequence[Surroundings]) -> Kernel | None:
-    """Fit shifts of the charges to the ESP of each geometry, and kernels to the shifts; None if nothing can shift.
+def fit_kernel(model: ChargeModel, symmetry: Symmetry, fitted: Sequence[Surroundings]) -> ChargeModel | None:
+    """Fit kernels, and what is constant of the shifts, to the ESP around the geometries; None if nothing can shift.
 
-    Penalty, width and ridge are those of the least ESP error on the last quarter of the geometries, which then join.
+    Kernel ridge regression whose target is the ESP: shifts of charges that nearly coincide are not defined by the ESP
+    of one geometry, and would be no smooth functions. Width and ridge are those of the least ESP error on the last
+    quarter of the geometries, which then join.
 
     Args:
         model: in frames of :func:`with_whole_frames`.
         symmetry: of the molecule.
         fitted: the ESP around each geometry.
     """
-    geometries = np.stack([one.geometry for one in fitted])
-    distances = pair_distances(geometries)
-    apart = np.linalg.norm(distances[:, None] - distances, axis=-1)[np.triu_indices(len(fitted), 1)]
-    kept = max(1, len(fitted) * 3 // 4)
-    if max(map(len, model.frames)) < 2 or not len(apart) or np.median(apart) == 0.0:
+    thirds = _thirds(model, symmetry)
+    free = np.array([_free(frame, third) for frame, third in zip(model.frames, thirds, strict=True)]).ravel()
+    if not free.any():
         return None
+    fitted = fitted[: max(2, _MOST_COEFFICIENTS // int(free.sum()))]
+    distances = pair_distances(np.stack([one.geometry for one in fitted]))
+    apart = np.linalg.norm(distances[:, None] - distances, axis=-1)[np.triu_indices(len(fitted), 1)]
+    if not len(apart) or np.median(apart) == 0.0:
+        return None
+    nothing = Kernel(np.zeros((0, distances.shape[1])), 1.0, np.zeros((0, *model.local.shape)), thirds)
+    model = replace(model, kernel=nothing)
     permutations = _permutations(model, symmetry)
-    best: tuple[float, float, np.ndarray] | None = None
-    least = np.inf
-    shifts = np.zeros((len(fitted), len(model.charges), 3))
-    for penalty in _PENALTIES:
-        shifts = np.stack([_shifts(model, one, penalty, start) for one, start in zip(fitted, shifts, strict=True)])
-        known = _with_images(distances[:kept], shifts[:kept], permutations)
-        for width, ridge in itertools.product(np.median(apart) * np.array(_WIDTHS), _RIDGES):
-            tried = replace(model, kernel=_regression(*known, width, ridge))
-            error = sum(_square(tried, one) for one in fitted[kept:] or fitted)
-            if error < least:
-                least, best = error, (width, ridge, shifts)
-    assert best
-    width, ridge, shifts = best
-    return _regression(*_with_images(distances, shifts, permutations), width, ridge)
+    linear = [_Linearised(model, one, free) for one in fitted]
+    kept = max(1, len(fitted) * 3 // 4)
+    best, least = (0.0, 0.0), np.inf
+    for width, ridge in itertools.product(np.median(apart) * np.array(_WIDTHS), _RIDGES):
+        coefficients = _solve(linear[:kept], distances[:kept], permutations, width, ridge, _STEPS)
+        tried = _with_kernel(model, distances[:kept], coefficients, permutations, width)
+        error = sum(_square(tried, one) for one in fitted[kept:] or fitted)
+        if error < least:
+            best, least = (width, ridge), error
+    width, ridge = best
+    coefficients = _solve(linear, distances, permutations, width, ridge, _MOST_STEPS)
+    return _with_kernel(model, distances, coefficients, permutations, width)
 
 
-def _shifts(model: ChargeModel, around: Surroundings, penalty: float, start: np.ndarray) -> np.ndarray:
-    """Return local shifts (K, 3) in Å that mend the ESP around one geometry, from some to start with."""
-    axes = np.stack([frame_axes(around.geometry, frame) for frame in model.frames])
-    unmoved = model.sites(around.geometry)
-    scale = np.sqrt(len(around.points))
-    penalties = penalty * np.eye(start.size)
+def _free(frame: Frame, third: int | None) -> tuple[bool, bool, bool]:
+    return len(frame) > 1, len(frame) > 2 or third is not None, len(frame) > 2
 
-    def evaluate(shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        offsets = around.points[:, None] - (unmoved + np.einsum("ki,kix->kx", shifts.reshape(-1, 3), axes))
-        inverse = 1.0 / np.linalg.norm(offsets, axis=-1)
-        errors = (COULOMB * inverse @ model.charges - around.esp) / scale
-        slopes = np.einsum("gkx,kix->gki", offsets, axes) * (COULOMB * model.charges * inverse**3)[..., None]
-        slopes = slopes.reshape(len(errors), -1) / scale
-        return np.concatenate([errors, penalty * shifts]), np.concatenate([slopes, penalties])
 
-    limits = np.full(start.size, _FARTHEST)
-    return least_squares(evaluate, start.ravel(), limits, _STEPS).reshape(-1, 3)
+class _Linearised:
+    """The ESP around one geometry as a function of the free shifts (F,) of a model's charges, in Å."""
+
+    def __init__(self, model: ChargeModel, around: Surroundings, free: np.ndarray) -> None:
+        self.free = free
+        self._model, self._around = model, around
+        self._axes, self._unmoved = model.axes(around.geometry), model.sites(around.geometry)
+
+    def square(self, shifts: np.ndarray) -> float:
+        """Return the mean square error in (kcal/mol/e)²."""
+        return float(np.mean(self._errors(self._offsets(shifts)) ** 2))
+
+    def normal(self, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the matrix (F, F) and gradient (F,) of half the mean square error."""
+        offsets = self._offsets(shifts)
+        weights = COULOMB * self._model.charges / np.linalg.norm(offsets, axis=-1) ** 3
+        slopes = np.einsum("gkx,kix,gk->gki", offsets, self._axes, weights, optimize=True)
+        slopes = slopes.reshape(len(offsets), -1)[:, self.free]
+        return slopes.T @ slopes / len(offsets), slopes.T @ self._errors(offsets) / len(offsets)
+
+    def _offsets(self, shifts: np.ndarray) -> np.ndarray:
+        local = np.zeros(self.free.shape)
+        local[self.free] = shifts
+        sites = self._unmoved + np.einsum("ki,kix->kx", local.reshape(-1, 3), self._axes)
+        return np.asarray(self._around.points[:, None] - sites)
+
+    def _errors(self, offsets: np.ndarray) -> np.ndarray:
+        return np.asarray(COULOMB / np.linalg.norm(offsets, axis=-1) @ self._model.charges - self._around.esp)
+
+
+def _solve(
+    linear: Sequence[_Linearised],
+    distances: np.ndarray,
+    permutations: _Permutations,
+    width: float,
+    ridge: float,
+    steps: int,
+) -> np.ndarray:
+    """Return coefficients (M, 3 K), of which the symmetric images are taken, by Gauss-Newton steps.
+
+    The least of Σ_m |errors of m|² + ridge · c · G c, with shifts G c: G has the kernel, and 1 for a constant.
+    """
+    m, free = len(linear), linear[0].free
+    gram = _gram(distances, permutations, width, free)
+    coefficients = np.zeros(len(gram))
+    shifts, objective = gram @ coefficients, np.inf
+
+    def value(coefficients: np.ndarray, shifts: np.ndarray) -> float:
+        squares = [one.square(own) for one, own in zip(linear, shifts.reshape(m, -1), strict=True)]
+        return sum(squares) + ridge * float(coefficients @ shifts)
+
+    objective = value(coefficients, shifts)
+    for _ in range(steps):
+        parts = [one.normal(own) for one, own in zip(linear, shifts.reshape(m, -1), strict=True)]
+        matrices, gradients = (np.stack(part) for part in zip(*parts, strict=True))
+        system = (matrices @ gram.reshape(m, -1, len(gram))).reshape(gram.shape)
+        system[np.diag_indices(len(gram))] += ridge
+        right = np.einsum("mij,mj->mi", matrices, shifts.reshape(m, -1)) - gradients
+        step, before = np.linalg.solve(system, right.ravel()) - coefficients, objective
+        moved = gram @ step
+        # The ESP is not linear in the shifts: too long a step is shortened.
+        for part in (1.0, 0.5, 0.25, 0.125):
+            reached = value(coefficients + part * step, shifts + part * moved)
+            if reached < objective:
+                coefficients, shifts, objective = coefficients + part * step, shifts + part * moved, reached
+                break
+        if objective > (1.0 - _CONVERGED) * before:
+            break
+    found = np.zeros((m, len(free)))
+    found[:, free] = coefficients.reshape(m, -1)
+    return found
+
+
+def _gram(distances: np.ndarray, permutations: _Permutations, width: float, free: np.ndarray) -> np.ndarray:
+    """Return the shifts (M F, M F) of each geometry by the coefficients of each, with their images."""
+    m = len(distances)
+    gram = np.zeros((m, m, len(free), len(free)))
+    for same in permutations.values():
+        values = 1.0 + _gaussians(distances, distances[:, same[0].pairs], width)
+        for one in same:
+            image = _moved(np.arange(len(free)).reshape(1, -1, 3), one.sites, 1).ravel()
+            sign = _moved(np.ones((1, len(one.sites), 3)), one.sites, one.sign).ravel()
+            gram[:, :, np.arange(len(free)), image] += values[:, :, None] * sign / (len(same) * len(permutations))
+    kept = np.flatnonzero(free)
+    return gram[:, :, kept[:, None], kept].swapaxes(1, 2).reshape(m * len(kept), -1)
+
+
+def _with_kernel(
+    model: ChargeModel, distances: np.ndarray, coefficients: np.ndarray, permutations: _Permutations, width: float
+) -> ChargeModel:
+    assert model.kernel is not None
+    images = _with_images(distances, coefficients.reshape(len(distances), -1, 3) / len(permutations), permutations)
+    constant = images[1].sum(axis=0).round(DECIMALS)
+    return replace(model, local=model.local + constant, kernel=Kernel(images[0], width, images[1], model.kernel.thirds))
+
+
+def _gaussians(distances: np.ndarray, references: np.ndarray, width: float) -> np.ndarray:
+    return np.asarray(np.exp(-0.5 * ((distances[:, None] - references) ** 2).sum(axis=-1) / width**2))
+
+
+def _moved(shifts: np.ndarray, sites: np.ndarray, sign: int) -> np.ndarray:
+    """Return local vectors (M, K, 3) as those of a symmetric image."""
+    return np.asarray(shifts[:, sites] * [1, 1, sign])
+
+
+def _thirds(model: ChargeModel, symmetry: Symmetry) -> tuple[int | None, ...]:
+    """Return the third atom of each site in a frame of two: the other neighbour of the first, else of the second."""
+    found = []
+    for frame in model.frames:
+        choices = [
+            [other for other in symmetry.neighbours[atom] if other not in frame]
+            for atom in (frame if len(frame) == 2 else ())
+        ]
+        found.append(next((others[0] for others in choices if len(others) == 1), None))
+    return tuple(found)
 
 
 class _Permutation(NamedTuple):
@@ -121,7 +228,11 @@ class _Permutation(NamedTuple):
     sign: int  # of z
 
 
-def _permutations(model: ChargeModel, symmetry: Symmetry) -> dict[tuple[int, ...], list[_Permutation]]:
+_Permutations = dict[tuple[int, ...], list[_Permutation]]
+"""By the images of the atoms."""
+
+
+def _permutations(model: ChargeModel, symmetry: Symmetry) -> _Permutations:
     """Return the images of a geometry under the automorphisms, by the images of the atoms.
 
     Where there are more than 48, those of the rigid molecule alone.
@@ -132,7 +243,7 @@ def _permutations(model: ChargeModel, symmetry: Symmetry) -> dict[tuple[int, ...
     numbered[first, second] = numbered[second, first] = np.arange(len(first))
     places: dict[tuple[object, ...], list[int]] = {}
     for site, frame in enumerate(model.frames):
-        places.setdefault((frame, *_rounded(model, site, 1)), []).append(site)
+        places.setdefault((frame, _third(model, site), *_rounded(model, site, 1)), []).append(site)
     found: dict[tuple[int, ...], list[_Permutation]] = {}
     rigid = [operation for operation in symmetry.operations if operation.sign]
     group = group_of(symmetry.operations, _MOST_PERMUTATIONS) or group_of(rigid, len(rigid)) or []
@@ -163,7 +274,9 @@ def _image_sites(
     """Return the site (K,) that comes to each site's place; None if there is no site where one would come."""
     sites, used = np.zeros(len(model.frames), np.int64), dict.fromkeys(places, 0)
     for site, frame in enumerate(model.frames):
-        place = (tuple(operation.image[atom] for atom in frame), *_rounded(model, site, operation.sign))
+        third = _third(model, site)
+        moved = tuple(operation.image[atom] for atom in frame), third if third is None else operation.image[third]
+        place = (*moved, *_rounded(model, site, operation.sign))
         # Several sites at one place of one frame are images of each other in their order.
         if place not in places or used[place] == len(places[place]):
             return None
@@ -172,28 +285,25 @@ def _image_sites(
     return sites
 
 
+def _third(model: ChargeModel, site: int) -> int | None:
+    return None if model.kernel is None else model.kernel.thirds[site]
+
+
 def _rounded(model: ChargeModel, site: int, sign: int) -> tuple[float, ...]:
     x, y, z = (model.local[site] * [1, 1, sign] + 0.0).tolist()
     return x, y, z, float(round(model.charges[site], 5))
 
 
 def _with_images(
-    distances: np.ndarray, shifts: np.ndarray, permutations: dict[tuple[int, ...], list[_Permutation]]
+    distances: np.ndarray, shifts: np.ndarray, permutations: _Permutations
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return distances (M, P) and shifts (M, K, 3) of geometries and of their symmetric images."""
     images = []
     for same in permutations.values():
         # A planar molecule has one image of two signs: the shift of z is zero.
-        moved = [shifts[:, one.sites] * [1, 1, one.sign] for one in same]
+        moved = [_moved(shifts, one.sites, one.sign) for one in same]
         images.append((distances[:, same[0].pairs], np.mean(moved, axis=0)))
     return np.concatenate([one for one, _ in images]), np.concatenate([one for _, one in images])
-
-
-def _regression(distances: np.ndarray, shifts: np.ndarray, width: float, ridge: float) -> Kernel:
-    squared = ((distances[:, None] - distances) ** 2).sum(axis=-1)
-    matrix = np.exp(-0.5 * squared / width**2) + ridge * np.eye(len(distances))
-    coefficients = np.linalg.solve(matrix, shifts.reshape(len(shifts), -1)).reshape(shifts.shape)
-    return Kernel(distances, float(width), coefficients)
 
 
 def _square(model: ChargeModel, around: Surroundings) -> float:
