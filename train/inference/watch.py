@@ -67,13 +67,15 @@ class Watch:
             frame: extended XYZ file to which the geometry is appended where it stops, to be labelled.
 
         Raises:
-            UserError: another calculator; bounds for a single model; no bounds, and the validation errors are not
-                known; strict, and a model of an older version, which does not tell what it was trained on; a single
-                model that is not strict.
+            UserError: another calculator, or one that is strict itself; bounds for a single model; no bounds, and the
+                validation errors are not known; strict, and a model of an older version, which does not tell what it
+                was trained on; a single model that is not strict.
         """
         predictor = getattr(atoms.calc, "predictor", None)
         if not isinstance(predictor, Predictor):
             raise UserError('Watch: atoms.calc has to be JointCalculator("runs/NAME")')
+        if predictor.domain.strict:
+            raise UserError("Watch: a calculator with strict=True would end before a frame is written; leave it out")
         model = next(iter(predictor.members))
         if strict and not predictor.domain.is_known:
             raise UserError(f"Watch: {model} is of an older version, which did not keep what it was trained on")
