@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from threadpoolctl import threadpool_limits
 
 from tests import support
 from train.config import TrainConfig
@@ -20,6 +21,10 @@ FLAGS = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # XLA ends a program for a flag that it does not know
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+
+# Each worker has a core: threads of the BLAS would wait for each other longer than small products take.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of libraries that are loaded later, and of other processes
+threadpool_limits(1, user_api="blas")
 
 
 @pytest.fixture(scope="session", autouse=True)
