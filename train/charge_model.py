@@ -67,7 +67,7 @@ class ChargeModelConfig:
     """Temperature of the geometries, K."""
 
     statistics: Literal["quantum", "classical"] = "quantum"
-    """Spread of the normal modes: that of quantum oscillators (with zero-point motion), or kT in each."""
+    """Spread of the normal modes: that of quantum oscillators (with zero-point motion), or kT in each as of --md-ps."""
 
     md_ps: NonNegative = 0.0
     """Length of a trajectory at the temperature, ps, that geometries are taken from instead of normal modes."""

@@ -134,7 +134,7 @@ def operations():
         jax.scipy.special.betaln(64 - v, 1 + v)
 step(w, x).block_until_ready()
 threading.Thread(target=operations, daemon=True).start()
-for i in range(300):
+for i in range(200):
     w = step(w, x)
     if i % 3 == 0:
         w.block_until_ready()

@@ -105,6 +105,7 @@ def test_topology_has_the_atoms_and_no_charges() -> None:
     lines = charmm_rtf(MODELS["CO2"], "CO2").splitlines()
     atoms = [line.split() for line in lines if line.startswith("ATOM")]
     assert [(name, float(charge)) for _, name, _, charge in atoms] == [("C1", 0.0), ("O1", 0.0), ("O2", 0.0)]
+    assert lines.index("AUTOGENERATE ANGLES DIHEDRALS") < lines.index("RESI CO2 0.00")
     assert [line for line in lines if line.startswith("BOND")] == ["BOND C1 O1", "BOND C1 O2"]
     assert [line.split()[2:] for line in lines if line.startswith("MASS")] == [
         ["C1", "12.01100"],

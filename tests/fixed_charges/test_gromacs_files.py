@@ -21,6 +21,7 @@ from train.fixed_charges.gromacs_files import gromacs_itp, largest_departure
 from train.fixed_charges.parameters import Angle, Bond, Bonded, BondedTerms, LennardJones
 
 MODELS = {"H2O": hand_made.water(), "CO2": hand_made.carbon_dioxide(), "C3H8": hand_made.propane()}
+ARGON = at_nuclei(np.array([18]), np.zeros((1, 3)), np.zeros((0, 2), np.int64), 0)
 GRID = np.random.default_rng(3).uniform(4.0, 6.0, (20, 3))
 
 
@@ -45,6 +46,14 @@ def test_the_molecule_type_has_the_models_potential(name: str) -> None:
     kinds = {row[0]: row[1:] for row in molecule_type.sections["atomtypes"]}
     for row in molecule_type.sections["atoms"][len(model.positions) :]:
         assert (float(row[7]), kinds[row[1]][3], float(kinds[row[1]][5])) == (0.0, "V", 0.0)
+
+
+def test_molecules_without_bonded_terms_are_connected() -> None:
+    """GROMACS refuses exclusions where nothing is bonded, and a section of them without a line."""
+    itp = Itp(gromacs_itp(MODELS["C3H8"], "MOL"))
+    assert [row[2] for row in itp.sections["bonds"]] == ["5"] * 10
+    lines = gromacs_itp(ARGON, "MOL").splitlines()
+    assert not {"[ bonds ]", "[ exclusions ]"} & {*lines}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -145,9 +154,10 @@ def gromacs(folder: Path, program: str, *words: str, typed: str = "") -> str:
         (MODELS["H2O"], "rigid"),
         (MODELS["CO2"], BondedTerms((Bond(0, 1, 0.118, 4e5), Bond(0, 2, 0.118, 4e5)), (Angle(1, 0, 2, 180.0, 300.0),))),
         (MODELS["C3H8"], None),
-        (at_nuclei(np.array([18]), np.zeros((1, 3)), np.zeros((0, 2), np.int64), 0), None),
+        (ARGON, None),
+        (at_nuclei(np.array([11, 17]), np.array([[0.0, 0, 0], [4.0, 0, 0]]), np.zeros((0, 2), np.int64), 0), None),
     ],
-    ids=["H2O", "CO2", "C3H8", "Ar"],
+    ids=["H2O", "CO2", "C3H8", "Ar", "Na Cl"],
 )
 def test_gromacs_itself_finds_the_same(tmp_path: Path, model: ChargeModel, bonded: Bonded) -> None:
     """The Coulomb energy of two molecules, where their sites are, and what these pass on to the atoms."""

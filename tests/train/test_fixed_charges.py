@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -194,6 +195,12 @@ def test_a_model_comes_back_from_json() -> None:
     (geometry,) = shaken(found, 1)
     np.testing.assert_allclose(again.sites(geometry), model.sites(geometry), rtol=0, atol=1e-14)
     assert again.frames == model.frames
+    # As it was written before kernels had third atoms.
+    record = model.as_json()
+    del record["kernel"]["thirds"]
+    assert model.kernel
+    older = replace(model, kernel=replace(model.kernel, thirds=(None,) * len(model.charges)))
+    np.testing.assert_allclose(charge_model_from_json(record).sites(geometry), older.sites(geometry), atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["H2O", "CH3OH", "CO2"])
@@ -291,6 +298,15 @@ def test_an_atom_and_a_line_of_atoms(name: str, charge: int, charges: int) -> No
     assert max(one.esp_rmse_kcal_per_mol_e for one in fitted.errors) < 0.01
 
 
+def test_a_budget_that_cannot_be_met_shows_what_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    found = symmetry("H2")
+    geometries = shaken(found, 5)
+    charges, sites = np.tile([[0.1], [-0.1]], (5, 1, 1)), geometries[:, :, None] + 0.1
+    with pytest.raises(UserError, match=r"--esp-budget 1e-09: the least error"):
+        fit_molecule(found, geometries, charges, sites, 0, budget=1e-9, kernels=False)
+    assert re.search(r"charges +ESP RMSE.*\n +\d+ +\d\.\d{3}", capsys.readouterr().out)
+
+
 def test_a_longer_fit_that_is_worse_on_held_out_geometries_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def worse(orbits: tuple[SiteOrbit, ...], *_: object) -> Fitted:
         return Fitted(tuple(replace(orbit, charge=1.1 * orbit.charge) for orbit in orbits), 0.0)
@@ -348,11 +364,10 @@ def test_kernels_follow_a_bend_away_from_the_line() -> None:
     model = as_model(found, orbits, 0)
     geometries = shaken(found, 50, size=0.1)
     sites = model.sites(geometries)
-    for place, (first, second, *_) in enumerate(model.frames):
-        chord = geometries[:, second] - geometries[:, 3 - second]
-        sites[:, place] += 0.3 * (chord - 2.0 * (geometries[:, second] - geometries[:, first]))
-        if place == 1:
-            break
+    carbon, *oxygens = geometries.swapaxes(0, 1)
+    for place, frame in enumerate(model.frames):
+        if len(frame) == 2:
+            sites[:, place] += 0.3 * (oxygens[0] + oxygens[1] - 2.0 * carbon)
     points = points_around(geometries)
     esp = potential(model.charges, sites, points)
     around = [Surroundings(*one) for one in zip(geometries, points, esp, strict=True)]
@@ -360,10 +375,11 @@ def test_kernels_follow_a_bend_away_from_the_line() -> None:
     bent = fit_kernel(whole, found, around[:40])
     assert bent
     assert mean_error(bent, around[40:]) < 0.1 * mean_error(model, around[40:])
-    # On a line nothing moves beside it.
-    line = found.positions
-    beside = np.cross(bent.sites(line) - line[0], line[1] - line[0])
-    np.testing.assert_allclose(beside, 0.0, atol=1e-9)
+    # A single geometry, and copies of one that are turned, give no kernel.
+    turn = Rotation.random(random_state=0).as_matrix()
+    turned = Surroundings(geometries[0] @ turn.T, points[0] @ turn.T, esp[0])
+    for same in (around[:1], [around[0], turned]):
+        assert fit_kernel(whole, found, same) is None
 
 
 def mean_error(model: ChargeModel, around: Sequence[Surroundings]) -> float:

@@ -62,7 +62,10 @@ class ChargeModel:
         return np.asarray(origins + np.einsum("...ki,...kix->...kx", local, self.axes(positions)))
 
     def axes(self, positions: np.ndarray) -> np.ndarray:
-        """Return each site's axes (..., K, 3, 3) x, y, z as rows, at a geometry (..., N, 3); zero where not defined."""
+        """Return each site's axes (..., K, 3, 3) x, y, z as rows, at a geometry (..., N, 3); zero where not defined.
+
+        With a kernel's third atom, y has the length of a sine (:class:`Kernel`).
+        """
         axes = np.stack([frame_axes(positions, frame) for frame in self.frames], axis=-3)
         for k, (frame, third) in enumerate(zip(self.frames, self._thirds(), strict=True)):
             if third is not None:

@@ -91,7 +91,10 @@ def thermal_trajectory(
     with tqdm(total=first + steps, desc="dynamics", unit="step", leave=False, disable=None) as bar:
         for stop in [first, *(first + (np.arange(1, samples + 1) * steps) // samples).tolist()]:
             forward = stop - dynamics.get_number_of_steps()
-            dynamics.run(forward)
+            try:
+                dynamics.run(forward)
+            except UserError as error:
+                raise UserError(f"--md-ps: {error}; lower --temperature {temperature:g}") from error
             bar.update(forward)
             found.append(moving.positions.copy())
             _require_whole(relaxed, moving, temperature)

@@ -107,8 +107,8 @@ def _bonded_lines(model: ChargeModel, residue: str, bonded: Bonded) -> list[str]
     elif bonded == "rigid":
         lines += ["", "[ constraints ]", "; i  j  type  distance(nm); angles among them: constraint-algorithm = shake"]
         lines += [f"{i + 1:5d} {j + 1:5d} 1 {distance:.10f}" for i, j, distance in required_constraints(model, residue)]
-    elif len(model.bonds):
-        # GROMACS takes exclusions after bonds alone.
+    elif len(model.atomic_numbers) > 1:
+        # GROMACS takes exclusions after bonds, constraints or settles alone.
         lines += ["", "[ bonds ]", "; i  j  connected, without an interaction"]
         lines += [f"{i + 1:5d} {j + 1:5d} 5" for i, j in model.bonds.tolist()]
     return lines

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shared.log import log
 from train.fixed_charges.charge_model import ChargeModel, Frame, Kernel, pair_distances
 from train.fixed_charges.orbit_fit import COULOMB, potential
 from train.fixed_charges.site_orbits import DECIMALS, SiteOrbit, site_orbit
@@ -27,6 +28,9 @@ _STEPS, _MOST_STEPS = 3, 8
 """Gauss-Newton steps while width and ridge are chosen, and of the last fit."""
 
 _CONVERGED = 1e-3
+_SAME = 1e-4
+"""Å: median distance of geometries that do not differ but for rounding."""
+
 _MOST_COEFFICIENTS = 6_000
 """Coefficients that are solved for at once: of large molecules fewer geometries are fitted to."""
 
@@ -62,7 +66,9 @@ def with_whole_frames(orbits: Sequence[SiteOrbit], symmetry: Symmetry, geometrie
 
 
 def fit_kernel(model: ChargeModel, symmetry: Symmetry, fitted: Sequence[Surroundings]) -> ChargeModel | None:
-    """Fit kernels, and what is constant of the shifts, to the ESP around the geometries; None if nothing can shift.
+    """Fit kernels, and what is constant of the shifts, to the ESP around the geometries.
+
+    None if no charge can shift, or there are no two geometries that differ.
 
     Kernel ridge regression whose target is the ESP: shifts of charges that nearly coincide are not defined by the ESP
     of one geometry, and would be no smooth functions. Width and ridge are those of the least ESP error on the last
@@ -77,10 +83,15 @@ def fit_kernel(model: ChargeModel, symmetry: Symmetry, fitted: Sequence[Surround
     free = np.array([_free(frame, third) for frame, third in zip(model.frames, thirds, strict=True)]).ravel()
     if not free.any():
         return None
-    fitted = fitted[: max(2, _MOST_COEFFICIENTS // int(free.sum()))]
+    most = max(2, _MOST_COEFFICIENTS // int(free.sum()))
+    if len(fitted) > most:
+        log.info(
+            f"note: kernels are fitted to {most} of {len(fitted)} geometries: charges have {free.sum()} coordinates"
+        )
+        fitted = fitted[:most]
     distances = pair_distances(np.stack([one.geometry for one in fitted]))
     apart = np.linalg.norm(distances[:, None] - distances, axis=-1)[np.triu_indices(len(fitted), 1)]
-    if not len(apart) or np.median(apart) == 0.0:
+    if not len(apart) or np.median(apart) < _SAME:
         return None
     nothing = Kernel(np.zeros((0, distances.shape[1])), 1.0, np.zeros((0, *model.local.shape)), thirds)
     model = replace(model, kernel=nothing)
@@ -143,12 +154,13 @@ def _solve(
 ) -> np.ndarray:
     """Return coefficients (M, 3 K), of which the symmetric images are taken, by Gauss-Newton steps.
 
-    The least of Σ_m |errors of m|² + ridge · c · G c, with shifts G c: G has the kernel, and 1 for a constant.
+    They are at the least of Σ_m (mean square error at m) + ridge · c · G c. The shifts are G c: G has the kernel, and 1
+    for a constant.
     """
     m, free = len(linear), linear[0].free
     gram = _gram(distances, permutations, width, free)
     coefficients = np.zeros(len(gram))
-    shifts, objective = gram @ coefficients, np.inf
+    shifts = gram @ coefficients
 
     def value(coefficients: np.ndarray, shifts: np.ndarray) -> float:
         squares = [one.square(own) for one, own in zip(linear, shifts.reshape(m, -1), strict=True)]
@@ -178,16 +190,17 @@ def _solve(
 
 def _gram(distances: np.ndarray, permutations: _Permutations, width: float, free: np.ndarray) -> np.ndarray:
     """Return the shifts (M F, M F) of each geometry by the coefficients of each, with their images."""
-    m = len(distances)
-    gram = np.zeros((m, m, len(free), len(free)))
+    m, f = len(distances), int(free.sum())
+    numbered = np.cumsum(free).reshape(1, -1, 3) - 1
+    gram = np.zeros((m, f, m, f))
     for same in permutations.values():
         values = 1.0 + _gaussians(distances, distances[:, same[0].pairs], width)
         for one in same:
-            image = _moved(np.arange(len(free)).reshape(1, -1, 3), one.sites, 1).ravel()
-            sign = _moved(np.ones((1, len(one.sites), 3)), one.sites, one.sign).ravel()
-            gram[:, :, np.arange(len(free)), image] += values[:, :, None] * sign / (len(same) * len(permutations))
-    kept = np.flatnonzero(free)
-    return gram[:, :, kept[:, None], kept].swapaxes(1, 2).reshape(m * len(kept), -1)
+            # A free coordinate's image is free.
+            image = _moved(numbered, one.sites, 1).ravel()[free]
+            sign = _moved(np.ones(numbered.shape), one.sites, one.sign).ravel()[free]
+            gram[:, np.arange(f), :, image] += values * (sign / (len(same) * len(permutations)))[:, None, None]
+    return gram.reshape(m * f, m * f)
 
 
 def _with_kernel(
@@ -209,7 +222,7 @@ def _moved(shifts: np.ndarray, sites: np.ndarray, sign: int) -> np.ndarray:
 
 
 def _thirds(model: ChargeModel, symmetry: Symmetry) -> tuple[int | None, ...]:
-    """Return the third atom of each site in a frame of two: the other neighbour of the first, else of the second."""
+    """Return the third atom of each site in a frame of two: the first's only other neighbour, else the second's."""
     found = []
     for frame in model.frames:
         choices = [
@@ -246,7 +259,11 @@ def _permutations(model: ChargeModel, symmetry: Symmetry) -> _Permutations:
         places.setdefault((frame, _third(model, site), *_rounded(model, site, 1)), []).append(site)
     found: dict[tuple[int, ...], list[_Permutation]] = {}
     rigid = [operation for operation in symmetry.operations if operation.sign]
-    group = group_of(symmetry.operations, _MOST_PERMUTATIONS) or group_of(rigid, len(rigid)) or []
+    group = (
+        group_of(symmetry.operations, _MOST_PERMUTATIONS)
+        or group_of(rigid, len(rigid))
+        or [Operation(tuple(range(n)), 1)]
+    )
     for image in sorted({operation.image for operation in group}):
         moved = np.array(image)
         pairs = np.empty(len(first), np.int64)
