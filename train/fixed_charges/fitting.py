@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from shared.errors import UserError
@@ -32,6 +33,7 @@ class FittedCharges:
     errors: list[ChargeErrors]  # on the held-out geometries: network, kernels, frames, nuclei, the user's
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # threads would wait for each other five times as long as they work
 def fit_molecule(
     symmetry: Symmetry,
     geometries: np.ndarray,

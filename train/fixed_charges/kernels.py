@@ -18,7 +18,7 @@ from train.fixed_charges.orbit_fit import COULOMB, potential
 from train.fixed_charges.site_orbits import DECIMALS, SiteOrbit, site_orbit
 from train.fixed_charges.symmetry import Operation, Symmetry, choose_frame, group_of
 
-_WIDTHS = (2.0, 4.0, 8.0)
+_WIDTHS = (1.0, 2.0, 4.0, 8.0)
 """Widths of the kernels, of the median distance of two geometries."""
 
 _RIDGES = (1.0, 0.1, 0.01)
@@ -31,7 +31,7 @@ _CONVERGED = 1e-3
 _SAME = 1e-4
 """Å: median distance of geometries that do not differ but for rounding."""
 
-_MOST_COEFFICIENTS = 6_000
+_MOST_COEFFICIENTS = 4_500
 """Coefficients that are solved for at once: of large molecules fewer geometries are fitted to."""
 
 _MOST_PERMUTATIONS = 48
@@ -90,22 +90,23 @@ def fit_kernel(model: ChargeModel, symmetry: Symmetry, fitted: Sequence[Surround
         )
         fitted = fitted[:most]
     distances = pair_distances(np.stack([one.geometry for one in fitted]))
-    apart = np.linalg.norm(distances[:, None] - distances, axis=-1)[np.triu_indices(len(fitted), 1)]
-    if not len(apart) or np.median(apart) < _SAME:
+    apart = np.linalg.norm(distances[:, None] - distances, axis=-1)
+    typical = np.median(apart[np.triu_indices(len(fitted), 1)]) if len(fitted) > 1 else 0.0
+    if typical < _SAME:
         return None
     nothing = Kernel(np.zeros((0, distances.shape[1])), 1.0, np.zeros((0, *model.local.shape)), thirds)
     model = replace(model, kernel=nothing)
     permutations = _permutations(model, symmetry)
     linear = [_Linearised(model, one, free) for one in fitted]
     kept = max(1, len(fitted) * 3 // 4)
-    best, least = (0.0, 0.0), np.inf
-    for width, ridge in itertools.product(np.median(apart) * np.array(_WIDTHS), _RIDGES):
+
+    def error(width: float, ridge: float) -> float:
         coefficients = _solve(linear[:kept], distances[:kept], permutations, width, ridge, _STEPS)
         tried = _with_kernel(model, distances[:kept], coefficients, permutations, width)
-        error = sum(_square(tried, one) for one in fitted[kept:] or fitted)
-        if error < least:
-            best, least = (width, ridge), error
-    width, ridge = best
+        return sum(_square(tried, one) for one in fitted[kept:] or fitted)
+
+    widths = (typical * np.array(_WIDTHS)).tolist()
+    width, ridge = min(itertools.product(widths, _RIDGES), key=lambda choice: error(*choice))
     coefficients = _solve(linear, distances, permutations, width, ridge, _MOST_STEPS)
     return _with_kernel(model, distances, coefficients, permutations, width)
 
