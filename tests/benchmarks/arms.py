@@ -143,8 +143,8 @@ def reference(config: TrainConfig, molecules: int, pad_edges: bool) -> tuple[dic
     }
     network = {name: value for name, value in network.items() if name not in ("parent", "name")}
     plain: Any = PlainDCMNet(**network)
-    # The networks as published: neither angles nor shared features.
-    model = JointModel(fast.physnet.clone(degree=0), plain)
+    # The networks as published: no angles, shared features or repulsion.
+    model = JointModel(fast.physnet.clone(degree=0, zbl=False), plain)
     optimizer = optax.chain(optax.clip_by_global_norm(config.grad_clip_norm), optax.adam(config.learning_rate))
     weights = loss_weights(config)
 

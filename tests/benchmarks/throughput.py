@@ -48,6 +48,9 @@ class BenchConfig:
     rounds: int = 5
     """Rounds that each arm takes, in turn."""
 
+    published: bool = False
+    """Also ours with the networks of the papers, which are the reference's: no angles, shared features or repulsion."""
+
     pad_edges: bool = False
     """Pad the reference arm's edges, for it to compile once for each bucket and not for each molecule."""
 
@@ -109,6 +112,9 @@ def main() -> None:
     for size in bench.batch_sizes:
         settings = {**data, "batch_size": size}
         arms.append(Arm(f"batch {size}", "ours", settings, molecules=max(bench.molecules, size)))
+        if bench.published:
+            plain = {**settings, "physnet_degree": 0, "share_features": False, "zbl": False}
+            arms.append(Arm(f"{size}, published", "ours", plain, molecules=max(bench.molecules, size)))
         if bench.beside:
             arms.append(Arm(f"{size}, beside", "ours", settings, bench.beside, molecules=max(bench.molecules, size)))
     if bench.streamed:

@@ -153,7 +153,7 @@ def test_what_cannot_be_watched(
             Watch(atoms, **bounds)
     strict = atoms.copy()
     strict.calc = JointCalculator(tmp_path, strict=True)
-    with pytest.raises(UserError, match=r"strict=True\) would end before a frame is written"):
+    with pytest.raises(UserError, match=r"strict=True would end before a frame is written"):
         Watch(strict)
     atoms.set_distance(0, 1, 1.5)
     with pytest.raises(OutsideDomain, match="with 0 bonded neighbours"):
