@@ -32,13 +32,13 @@ class Kernel:
 
     def shifts(self, distances: np.ndarray) -> np.ndarray:
         """Return the shifts (..., K, 3) in Å at distances (..., P) in Å."""
-        squared = ((distances[..., None, :] - self.distances) ** 2).sum(axis=-1)
-        return np.einsum("...m,mkx->...kx", np.exp(-0.5 * squared / self.width**2), self.coefficients)
+        weights = gaussians(distances, self.distances, self.width)
+        return np.einsum("...m,mkx->...kx", weights, self.coefficients)
 
     def derivatives(self, distances: np.ndarray) -> np.ndarray:
         """Return the derivatives (K, 3, P) of the shifts with respect to distances (P,) in Å."""
         offsets = distances - self.distances
-        weights = np.exp(-0.5 * (offsets**2).sum(axis=-1) / self.width**2)
+        weights = gaussians(distances, self.distances, self.width)
         return np.einsum("mkx,m,mp->kxp", self.coefficients, -weights / self.width**2, offsets)
 
 
@@ -67,7 +67,7 @@ class ChargeModel:
         With a kernel's third atom, y has the length of a sine (:class:`Kernel`).
         """
         axes = np.stack([frame_axes(positions, frame) for frame in self.frames], axis=-3)
-        for k, (frame, third) in enumerate(zip(self.frames, self._thirds(), strict=True)):
+        for k, (frame, third) in enumerate(zip(self.frames, self.thirds, strict=True)):
             if third is not None:
                 arm = _unit(positions[..., third, :] - positions[..., frame[0], :])
                 x = axes[..., k, 0, :]
@@ -81,7 +81,7 @@ class ChargeModel:
         """
         local = self._local(positions)
         found = np.zeros((len(self.frames), 3, *positions.shape))
-        for k, (frame, third) in enumerate(zip(self.frames, self._thirds(), strict=True)):
+        for k, (frame, third) in enumerate(zip(self.frames, self.thirds, strict=True)):
             found[k, :, frame[0]] += np.eye(3)
             for atom, slopes in zip(frame, _axes_derivatives(positions, frame), strict=True):
                 found[k, :, atom] += np.einsum("i,ixy->xy", local[k], slopes)
@@ -104,7 +104,9 @@ class ChargeModel:
         """Return local positions ([...,] K, 3) in Å, which with kernels depend on the geometry."""
         return self.local if self.kernel is None else self.local + self.kernel.shifts(pair_distances(positions))
 
-    def _thirds(self) -> tuple[int | None, ...]:
+    @property
+    def thirds(self) -> tuple[int | None, ...]:
+        """Return the third atom of each site; None without one."""
         return (None,) * len(self.frames) if self.kernel is None else self.kernel.thirds
 
     def as_json(self) -> dict[str, Any]:
@@ -206,6 +208,12 @@ def _bend_derivatives(positions: np.ndarray, atoms: tuple[int, ...]) -> list[np.
     d_second = -np.outer(x, arm @ d_x) - (arm @ x) * d_x
     d_third = d_arm - np.outer(x, x @ d_arm)
     return [-d_second - d_third, d_second, d_third]
+
+
+def gaussians(distances: np.ndarray, references: np.ndarray, width: float) -> np.ndarray:
+    """Return exp(-|d - d_m|²/(2 width²)) (..., M) of distances (..., P) and references (M, P) in Å."""
+    squared = ((distances[..., None, :] - references) ** 2).sum(axis=-1)
+    return np.asarray(np.exp(-0.5 * squared / width**2))
 
 
 def pair_distances(positions: np.ndarray) -> np.ndarray:

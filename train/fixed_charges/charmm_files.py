@@ -21,9 +21,12 @@ from scipy.spatial.distance import squareform
 
 from shared.elements import MASSES
 from shared.errors import UserError
-from train.fixed_charges.charge_model import ChargeModel, pair_distances
+from train.fixed_charges.charge_model import ChargeModel, gaussians, pair_distances
 from train.fixed_charges.topology import atom_names
 from train.inference import charmm_frames
+
+_WIDTH = 1.0
+"""Å, of CHARMM's kernel, which is fixed."""
 
 _RIDGE = 1e-10
 """Added to the kernel's diagonal, of each geometry: those that are close to each other make it nearly singular."""
@@ -99,7 +102,7 @@ def largest_departure(model: ChargeModel, geometries: np.ndarray) -> float:
     if model.kernel is None:
         local = np.broadcast_to(_local(model, model.positions[None]), (len(geometries), *model.local.shape))
     else:
-        weights = _gaussians(pair_distances(geometries), model.kernel.distances)
+        weights = gaussians(pair_distances(geometries), model.kernel.distances, _WIDTH)
         local = np.einsum("gm,mkx->gkx", weights, _coefficients(model))
     owners = geometries[:, [frame[0] for frame in model.frames]]
     sites = owners + np.einsum("gki,gkix->gkx", local, _axes(model, geometries))
@@ -151,15 +154,10 @@ def _local(model: ChargeModel, geometries: np.ndarray) -> np.ndarray:
     return np.einsum("gkix,gkx->gki", _axes(model, geometries), displacements)
 
 
-def _gaussians(distances: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Return CHARMM's kernel (G, M) of distances (G, P) and (M, P) in Å."""
-    return np.exp(-0.5 * ((distances[:, None] - references) ** 2).sum(axis=-1))
-
-
 def _coefficients(model: ChargeModel) -> np.ndarray:
     """Return α (M, K, 3) in Å of each charge."""
     assert model.kernel is not None
     local = _local(model, kernel_geometries(model))
     m = len(local)
-    gaussians = _gaussians(model.kernel.distances, model.kernel.distances) + _RIDGE * m * np.eye(m)
-    return np.linalg.solve(gaussians, local.reshape(m, -1)).reshape(local.shape)
+    matrix = gaussians(model.kernel.distances, model.kernel.distances, _WIDTH) + _RIDGE * m * np.eye(m)
+    return np.linalg.solve(matrix, local.reshape(m, -1)).reshape(local.shape)

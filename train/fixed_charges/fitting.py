@@ -33,7 +33,8 @@ class FittedCharges:
     errors: list[ChargeErrors]  # on the held-out geometries: network, kernels, frames, nuclei, the user's
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # threads would wait for each other five times as long as they work
+# The BLAS's threads would wait for each other longer than these many small products take.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def fit_molecule(
     symmetry: Symmetry,
     geometries: np.ndarray,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shared.log import log
-from train.fixed_charges.charge_model import ChargeModel, Frame, Kernel, pair_distances
+from train.fixed_charges.charge_model import ChargeModel, Frame, Kernel, gaussians, pair_distances
 from train.fixed_charges.orbit_fit import COULOMB, potential
 from train.fixed_charges.site_orbits import DECIMALS, SiteOrbit, site_orbit
 from train.fixed_charges.symmetry import Operation, Symmetry, choose_frame, group_of
@@ -195,7 +195,7 @@ def _gram(distances: np.ndarray, permutations: _Permutations, width: float, free
     numbered = np.cumsum(free).reshape(1, -1, 3) - 1
     gram = np.zeros((m, f, m, f))
     for same in permutations.values():
-        values = 1.0 + _gaussians(distances, distances[:, same[0].pairs], width)
+        values = 1.0 + gaussians(distances, distances[:, same[0].pairs], width)
         for one in same:
             # A free coordinate's image is free.
             image = _moved(numbered, one.sites, 1).ravel()[free]
@@ -207,14 +207,9 @@ def _gram(distances: np.ndarray, permutations: _Permutations, width: float, free
 def _with_kernel(
     model: ChargeModel, distances: np.ndarray, coefficients: np.ndarray, permutations: _Permutations, width: float
 ) -> ChargeModel:
-    assert model.kernel is not None
     images = _with_images(distances, coefficients.reshape(len(distances), -1, 3) / len(permutations), permutations)
     constant = images[1].sum(axis=0).round(DECIMALS)
-    return replace(model, local=model.local + constant, kernel=Kernel(images[0], width, images[1], model.kernel.thirds))
-
-
-def _gaussians(distances: np.ndarray, references: np.ndarray, width: float) -> np.ndarray:
-    return np.asarray(np.exp(-0.5 * ((distances[:, None] - references) ** 2).sum(axis=-1) / width**2))
+    return replace(model, local=model.local + constant, kernel=Kernel(images[0], width, images[1], model.thirds))
 
 
 def _moved(shifts: np.ndarray, sites: np.ndarray, sign: int) -> np.ndarray:
@@ -257,7 +252,7 @@ def _permutations(model: ChargeModel, symmetry: Symmetry) -> _Permutations:
     numbered[first, second] = numbered[second, first] = np.arange(len(first))
     places: dict[tuple[object, ...], list[int]] = {}
     for site, frame in enumerate(model.frames):
-        places.setdefault((frame, _third(model, site), *_rounded(model, site, 1)), []).append(site)
+        places.setdefault((frame, model.thirds[site], *_rounded(model, site, 1)), []).append(site)
     found: dict[tuple[int, ...], list[_Permutation]] = {}
     rigid = [operation for operation in symmetry.operations if operation.sign]
     group = (
@@ -292,7 +287,7 @@ def _image_sites(
     """Return the site (K,) that comes to each site's place; None if there is no site where one would come."""
     sites, used = np.zeros(len(model.frames), np.int64), dict.fromkeys(places, 0)
     for site, frame in enumerate(model.frames):
-        third = _third(model, site)
+        third = model.thirds[site]
         moved = tuple(operation.image[atom] for atom in frame), third if third is None else operation.image[third]
         place = (*moved, *_rounded(model, site, operation.sign))
         # Several sites at one place of one frame are images of each other in their order.
@@ -301,10 +296,6 @@ def _image_sites(
         sites[places[place][used[place]]] = site
         used[place] += 1
     return sites
-
-
-def _third(model: ChargeModel, site: int) -> int | None:
-    return None if model.kernel is None else model.kernel.thirds[site]
 
 
 def _rounded(model: ChargeModel, site: int, sign: int) -> tuple[float, ...]:
