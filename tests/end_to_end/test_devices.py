@@ -32,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_device(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run(cache, tmp_path_factory.mktemp("one"), "one", epochs=3, host_devices=1, **TERMS)
+    run = Run(cache, tmp_path_factory.mktemp("one"), "one", epochs=3, host_devices=1, optimized=True, **TERMS)
     assert "1 cpu device(s)" in run.finish()
     return run
 
@@ -49,8 +49,8 @@ def test_two_devices_and_then_one(one_device: Run, cache: Path, tmp_path: Path) 
     """Batches of 6 among 2 devices, in chunks of 2; the checkpoint of the second epoch is continued on one device."""
     two = Run(cache, tmp_path, "two", epochs=2, host_devices=2, chunk_size=2, **TERMS)
     assert "2 cpu device(s)" in two.finish()
-    # By the program of the other run, which is kept.
-    continued = Run(cache, tmp_path, "two", epochs=3, host_devices=1, **TERMS)
+    # By the program of the other run, which is compiled for users' processors, and kept.
+    continued = Run(cache, tmp_path, "two", epochs=3, host_devices=1, optimized=True, **TERMS)
     assert "continuing after epoch 2" in continued.finish()
     same(continued.metrics(), one_device.metrics())
 
@@ -76,9 +76,8 @@ def free_address() -> str:
 
 @pytest.mark.slow
 def test_two_processes(one_device: Run, cache: Path, tmp_path: Path) -> None:
-    """Their programs are compiled as for users, the other run's in a quarter of the time."""
     shared = {"epochs": 3, "host_devices": 1, "coordinator": free_address(), "processes": 2, **TERMS}
-    first, second = (Run(cache, tmp_path, "both", optimized=True, process_id=i, **shared) for i in (0, 1))
+    first, second = (Run(cache, tmp_path, "both", process_id=i, **shared) for i in (0, 1))
     assert "2 cpu device(s)" in first.finish()
     # Only the first process speaks.
     assert "epoch" not in second.finish()
