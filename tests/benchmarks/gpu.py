@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from matplotlib.figure import Figure
 from shared.drawing import save_picture
 from shared.log import log
 from tests import support
-from tests.benchmarks.arms import training, training_steps
+from tests.benchmarks.arms import Round, training, training_steps
 from tests.benchmarks.runs import read_metrics, table
 from tests.benchmarks.time_to_accuracy import first_reached
 from train.config import TrainConfig
@@ -52,11 +53,17 @@ from train.step.train_step import build_functions
 class GpuConfig:
     """What to measure."""
 
+    parts: tuple[str, ...] = ("numbers", "co2", "accuracy", "use", "mixed")
+    """What to do, in this order: right numbers, speed on a set, time to accuracy, and then the trained model in use."""
+
     batch_sizes: tuple[int, ...] = (16, 64, 256, 1024, 4096)
     """Batch sizes of both sets."""
 
     streamed: int = 256
     """Batch size of a further arm, whose data are streamed (0 = none)."""
+
+    profiled: int = 256
+    """Batch size of which the device's kernels are counted and timed, where JAX's profiler can (0 = none)."""
 
     molecules: int = 8000
     """Molecules of each set, repeated from the carried sample with displaced atoms; a round trains on all of them."""
@@ -78,6 +85,7 @@ class GpuConfig:
 
 
 Record = dict[str, Any]
+Prepared = tuple[Steps, Loader, float, Round]
 
 
 def write_set(folder: Path, kind: str, molecules: int) -> Path:
@@ -101,44 +109,33 @@ def first_batch(config: TrainConfig, devices: Devices) -> Batch:
     return loader.read(loader.plan(0)[0])
 
 
+def processor() -> Devices:
+    """One device of the processor."""
+    return Devices(jax.sharding.Mesh(np.array(jax.local_devices(backend="cpu")[:1]), (AXIS,)))
+
+
+def pool() -> ThreadPoolExecutor:
+    """Return threads that compile beside each other; one, on a processor: steps and tracing may wait for each other."""
+    return ThreadPoolExecutor(1 if jax.default_backend() == "cpu" else 8)
+
+
 def check_numbers(config: TrainConfig) -> Record:
     """Compare with the processor, with padding, through the host, and in less precise products."""
-    devices = all_devices()
+    devices, one = all_devices(), processor()
     batch = first_batch(config, devices)
     steps = Steps(config, 10, devices)
-    state = steps.create_state(0)
-    vector = np.asarray(state.params)
-    placed = devices.place_batch(batch, config.batch_size)
-    gradient = np.asarray(steps.gradient(devices.place(vector), placed)[0])
-    found: Record = {}
-
-    processor = jax.local_devices(backend="cpu")[0]
-    model = build_model(config)
-    with jax.default_device(processor):
-        params = jax.tree.map(jnp.asarray, steps.parameters.to_host(vector))
-        expected = jax.jit(model.apply)(params, jax.tree.map(jnp.asarray, batch))
-        own = Steps(config, 10, Devices(jax.sharding.Mesh(np.array([processor]), (AXIS,))))
-        slope = np.asarray(
-            own.gradient(own.devices.place(vector), own.devices.place_batch(batch, len(batch.energy)))[0]
-        )
-    found["gradient beside the processor's, relative"] = _relative(gradient, slope)
-
-    def predict(precision: str, given: Batch) -> Any:
-        with jax.default_matmul_precision(precision):
-            return jax.device_get(jax.jit(model.apply)(jax.device_put(params, jax.devices()[0]), given))
-
-    atoms, points = batch.atomic_numbers > 0, batch.esp_mask
-    for precision in ("float32", "tensorfloat32"):
-        prediction = predict(precision, batch)
-        found[f"forces in {precision} beside the processor's, meV/Å"] = _mean(
-            prediction.forces[atoms], np.asarray(expected.forces)[atoms], 1e3
-        )
-        found[f"ESP in {precision}, kcal/mol/e"] = _mean(
-            prediction.esp[points], np.asarray(expected.esp)[points], 627.509
-        )
+    vector = np.asarray(steps.create_state(0).params)
+    params, model = steps.parameters.to_host(vector), build_model(config)
     wider = map_arrays(lambda array: np.concatenate([array, np.zeros_like(array[:3])]), batch)
-    padded, plain = predict("float32", wider).forces[: len(atoms)], predict("float32", batch).forces
-    found["forces with padding, meV/Å"] = _mean(padded[atoms], plain[atoms], 1e3)
+
+    def gradient(on: Devices) -> np.ndarray:
+        given = on.place_batch(batch, on.padded(config.batch_size))
+        return np.asarray(Steps(config, 10, on).gradient(on.place(vector), given)[0])
+
+    def predict(on: Devices, precision: str, given: Batch) -> Any:
+        device = on.mesh.devices.flat[0]
+        with jax.default_matmul_precision(precision):
+            return jax.device_get(jax.jit(model.apply)(*jax.device_put((params, given), device)))
 
     def two_steps(between: Callable[[Any], Any]) -> np.ndarray:
         state, sums = steps.create_state(0), devices.place(zero_sums())
@@ -146,9 +143,27 @@ def check_numbers(config: TrainConfig) -> Record:
         state, sums, _ = steps.train(between(state), sums, devices.place_batch(batch, config.batch_size))
         return np.asarray(state.params)
 
-    # Some devices add in an order that changes: the same steps once more are the measure.
-    through = two_steps(lambda state: devices.place(jax.device_get(state)))
-    once, again = two_steps(lambda state: state), two_steps(lambda state: state)
+    def repeated() -> tuple[np.ndarray, ...]:
+        # Some devices add in an order that changes: the same steps once more are the measure.
+        through = two_steps(lambda state: devices.place(jax.device_get(state)))
+        return through, two_steps(lambda state: state), two_steps(lambda state: state)
+
+    with pool() as compilers:
+        slopes = compilers.submit(gradient, devices), compilers.submit(gradient, one)
+        expected = compilers.submit(predict, one, "float32", batch)
+        predicted = {name: compilers.submit(predict, devices, name, batch) for name in ("float32", "tensorfloat32")}
+        padded = compilers.submit(predict, devices, "float32", wider)
+        trained = compilers.submit(repeated)
+
+    found: Record = {"gradient beside the processor's, relative": _relative(slopes[0].result(), slopes[1].result())}
+    atoms, points, right = batch.atomic_numbers > 0, batch.esp_mask, expected.result()
+    for name, future in predicted.items():
+        forces, esp = future.result().forces, future.result().esp
+        found[f"forces in {name} beside the processor's, meV/Å"] = _mean(forces[atoms], right.forces[atoms], 1e3)
+        found[f"ESP in {name}, kcal/mol/e"] = _mean(esp[points], right.esp[points], 627.509)
+    plain = predicted["float32"].result().forces
+    found["forces with padding, meV/Å"] = _mean(padded.result().forces[: len(atoms)][atoms], plain[atoms], 1e3)
+    through, once, again = trained.result()
     found["parameters that differ after a way through the host"] = int((through != once).sum())
     found["parameters that differ if just repeated"] = int((again != once).sum())
     return found
@@ -193,11 +208,14 @@ def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
     return statistics.median(times)
 
 
-def measure_arm(label: str, config: TrainConfig, bench: GpuConfig, rates: Record) -> Record:
+def measure_arm(label: str, config: TrainConfig, bench: GpuConfig, rates: Record, prepared: Prepared) -> Record:
     """Train some rounds at one batch size, and say what would bound it."""
-    steps, loader, prepared, one_round = training(config, bench.molecules)
+    steps, loader, compiling, one_round = prepared
     one_round()
     times = [figures["seconds"] / figures["molecules"] for figures in (one_round() for _ in range(bench.rounds))]
+    profiled = (
+        profile(one_round, -(-bench.molecules // config.batch_size)) if config.batch_size == bench.profiled else None
+    )
     seconds, batches, compiled = statistics.median(times), 8000 / config.batch_size, training_steps(steps)
     operations = statistics.mean(count_operations(executable.as_text()) for executable in compiled)
     bytes_used = statistics.mean(map(count_bytes, compiled))
@@ -206,25 +224,68 @@ def measure_arm(label: str, config: TrainConfig, bench: GpuConfig, rates: Record
         "batch_size": config.batch_size,
         "seconds_per_8000": 8000 * seconds,
         "molecules_per_second": 1.0 / seconds,
-        "seconds_to_compile": prepared,
+        "seconds_to_compile": compiling,
         "operations_per_step": operations,
         "floor_launches_s": batches * operations * rates["microseconds_per_launch"] * 1e-6,
         "floor_bytes_s": batches * bytes_used / rates["gb_per_second"] / 1e9,
         "floor_flops_s": batches * count_flops(config, steps, loader) / rates["gflop_per_second"] / 1e9,
         "temporary_mib": statistics.mean(made.memory_analysis().temp_size_in_bytes for made in compiled) / 2**20,
+        "profile": profiled,
+    }
+
+
+def profile(one_round: Callable[[], Record], steps: int) -> Record | None:
+    """Return what the device did in a round of so many steps by JAX's profiler, or None: not on a processor.
+
+    XLA does not launch its command buffers (CUDA graphs) as such while it is profiled, so that what counts is the time
+    in which any kernel ran.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            one_round()
+        found = [jax.profiler.ProfileData.from_file(str(path)) for path in Path(folder).rglob("*.xplane.pb")]
+    lines = [
+        line for data in found for plane in data.planes if plane.name.startswith("/device:") for line in plane.lines
+    ]
+    kernels = [event for line in lines if line.name.startswith("Stream") for event in line.events]
+    if not kernels:
+        return None
+    spans = np.array(sorted((event.start_ns, event.start_ns + event.duration_ns) for event in kernels))
+    before = np.maximum.accumulate(np.concatenate([spans[:1, 0], spans[:-1, 1]]))
+    busy = np.maximum(0.0, spans[:, 1] - np.maximum(spans[:, 0], before)).sum()
+    named: dict[str, tuple[float, int]] = {}
+    for event in kernels:
+        seconds, number = named.get(event.name, (0.0, 0))
+        named[event.name] = (seconds + event.duration_ns / 1e9, number + 1)
+    longest = sorted(named.items(), key=lambda item: -item[1][0])
+    return {
+        "kernels_per_step": len(kernels) / steps,
+        "busy_milliseconds_per_step": busy / 1e6 / steps,
+        "whole_milliseconds_per_step": (spans[:, 1].max() - spans[0, 0]) / 1e6 / steps,
+        "longest": [
+            {
+                "kernel": name,
+                "share": seconds * 1e9 / busy,
+                "microseconds": 1e6 * seconds / number,
+                "per_step": number / steps,
+            }
+            for name, (seconds, number) in longest[:40]
+        ],
     }
 
 
 def count_flops(config: TrainConfig, steps: Steps, loader: Loader) -> float:
     """Return the operations of each device for the gradient of a batch, before the compiler puts it into libraries."""
     # Of its own molecules all at once: of chunks, a loop, XLA counts one turn.
-    functions = build_functions(replace(config, chunk_size=loader.places), steps.devices, steps.parameters)
-    vector = steps.devices.place(np.zeros(steps.parameters.size, np.float32))
+    # For the processor: of a program that is only lowered, CUDA's backend counts nothing.
+    devices = processor()
+    functions = build_functions(replace(config, chunk_size=loader.places), devices, steps.parameters)
+    vector = devices.place(np.zeros(steps.parameters.size, np.float32))
     flops = []
     for plan in {plan.bucket: plan for plan in loader.plan()}.values():
-        batch = steps.devices.place_batch(loader.read(plan), loader.places)
+        batch = devices.place_batch(loader.read(plan), loader.places)
         flops.append(jax.jit(functions["gradient"]).lower(vector, batch).cost_analysis()["flops"])
-    return float(np.mean(flops))
+    return float(np.mean(flops)) / steps.devices.count
 
 
 def count_operations(compiled: str) -> int:
@@ -287,42 +348,69 @@ def use(run: Path) -> Record:
     return {"in_batches_per_second": len(images) / together, "one_by_one_per_second": 32 / one_by_one}
 
 
-def parts(config: GpuConfig, folder: Path, record: Record) -> Iterator[str]:
+def measure(config: GpuConfig, folder: Path, record: Record) -> Iterator[str]:
     """Measure one part after another, into ``record``, and yield what to print of each."""
-    co2 = write_set(folder, "co2", config.molecules)
-    numbers = TrainConfig(cache_dir=str(co2), batch_size=16, host_devices=1)
-    record["numbers"] = check_numbers(numbers)
-    yield "\n".join(f"  {name:<52}{value:>12.3g}" for name, value in record["numbers"].items())
-    record["rates"] = rates = rates_here()
-    yield "  " + ", ".join(f"{name} {value:.3g}" for name, value in rates.items())
-    record["arms"] = []
-    titles = [
-        "arm",
-        "s / 8,000",
-        "molecules/s",
-        "compile, s",
-        "operations",
-        "floor: launches, s",
-        "bytes, s",
-        "flops, s",
-    ]
-    yield table(titles, [])
-    for kind in ("co2", "mixed"):
-        cache = co2 if kind == "co2" else write_set(folder, kind, config.molecules)
-        arms = [(size, "auto") for size in config.batch_sizes]
-        arms += [(config.streamed, "stream")] if config.streamed and kind == "co2" else []
-        for size, placement in arms:
-            label = f"{kind}, {size}" + (", streamed" if placement == "stream" else "")
-            settings = TrainConfig(cache_dir=str(cache), batch_size=size, data_placement=placement)  # type: ignore[arg-type]
-            arm = measure_arm(label, settings, config, rates)
-            record["arms"].append(arm)
-            figures = [value for name, value in arm.items() if name not in ("arm", "batch_size", "temporary_mib")]
-            yield "| " + " | ".join([label, *(f"{value:,.3g}" for value in figures)]) + " |"
-        if kind == "co2":
+    for part in config.parts:
+        if part == "numbers":
+            cache = write_set(folder / "numbers", "co2", 64)
+            record["numbers"] = check_numbers(TrainConfig(cache_dir=str(cache), batch_size=16))
+            yield "\n".join(f"  {name:<52}{value:>12.3g}" for name, value in record["numbers"].items())
+        elif part == "accuracy":
             record["time_to_accuracy"] = train_to(config, folder)
             yield f"  {record['time_to_accuracy']}"
+        elif part == "use":
             record["use"] = use(folder / "runs" / "joint")
             yield f"  {record['use']}"
+        else:
+            yield from measure_set(part, config, folder, record)
+
+
+_COLUMNS = {
+    "arm": "arm",
+    "seconds_per_8000": "s / 8,000",
+    "molecules_per_second": "molecules/s",
+    "seconds_to_compile": "compile beside the others, s",
+    "operations_per_step": "operations",
+    "floor_launches_s": "floor: launches, s",
+    "floor_bytes_s": "bytes, s",
+    "floor_flops_s": "flops, s",
+}
+
+
+def measure_set(kind: str, config: GpuConfig, folder: Path, record: Record) -> Iterator[str]:
+    """Measure all batch sizes on one set."""
+    if "rates" not in record:
+        record["rates"] = rates_here()
+        yield "  " + ", ".join(f"{name} {value:.3g}" for name, value in record["rates"].items())
+        yield table(list(_COLUMNS.values()), [])
+    cache = write_set(folder, kind, config.molecules)
+    arms = [(size, "auto") for size in config.batch_sizes]
+    arms += [(config.streamed, "stream")] if config.streamed and kind == "co2" else []
+    labels = [f"{kind}, {size}" + (", streamed" if placement == "stream" else "") for size, placement in arms]
+    settings = [TrainConfig(cache_dir=str(cache), batch_size=size, data_placement=where) for size, where in arms]  # type: ignore[arg-type]
+    with pool() as compilers:
+        prepared = [compilers.submit(training, arm, config.molecules) for arm in settings]
+    for label, setting, ready in zip(labels, settings, prepared, strict=True):
+        arm = measure_arm(label, setting, config, record["rates"], ready.result())
+        record.setdefault("arms", []).append(arm)
+        cells = [arm[name] for name in _COLUMNS]
+        yield "| " + " | ".join(cell if isinstance(cell, str) else f"{cell:,.3g}" for cell in cells) + " |"
+        if arm["profile"]:
+            yield say_profile(arm["profile"])
+
+
+def say_profile(profiled: Record) -> str:
+    """Lines on what :func:`profile` found."""
+    first = (
+        f"  profile: {profiled['kernels_per_step']:.0f} kernels a step, at work for "
+        f"{profiled['busy_milliseconds_per_step']:.3g} ms of the {profiled['whole_milliseconds_per_step']:.3g} ms "
+        "that a profiled step takes; the longest:"
+    )
+    rows = [
+        f"  {100 * row['share']:5.1f} % {row['per_step']:6.1f} x {row['microseconds']:7.1f} µs  {row['kernel']}"
+        for row in profiled["longest"][:12]
+    ]
+    return "\n".join([first, *rows])
 
 
 def draw(record: Record) -> Figure:
@@ -331,6 +419,7 @@ def draw(record: Record) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, kind in zip(panels, ("co2", "mixed"), strict=True):
         arms = [arm for arm in record["arms"] if arm["arm"].startswith(kind) and "streamed" not in arm["arm"]]
+        arms.sort(key=lambda arm: arm["batch_size"])
         sizes = [arm["batch_size"] for arm in arms]
         axes.plot(sizes, [arm["molecules_per_second"] for arm in arms], "o-", label="measured")
         for name, said in (("launches", "launches"), ("bytes", "bytes, none cached"), ("flops", "operations")):
@@ -360,7 +449,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # For the seconds to compile to be those of a first start.
         jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "programs"))
-        for said in parts(config, Path(folder), record):
+        for said in measure(config, Path(folder), record):
             print(said, flush=True)
             if time.monotonic() > end:
                 print(f"the {config.minutes:g} minutes are over; what is missing was not begun")
