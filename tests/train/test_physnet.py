@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from scipy.special import eval_legendre
 
-from train.model.equivariant import spherical_harmonics
 from train.model.graph import Pairs
-from train.model.physnet import Angular, Interaction, activation, radial_basis, radial_filters
+from train.model.physnet import Interaction, PhysNet, activation, radial_basis, radial_filters
 
 ATOMS, FEATURES, BASIS, CUTOFF = 5, 3, 6, 4.0
 FIRST = np.array([0, 0, 1, 2])
 SECOND = np.array([1, 2, 3, 3])
 """Atom 4 has no neighbour."""
 DISTANCES = np.array([0.9, 1.7, 2.2, 3.9])
+DEGREE, CHANNELS = 3, 2
 
 
 def softplus(x: np.ndarray) -> np.ndarray:
@@ -39,70 +39,89 @@ def expected_basis(distance: float) -> np.ndarray:
     return (1.0 - 6.0 * x**5 + 15.0 * x**4 - 10.0 * x**3) * functions
 
 
-def expected_interaction(params: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    """Equations 5 and 6, atom by atom."""
+def neighbours(i: int, distances: np.ndarray) -> list[tuple[int, float]]:
+    """The neighbours of atom i, with their distances."""
+    pairs = zip(FIRST.tolist(), SECOND.tolist(), distances.tolist(), strict=True)
+    return [(second if i == first else first, distance) for first, second, distance in pairs if i in (first, second)]
+
+
+def residual(params: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    """Equation 4."""
+    return x + dense(params["second"], softplus(dense(params["first"], softplus(x))))
+
+
+def expected_interaction(
+    params: dict[str, Any], x: np.ndarray, distances: np.ndarray, positions: np.ndarray | None = None
+) -> np.ndarray:
+    """Equations 5 and 6, atom by atom; with angular terms of these positions."""
     out = np.empty_like(x)
     for i in range(len(x)):
         v = softplus(dense(params["own"], softplus(x[i])))
-        for first, second, distance in zip(FIRST, SECOND, DISTANCES, strict=True):
-            if i in (first, second):
-                j = second if i == first else first
-                filters = expected_basis(distance) @ params["filter"]["kernel"]
-                v = v + filters * softplus(dense(params["others"], softplus(x[j])))
-        block = params["residual_0"]
-        v = v + dense(block["second"], softplus(dense(block["first"], softplus(v))))
-        out[i] = params["gate"] * x[i] + dense(params["update"], softplus(v))
+        for j, distance in neighbours(i, distances):
+            filters = expected_basis(distance) @ params["filter"]["kernel"]
+            v = v + filters * softplus(dense(params["others"], softplus(x[j])))
+        if positions is not None:
+            v = v + dense(params["angular_update"], expected_invariants(params["angular"], i, softplus(x), positions))
+        out[i] = params["gate"] * x[i] + dense(params["update"], softplus(residual(params["residual_0"], v)))
     return out
+
+
+def expected_invariants(params: dict[str, Any], i: int, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Without spherical harmonics, by their addition theorem: a sum over pairs of neighbours of P_l(cos θ)."""
+    messages = []
+    for j, distance in neighbours(i, np.linalg.norm(positions[SECOND] - positions[FIRST], axis=1)):
+        message = expected_basis(distance) @ params["filter"]["kernel"] * softplus(dense(params["others"], x[j]))
+        messages.append((message.reshape(DEGREE, CHANNELS), (positions[j] - positions[i]) / distance))
+    invariants = np.zeros((DEGREE, CHANNELS))
+    for number in range(1, DEGREE + 1):
+        left, right = np.split(params[f"mix_{number}"]["kernel"], 2, axis=1)
+        for one, u in messages:
+            for other, v in messages:
+                product = (one[number - 1] @ left) * (other[number - 1] @ right)
+                invariants[number - 1] += product * eval_legendre(number, u @ v)
+    return invariants.ravel()
+
+
+def drawn(tree: Any, rng: np.random.Generator) -> Any:
+    """Parameters of the same shapes, none of them zero, as those of new blocks are."""
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), tree)
 
 
 def test_interaction_is_the_sum_over_neighbours() -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(ATOMS, FEATURES))
+    x, kernel = rng.normal(size=(ATOMS, FEATURES)), rng.normal(size=(BASIS, FEATURES))
     with jax.enable_x64(True):
         pairs = Pairs(jnp.asarray(FIRST), jnp.asarray(SECOND), jnp.zeros((len(FIRST), 3)))
-        module = Interaction(residuals=1, basis=BASIS, cutoff=CUTOFF)
-        drawn = module.init(jax.random.key(0), x, DISTANCES, pairs, None)
-        # None of them zero, as those of a new block are.
-        params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), drawn)
-        found = np.asarray(module.apply(params, x, DISTANCES, pairs, None))
-    np.testing.assert_allclose(found, expected_interaction(params["params"], x), rtol=1e-10)
+        module = Interaction(FEATURES, residuals=1, basis=BASIS)
+        arguments = x, [radial_filters(DISTANCES, kernel, CUTOFF)], pairs, None
+        params = drawn(module.init(jax.random.key(0), *arguments), rng)
+        found = np.asarray(module.apply(params, *arguments))
+    expected = expected_interaction(params["params"] | {"filter": {"kernel": kernel}}, x, DISTANCES)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
-def test_angular_terms_are_legendre_polynomials_of_the_angles() -> None:
-    """Without spherical harmonics, by their addition theorem: a sum over pairs of neighbours of P_l(cos θ)."""
+@pytest.mark.parametrize("degree", [0, DEGREE])
+def test_modules_are_those_of_each_by_itself(degree: int) -> None:
+    """Filters and output blocks of all modules are computed together; angular terms are Legendre polynomials."""
     rng = np.random.default_rng(1)
-    degree, channels = 3, 2
-    x, positions = rng.normal(size=(ATOMS, FEATURES)), rng.uniform(-1.0, 1.0, size=(ATOMS, 3))
-    vectors = positions[SECOND] - positions[FIRST]
-    distances = np.linalg.norm(vectors, axis=1)
+    numbers, positions = np.array([[1, 6, 8, 7, 1]]), rng.uniform(-1.0, 1.0, size=(1, ATOMS, 3))
+    network = PhysNet(FEATURES, 2, BASIS, CUTOFF, degree=degree, channels=CHANNELS)
+    vectors = positions[0, SECOND] - positions[0, FIRST]
     with jax.enable_x64(True):
         pairs = Pairs(jnp.asarray(FIRST), jnp.asarray(SECOND), jnp.asarray(vectors))
-        harmonics = spherical_harmonics(pairs.displacements, degree)
-        module = Angular(degree, channels, BASIS, CUTOFF)
-        arguments = (x, distances, jnp.concatenate(harmonics[1:], axis=-1), pairs)
-        params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), module.init(jax.random.key(0), *arguments))
-        found = np.asarray(module.apply(params, *arguments))
-    weights = params["params"]
-    for i in range(ATOMS):
-        neighbours = []
-        for first, second, distance in zip(FIRST, SECOND, distances, strict=True):
-            if i in (first, second):
-                j = second if i == first else first
-                message = expected_basis(distance) @ weights["filter"]["kernel"]
-                message = message * softplus(dense(weights["others"], x[j]))
-                neighbours.append((message.reshape(degree, channels), (positions[j] - positions[i]) / distance))
-        for number in range(1, degree + 1):
-            left, right = np.split(weights[f"mix_{number}"]["kernel"], 2, axis=1)
-            expected = sum(
-                (
-                    (one[number - 1] @ left) * (other[number - 1] @ right) * eval_legendre(number, u @ v)
-                    for one, u in neighbours
-                    for other, v in neighbours
-                ),
-                start=np.zeros(channels),
-            )
-            own = found[i, (number - 1) * channels : number * channels]
-            np.testing.assert_allclose(own, expected, rtol=1e-10, atol=1e-12)
+        arguments = numbers, positions, pairs, np.zeros(1)
+        params = drawn(network.init(jax.random.key(0), *arguments), rng)
+        found: Any = network.apply(params, *arguments)
+    weights, distances = params["params"], np.linalg.norm(vectors, axis=1)
+    x, outputs = weights["embedding"]["embedding"][numbers[0]], np.zeros((ATOMS, 2))
+    for i in range(2):
+        x = expected_interaction(weights[f"interaction_{i}"], x, distances, positions[0] if degree else None)
+        x = residual(weights[f"atomic_{i}_0"], x)
+        block = weights[f"output_{i}"]
+        outputs += dense(block["linear"], softplus(residual(block["residual_0"], x)))
+    charges = (weights["scale"][numbers[0]] * outputs + weights["shift"][numbers[0]])[:, 1]
+    np.testing.assert_allclose(found.features[0], softplus(x), rtol=1e-9)
+    np.testing.assert_allclose(found.charges[0], charges - charges.mean(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import e3x
@@ -103,28 +104,59 @@ def _radial_filters_jvp(cutoff: float, order: int, primals: Any, tangents: Any) 
     return filters, sum(parts[1:], start=parts[0])
 
 
+class Kernel(nn.Module):
+    """The parameters of a linear map without a bias."""
+
+    inputs: int
+    outputs: int
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    def setup(self) -> None:
+        """Make the parameters."""
+        self.kernel = self.param("kernel", self.kernel_init, (self.inputs, self.outputs), jnp.float32)
+
+
+class Layer(Kernel):
+    """The parameters of a linear map with a bias."""
+
+    def setup(self) -> None:
+        """Make the parameters."""
+        super().setup()
+        self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
+
+
+def linear(layers: Sequence[Layer], x: Array) -> Array:
+    """Apply layers, each to its own features (layers, N, inputs), in one product."""
+    kernels, biases = jnp.stack([layer.kernel for layer in layers]), jnp.stack([layer.bias for layer in layers])
+    return jnp.matmul(x, kernels) + biases[:, None]
+
+
+def joined(layers: Sequence[Layer], x: Array) -> list[Array]:
+    """Apply layers and the activation to the same features (N, inputs), in one product."""
+    kernel, bias = jnp.concatenate([layer.kernel for layer in layers], axis=1), [layer.bias for layer in layers]
+    parts = jax.lax.split(activation(x @ kernel + jnp.concatenate(bias)), [layer.outputs for layer in layers], axis=1)
+    return list(parts)
+
+
 class Residual(nn.Module):
     """A residual block x + W₂σ(W₁σ(x) + b₁) + b₂ (eq 4); W₂ starts at zero, so that a new block changes nothing."""
 
-    @nn.compact
+    features: int
+
+    def setup(self) -> None:
+        """Make the two layers."""
+        self.first = Layer(self.features, self.features, nn.initializers.orthogonal())
+        self.second = Layer(self.features, self.features, nn.initializers.zeros)
+
     def __call__(self, x: Array) -> Array:
         """Map features (N, features)."""
-        features = x.shape[-1]
-        y = nn.Dense(features, kernel_init=nn.initializers.orthogonal(), name="first")(activation(x))
-        return x + nn.Dense(features, kernel_init=nn.initializers.zeros, name="second")(activation(y))
+        return residuals([self], x[None])[0]
 
 
-class _Filter(nn.Module):
-    """The filters of one interaction."""
-
-    features: int
-    basis: int
-    cutoff: float
-
-    @nn.compact
-    def __call__(self, distances: Array) -> Array:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.basis, self.features))
-        return radial_filters(distances, kernel, self.cutoff)
+def residuals(blocks: Sequence[Residual], x: Array) -> Array:
+    """Apply residual blocks, each to its own features (blocks, N, features)."""
+    inner = linear([block.first for block in blocks], activation(x))
+    return x + linear([block.second for block in blocks], activation(inner))
 
 
 class Angular(nn.Module):
@@ -135,40 +167,48 @@ class Angular(nn.Module):
     (Drautz, Phys. Rev. B 2019, 99, 014104), with messages that the network learns (Batatia et al., MACE, NeurIPS 2022).
     """
 
+    features: int
     degree: int
     channels: int
     basis: int
-    cutoff: float
 
-    @nn.compact
-    def __call__(self, activated: Array, distances: Array, directions: Array, pairs: Pairs) -> Array:
+    def setup(self) -> None:
+        """Make the layers."""
+        width = self.degree * self.channels
+        self.filter = Kernel(self.basis, width)
+        self.others = Layer(self.features, width)
+        # Numbered from 1, by degree.
+        for degree in range(1, self.degree + 1):
+            setattr(self, f"mix_{degree}", nn.Dense(2 * self.channels, use_bias=False))
+
+    def __call__(self, others: Array, filters: Array, directions: Array, pairs: Pairs) -> Array:
         """Return invariants (N, degree · channels).
 
         Args:
-            activated: (N, features) σ(x).
-            distances: (P,) of the pairs in Å.
+            others: (N, degree · channels) σ(W_l σ(x) + b_l).
+            filters: (P, degree · channels) of the pairs.
             directions: (P, (degree + 1)² - 1) spherical harmonics of the pairs' displacements, from degree 1.
             pairs: of the batch.
         """
-        width = self.degree * self.channels
-        others = activation(nn.Dense(width, name="others")(activated))
-        filters = _Filter(width, self.basis, self.cutoff, name="filter")(distances)
         degrees = np.repeat(np.arange(1, self.degree + 1), 2 * np.arange(1, self.degree + 1) + 1)
 
         def by_component(values: Array) -> Array:
-            return values.reshape(-1, self.degree, self.channels)[:, degrees - 1]
+            # Each degree as often as it has components, by broadcasting: its transpose is a sum, that of an index a
+            # scatter into zeros.
+            of_degree = jnp.split(values.reshape(-1, self.degree, self.channels), self.degree, axis=1)
+            repeated = [jnp.repeat(value, 2 * degree + 1, axis=1) for degree, value in enumerate(of_degree, start=1)]
+            return jnp.concatenate(repeated, axis=1)
 
         # Seen from the other atom, the direction is the opposite one.
         opposite = directions * np.where(degrees % 2, -1.0, 1.0).astype(directions.dtype)
         to_first = by_component(filters * others[pairs.second_idx]) * directions[..., None]
         to_second = by_component(filters * others[pairs.first_idx]) * opposite[..., None]
         receivers = jnp.concatenate([pairs.first_idx, pairs.second_idx])
-        density = jax.ops.segment_sum(jnp.concatenate([to_first, to_second]), receivers, activated.shape[0])
+        density = jax.ops.segment_sum(jnp.concatenate([to_first, to_second]), receivers, others.shape[0])
         invariants = []
         for degree in range(1, self.degree + 1):
             own = density[:, degree**2 - 1 : (degree + 1) ** 2 - 1]
-            mixed = nn.Dense(2 * self.channels, use_bias=False, name=f"mix_{degree}")(own)
-            left, right = jnp.split(mixed, 2, axis=-1)
+            left, right = jnp.split(getattr(self, f"mix_{degree}")(own), 2, axis=-1)
             invariants.append((left * right).sum(axis=1))
         return jnp.concatenate(invariants, axis=-1)
 
@@ -179,53 +219,76 @@ class Interaction(nn.Module):
     With a ``degree``, the invariants of :class:`Angular` join the messages by a linear map.
     """
 
+    features: int
     residuals: int
     basis: int
-    cutoff: float
     degree: int = 0
     channels: int = 0
 
-    @nn.compact
-    def __call__(self, x: Array, distances: Array, pairs: Pairs, directions: Array | None) -> Array:
+    def setup(self) -> None:
+        """Make the layers."""
+        self.filter = Kernel(self.basis, self.features)
+        self.own, self.others = Layer(self.features, self.features), Layer(self.features, self.features)
+        if self.degree:
+            self.angular = Angular(self.features, self.degree, self.channels, self.basis)
+            self.angular_update = nn.Dense(self.features)
+        self.residual = [Residual(self.features) for _ in range(self.residuals)]
+        self.update = nn.Dense(self.features)
+        self.gate = self.param("gate", nn.initializers.ones, (self.features,))
+
+    def filter_kernels(self) -> list[Array]:
+        """Return the parameters of its filters: of the messages, and of the angular terms."""
+        angular = [self.angular.filter.kernel] if self.degree else []
+        return [self.filter.kernel, *angular]
+
+    def __call__(self, x: Array, filters: Sequence[Array], pairs: Pairs, directions: Array | None) -> Array:
         """Update features (N, features) with messages both ways between P pairs.
 
         Args:
             x: (N, features).
-            distances: (P,) of the pairs in Å.
+            filters: (P, ...) of the pairs, for each of :meth:`filter_kernels`.
             pairs: of the batch.
             directions: as in :class:`Angular`; None without a degree.
         """
-        features = x.shape[-1]
-        activated = activation(x)
-        own = activation(nn.Dense(features, name="own")(activated))
-        others = activation(nn.Dense(features, name="others")(activated))
-        filters = _Filter(features, self.basis, self.cutoff, name="filter")(distances)
-        messages = jnp.concatenate([filters * others[pairs.second_idx], filters * others[pairs.first_idx]])
+        angular = [self.angular.others] if directions is not None else []
+        own, others, *of_directions = joined([self.own, self.others, *angular], activation(x))
+        messages = jnp.concatenate([filters[0] * others[pairs.second_idx], filters[0] * others[pairs.first_idx]])
         receivers = jnp.concatenate([pairs.first_idx, pairs.second_idx])
         v = own + jax.ops.segment_sum(messages, receivers, x.shape[0])
         if directions is not None:
-            angular = Angular(self.degree, self.channels, self.basis, self.cutoff, name="angular")
-            v = v + nn.Dense(features, name="angular_update")(angular(activated, distances, directions, pairs))
-        for i in range(self.residuals):
-            v = Residual(name=f"residual_{i}")(v)
-        gate = self.param("gate", nn.initializers.ones, (features,))
-        return gate[None, :] * x + nn.Dense(features, name="update")(activation(v))
+            v = v + self.angular_update(self.angular(of_directions[0], filters[1], directions, pairs))
+        for block in self.residual:
+            v = block(v)
+        return self.gate[None, :] * x + self.update(activation(v))
 
 
 class Output(nn.Module):
-    """Residual blocks and a linear map to (E_i, q_i)."""
+    """The parameters of residual blocks and a linear map to (E_i, q_i)."""
 
+    features: int
     residuals: int
 
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Map features (N, features) to contributions (N, 2) to energy and charge."""
-        for i in range(self.residuals):
-            x = Residual(name=f"residual_{i}")(x)
+    def setup(self) -> None:
+        """Make the layers."""
+        self.residual = [Residual(self.features) for _ in range(self.residuals)]
         # Small, so that a new network predicts energies and forces of the data's order; not zero, because charges
         # of zero have no dipole, no potential and no gradient to grow from.
         small = nn.initializers.variance_scaling(0.01, "fan_in", "normal")
-        return nn.Dense(2, use_bias=False, kernel_init=small, name="linear")(activation(x))
+        self.linear = Kernel(self.features, 2, small)
+
+
+def outputs_of(blocks: Sequence[Output], x: Array) -> Array:
+    """Return the sum of the modules' contributions (N, 2) to energy and charge.
+
+    They do not depend on each other, so that one product does for each layer of all.
+
+    Args:
+        blocks: of the modules.
+        x: (modules, N, features).
+    """
+    for level in zip(*(block.residual for block in blocks), strict=True):
+        x = residuals(level, x)
+    return jnp.einsum("mnf,mfo->no", activation(x), jnp.stack([block.linear.kernel for block in blocks]))
 
 
 class PhysNet(nn.Module):
@@ -276,15 +339,17 @@ class PhysNet(nn.Module):
         directions = None
         if self.degree:
             directions = jnp.concatenate(spherical_harmonics(pairs.displacements, self.degree)[1:], axis=-1)
-        interaction = functools.partial(
-            Interaction, self.residual_interaction, self.basis, self.cutoff, self.degree, self.channels
-        )
-        outputs = jnp.zeros((x.shape[0], 2), x.dtype)
-        for i in range(self.iterations):
-            x = interaction(name=f"interaction_{i}")(x, distances, pairs, directions)
+        shape_of_module = self.features, self.residual_interaction, self.basis, self.degree, self.channels
+        modules = [Interaction(*shape_of_module, name=f"interaction_{i}") for i in range(self.iterations)]
+        filters = self._filters(modules, distances)
+        found = []
+        for i, (module, own) in enumerate(zip(modules, filters, strict=True)):
+            x = module(x, own, pairs, directions)
             for j in range(self.residual_atomic):
-                x = Residual(name=f"atomic_{i}_{j}")(x)
-            outputs = outputs + Output(self.residual_output, name=f"output_{i}")(x)
+                x = Residual(self.features, name=f"atomic_{i}_{j}")(x)
+            found.append(x)
+        blocks = [Output(self.features, self.residual_output, name=f"output_{i}") for i in range(self.iterations)]
+        outputs = outputs_of(blocks, jnp.stack(found))
         scale = self.param("scale", nn.initializers.ones, (elements, 2))[flat_numbers]
         shift = self.param("shift", nn.initializers.zeros, (elements, 2))[flat_numbers]
         atomic = (scale * outputs + shift).reshape(*shape, 2)
@@ -294,6 +359,14 @@ class PhysNet(nn.Module):
         if self.zbl:
             energy = energy + nuclear_repulsion(atomic_numbers, pairs, distances, self.cutoff)
         return PhysNetOutput(energy, charges, excess, activation(x).reshape(*shape, -1))
+
+    def _filters(self, modules: Sequence[Interaction], distances: Array) -> list[list[Array]]:
+        """Return the filters of each module: those of all modules, of the same distances, in one product."""
+        kernels = [module.filter_kernels() for module in modules]
+        widths = [kernel.shape[1] for own in kernels for kernel in own]
+        of_all = radial_filters(distances, jnp.concatenate([k for own in kernels for k in own], axis=1), self.cutoff)
+        parts = iter(jax.lax.split(of_all, widths, axis=1))
+        return [[next(parts) for _ in own] for own in kernels]
 
 
 def conserve_charge(charges: Array, atom_mask: Array, total_charge: Array) -> tuple[Array, Array]:
