@@ -340,5 +340,6 @@ def test_members_at_once_take_the_steps_of_members_in_turn(monkeypatch: pytest.M
     monkeypatch.setattr(Devices, "platform", "gpu")
     at_once = results(0)
     for (path, found), expected in zip(jax.tree.leaves_with_path(at_once), jax.tree.leaves(in_turn), strict=True):
-        scale = max(np.abs(expected).max(), 1e-3)
+        # Exact monopoles differ by rounding alone: of charges of the order of 1 e.
+        scale = max(np.abs(expected).max(), 0.1)
         np.testing.assert_allclose(found, expected, atol=1e-5 * scale, err_msg=str(path))
