@@ -21,7 +21,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
-from tests.benchmarks.gpu import count_operations
+from tests.benchmarks.device_costs import count_operations
 from tests.benchmarks.runs import table
 from train.config import TrainConfig
 from train.data.batch import empty_batch

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ase
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
@@ -32,6 +30,17 @@ from shared.drawing import save_picture
 from shared.log import log
 from tests import support
 from tests.benchmarks.arms import Round, training, training_steps
+from tests.benchmarks.device_costs import (
+    Record,
+    count_bytes,
+    count_flops,
+    count_operations,
+    median_seconds,
+    processor,
+    profile,
+    rates_here,
+    say_profile,
+)
 from tests.benchmarks.runs import read_metrics, table
 from tests.benchmarks.time_to_accuracy import first_reached
 from train.config import TrainConfig
@@ -43,18 +52,17 @@ from train.model.joint import build_model
 from train.run import loop
 from train.run.session import split_loader
 from train.step.compiled_steps import Steps
-from train.step.devices import AXIS, Devices, all_devices, start_devices
+from train.step.devices import Devices, all_devices, start_devices
 from train.step.metrics import zero_sums
 from train.step.start import start_jax
-from train.step.train_step import build_functions
 
 
 @dataclass(frozen=True)
 class GpuConfig:
     """What to measure."""
 
-    parts: tuple[str, ...] = ("numbers", "co2", "accuracy", "use", "mixed")
-    """What to do, in this order: right numbers, speed on a set, time to accuracy, and then the trained model in use."""
+    parts: tuple[Literal["numbers", "co2", "accuracy", "mixed"], ...] = ("numbers", "co2", "accuracy", "mixed")
+    """What to do, in this order: right numbers, speed on a set, time to accuracy with the trained model in use."""
 
     batch_sizes: tuple[int, ...] = (16, 64, 256, 1024, 4096)
     """Batch sizes of both sets."""
@@ -84,7 +92,6 @@ class GpuConfig:
     """Stem of a JSON file and a picture."""
 
 
-Record = dict[str, Any]
 Prepared = tuple[Steps, Loader, float, Round]
 
 
@@ -107,11 +114,6 @@ def first_batch(config: TrainConfig, devices: Devices) -> Batch:
     loader = split_loader(cache, "train", config, devices)
     loader.buckets = [max(loader.buckets, key=len)]
     return loader.read(loader.plan(0)[0])
-
-
-def processor() -> Devices:
-    """One device of the processor."""
-    return Devices(jax.sharding.Mesh(np.array(jax.local_devices(backend="cpu")[:1]), (AXIS,)))
 
 
 def pool() -> ThreadPoolExecutor:
@@ -177,45 +179,14 @@ def _mean(found: Any, expected: Any, factor: float) -> float:
     return float(np.abs(np.asarray(found) - np.asarray(expected)).mean() * factor)
 
 
-def rates_here() -> Record:
-    """Rates of this device: matrix products, copies, and launches of operations that do nothing else."""
-    size = 4096 if jax.default_backend() != "cpu" else 1024
-    square = jax.random.normal(jax.random.key(0), (size, size))
-    long = jnp.zeros(1 << (28 if jax.default_backend() != "cpu" else 24))
-    # Each turn sorts a few numbers: nothing that the compiler could join with its neighbours.
-    numbers = jnp.arange(8.0)
-    turns = jax.jit(lambda x: jax.lax.fori_loop(0, 1000, lambda _, x: jnp.sort(x) * 1.0001, x)).lower(numbers).compile()
-    launches = 1000 * max(1, count_operations(turns.as_text()))
-    seconds = {
-        "product": _seconds(jax.jit(lambda x: x @ x), square),
-        "copy": _seconds(jax.jit(lambda x: x + 1.0), long),
-        "launch": _seconds(turns, numbers) / launches,
-    }
-    return {
-        "gflop_per_second": 2 * size**3 / seconds["product"] / 1e9,
-        "gb_per_second": 2 * long.nbytes / seconds["copy"] / 1e9,
-        "microseconds_per_launch": 1e6 * seconds["launch"],
-    }
-
-
-def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def measure_arm(label: str, config: TrainConfig, bench: GpuConfig, rates: Record, prepared: Prepared) -> Record:
     """Train some rounds at one batch size, and say what would bound it."""
     steps, loader, compiling, one_round = prepared
     one_round()
     times = [figures["seconds"] / figures["molecules"] for figures in (one_round() for _ in range(bench.rounds))]
-    profiled = (
-        profile(one_round, -(-bench.molecules // config.batch_size)) if config.batch_size == bench.profiled else None
-    )
+    profiled = None
+    if config.batch_size == bench.profiled:
+        profiled = profile(one_round, -(-bench.molecules // config.batch_size))
     seconds, batches, compiled = statistics.median(times), 8000 / config.batch_size, training_steps(steps)
     operations = statistics.mean(count_operations(executable.as_text()) for executable in compiled)
     bytes_used = statistics.mean(map(count_bytes, compiled))
@@ -232,79 +203,6 @@ def measure_arm(label: str, config: TrainConfig, bench: GpuConfig, rates: Record
         "temporary_mib": statistics.mean(made.memory_analysis().temp_size_in_bytes for made in compiled) / 2**20,
         "profile": profiled,
     }
-
-
-def profile(one_round: Callable[[], Record], steps: int) -> Record | None:
-    """Return what the device did in a round of so many steps by JAX's profiler, or None: not on a processor.
-
-    XLA does not launch its command buffers (CUDA graphs) as such while it is profiled, so that what counts is the time
-    in which any kernel ran.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            one_round()
-        found = [jax.profiler.ProfileData.from_file(str(path)) for path in Path(folder).rglob("*.xplane.pb")]
-    lines = [
-        line for data in found for plane in data.planes if plane.name.startswith("/device:") for line in plane.lines
-    ]
-    kernels = [event for line in lines if line.name.startswith("Stream") for event in line.events]
-    if not kernels:
-        return None
-    spans = np.array(sorted((event.start_ns, event.start_ns + event.duration_ns) for event in kernels))
-    before = np.maximum.accumulate(np.concatenate([spans[:1, 0], spans[:-1, 1]]))
-    busy = np.maximum(0.0, spans[:, 1] - np.maximum(spans[:, 0], before)).sum()
-    named: dict[str, tuple[float, int]] = {}
-    for event in kernels:
-        seconds, number = named.get(event.name, (0.0, 0))
-        named[event.name] = (seconds + event.duration_ns / 1e9, number + 1)
-    longest = sorted(named.items(), key=lambda item: -item[1][0])
-    return {
-        "kernels_per_step": len(kernels) / steps,
-        "busy_milliseconds_per_step": busy / 1e6 / steps,
-        "whole_milliseconds_per_step": (spans[:, 1].max() - spans[0, 0]) / 1e6 / steps,
-        "longest": [
-            {
-                "kernel": name,
-                "share": seconds * 1e9 / busy,
-                "microseconds": 1e6 * seconds / number,
-                "per_step": number / steps,
-            }
-            for name, (seconds, number) in longest[:40]
-        ],
-    }
-
-
-def count_flops(config: TrainConfig, steps: Steps, loader: Loader) -> float:
-    """Return the operations of each device for the gradient of a batch, before the compiler puts it into libraries."""
-    # Of its own molecules all at once: of chunks, a loop, XLA counts one turn.
-    # For the processor: of a program that is only lowered, CUDA's backend counts nothing.
-    devices = processor()
-    functions = build_functions(replace(config, chunk_size=loader.places), devices, steps.parameters)
-    vector = devices.place(np.zeros(steps.parameters.size, np.float32))
-    flops = []
-    for plan in {plan.bucket: plan for plan in loader.plan()}.values():
-        batch = devices.place_batch(loader.read(plan), loader.places)
-        flops.append(jax.jit(functions["gradient"]).lower(vector, batch).cost_analysis()["flops"])
-    return float(np.mean(flops)) / steps.devices.count
-
-
-def count_operations(compiled: str) -> int:
-    """Return how many operations of a compiled program do work of their own: fusions, products, calls, sorts."""
-    inside = set(re.findall(r"\b(?:calls|to_apply)=%?([\w.-]+)", compiled))
-    kinds = "fusion|dot|custom-call|sort|scatter|reduce|all-reduce|copy|convolution|reduce-window"
-    working = re.compile(rf"= (?:\([^=]*?\)|\S+) (?:{kinds})\(")
-    number = 0
-    for block in re.split(r"(?m)^(?=(?:ENTRY )?%?[\w.-]+ [^\n]*\{$)", compiled):
-        name = re.match(r"(?:ENTRY )?%?([\w.-]+)", block)
-        if name is None or name[1] not in inside:
-            number += len(working.findall(block))
-    return number
-
-
-def count_bytes(executable: Any) -> float:
-    """Return the bytes of a step by XLA's count, less its arguments: each gather counts as reading all of them."""
-    counted: float = executable.cost_analysis().get("bytes accessed", 0.0)
-    return max(0.0, counted - executable.memory_analysis().argument_size_in_bytes)
 
 
 def train_to(config: GpuConfig, folder: Path) -> Record:
@@ -343,8 +241,8 @@ def use(run: Path) -> Record:
     rng = np.random.default_rng(0)
     for image in images:
         image.positions += 0.005 * rng.normal(size=image.positions.shape)
-    together = _seconds(lambda: predictor.predict(images))
-    one_by_one = _seconds(lambda: [predictor.predict([image]) for image in images[:32]])
+    together = median_seconds(lambda: predictor.predict(images))
+    one_by_one = median_seconds(lambda: [predictor.predict([image]) for image in images[:32]])
     return {"in_batches_per_second": len(images) / together, "one_by_one_per_second": 32 / one_by_one}
 
 
@@ -358,7 +256,6 @@ def measure(config: GpuConfig, folder: Path, record: Record) -> Iterator[str]:
         elif part == "accuracy":
             record["time_to_accuracy"] = train_to(config, folder)
             yield f"  {record['time_to_accuracy']}"
-        elif part == "use":
             record["use"] = use(folder / "runs" / "joint")
             yield f"  {record['use']}"
         else:
@@ -397,20 +294,6 @@ def measure_set(kind: str, config: GpuConfig, folder: Path, record: Record) -> I
         yield "| " + " | ".join(cell if isinstance(cell, str) else f"{cell:,.3g}" for cell in cells) + " |"
         if arm["profile"]:
             yield say_profile(arm["profile"])
-
-
-def say_profile(profiled: Record) -> str:
-    """Lines on what :func:`profile` found."""
-    first = (
-        f"  profile: {profiled['kernels_per_step']:.0f} kernels a step, at work for "
-        f"{profiled['busy_milliseconds_per_step']:.3g} ms of the {profiled['whole_milliseconds_per_step']:.3g} ms "
-        "that a profiled step takes; the longest:"
-    )
-    rows = [
-        f"  {100 * row['share']:5.1f} % {row['per_step']:6.1f} x {row['microseconds']:7.1f} µs  {row['kernel']}"
-        for row in profiled["longest"][:12]
-    ]
-    return "\n".join([first, *rows])
 
 
 def draw(record: Record) -> Figure:

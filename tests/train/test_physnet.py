@@ -94,7 +94,7 @@ def test_interaction_is_the_sum_over_neighbours() -> None:
         pairs = Pairs(jnp.asarray(FIRST), jnp.asarray(SECOND), jnp.zeros((len(FIRST), 3)))
         module = Interaction(FEATURES, residuals=1, basis=BASIS)
         arguments = x, [radial_filters(DISTANCES, kernel, CUTOFF)], pairs, None
-        params = drawn(module.init(jax.random.key(0), *arguments), rng)
+        params = drawn(jax.eval_shape(module.init, jax.random.key(0), *arguments), rng)
         found = np.asarray(module.apply(params, *arguments))
     expected = expected_interaction(params["params"] | {"filter": {"kernel": kernel}}, x, DISTANCES)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
@@ -110,7 +110,7 @@ def test_modules_are_those_of_each_by_itself(degree: int) -> None:
     with jax.enable_x64(True):
         pairs = Pairs(jnp.asarray(FIRST), jnp.asarray(SECOND), jnp.asarray(vectors))
         arguments = numbers, positions, pairs, np.zeros(1)
-        params = drawn(network.init(jax.random.key(0), *arguments), rng)
+        params = drawn(jax.eval_shape(network.init, jax.random.key(0), *arguments), rng)
         found: Any = network.apply(params, *arguments)
     weights, distances = params["params"], np.linalg.norm(vectors, axis=1)
     x, outputs = weights["embedding"]["embedding"][numbers[0]], np.zeros((ATOMS, 2))

@@ -177,9 +177,8 @@ class Angular(nn.Module):
         width = self.degree * self.channels
         self.filter = Kernel(self.basis, width)
         self.others = Layer(self.features, width)
-        # Numbered from 1, by degree.
-        for degree in range(1, self.degree + 1):
-            setattr(self, f"mix_{degree}", nn.Dense(2 * self.channels, use_bias=False))
+        degrees = range(1, self.degree + 1)
+        self.mix = {str(degree): nn.Dense(2 * self.channels, use_bias=False) for degree in degrees}
 
     def __call__(self, others: Array, filters: Array, directions: Array, pairs: Pairs) -> Array:
         """Return invariants (N, degree · channels).
@@ -208,7 +207,7 @@ class Angular(nn.Module):
         invariants = []
         for degree in range(1, self.degree + 1):
             own = density[:, degree**2 - 1 : (degree + 1) ** 2 - 1]
-            left, right = jnp.split(getattr(self, f"mix_{degree}")(own), 2, axis=-1)
+            left, right = jnp.split(self.mix[str(degree)](own), 2, axis=-1)
             invariants.append((left * right).sum(axis=1))
         return jnp.concatenate(invariants, axis=-1)
 
@@ -339,8 +338,10 @@ class PhysNet(nn.Module):
         directions = None
         if self.degree:
             directions = jnp.concatenate(spherical_harmonics(pairs.displacements, self.degree)[1:], axis=-1)
-        shape_of_module = self.features, self.residual_interaction, self.basis, self.degree, self.channels
-        modules = [Interaction(*shape_of_module, name=f"interaction_{i}") for i in range(self.iterations)]
+        interaction = functools.partial(
+            Interaction, self.features, self.residual_interaction, self.basis, self.degree, self.channels
+        )
+        modules = [interaction(name=f"interaction_{i}") for i in range(self.iterations)]
         filters = self._filters(modules, distances)
         found = []
         for i, (module, own) in enumerate(zip(modules, filters, strict=True)):
