@@ -16,6 +16,8 @@ from train.data.esp_mask import EspSelection
 from train.data.loader import Loader
 from train.model.joint import build_model, clean
 from train.run.initial_displacements import scale_displacements
+from train.step.compiled_steps import Steps
+from train.step.devices import all_devices
 
 CHARGES = np.zeros(119)
 
@@ -41,11 +43,11 @@ def test_of_one_length_whatever_was_drawn(n_dcm: int, loader: Loader) -> None:
     small = {"physnet_iterations": 1, "dcmnet_iterations": 1, "dcmnet_max_degree": 1}
     config = support.small_config(n_dcm=n_dcm, **small)
     model = build_model(config)
-    apply, lengths = jax.jit(model.apply), []
+    steps, apply, lengths = Steps(config, 1, all_devices()), jax.jit(model.apply), []
     for seed in range(3):
         drawn = support.initial_weights(config, seed)
         before, charges_before = distributed(apply, drawn, loader)
-        params = scale_displacements(drawn, config, CHARGES, loader)
+        params = scale_displacements(drawn, steps, CHARGES, loader)
         displacements, charges = distributed(apply, params, loader)
         # Longer or shorter, in the same directions, and nothing else.
         factor = np.linalg.norm(displacements) / np.linalg.norm(before)
@@ -57,7 +59,8 @@ def test_of_one_length_whatever_was_drawn(n_dcm: int, loader: Loader) -> None:
         lengths.append(np.linalg.norm(before, axis=-1).max())
     assert max(lengths) > 1.3 * min(lengths)
     # Before a bound, which none of them would reach.
-    bound = scale_displacements(drawn, dataclasses.replace(config, longest_arm=0.1), CHARGES, loader)
+    bounded = Steps(dataclasses.replace(config, longest_arm=0.1), 1, all_devices())
+    bound = scale_displacements(drawn, bounded, CHARGES, loader)
     jax.tree.map(np.testing.assert_array_equal, bound, params)
 
 
@@ -90,4 +93,4 @@ def test_atoms_without_neighbours_leave_the_weights_alone(loader: Loader) -> Non
             return batch._replace(dcmnet_n_edges=np.zeros_like(batch.dcmnet_n_edges))
 
     lonely = Lonely(loader.buckets, 20, EspSelection(1.0))
-    assert scale_displacements(params, config, CHARGES, lonely) is params
+    assert scale_displacements(params, Steps(config, 1, all_devices()), CHARGES, lonely) is params

@@ -34,6 +34,7 @@ from train.model.saved_model import TrainedModel, load_weights, member_folders
 from train.run.blocks import Blocks, ResidentBlocks, open_blocks
 from train.run.checkpoint import require_utf8
 from train.run.initial_charges import element_charges
+from train.run.initial_displacements import scale_displacements
 from train.run.interruption import Interruption
 from train.run.run_data import open_data
 from train.run.tracking import require_trackers
@@ -191,8 +192,6 @@ def first_state(session: Session) -> TrainState:
 
 def _fitted_to_data(session: Session, members: list[Params]) -> list[Params]:
     """Set charges fitted to the dipoles or ESPs, and displacements of one length."""
-    from train.run.initial_displacements import scale_displacements  # slow: imports the model
-
     loader = session.loader
     charges = element_charges(loader)
     fitted = []
@@ -201,7 +200,7 @@ def _fitted_to_data(session: Session, members: list[Params]) -> list[Params]:
         shift[:, 1] = charges
         network = {**params["physnet"]["params"], "shift": shift}
         params = {**params, "physnet": {**params["physnet"], "params": network}}
-        fitted.append(scale_displacements(params, session.config, charges, loader))
+        fitted.append(scale_displacements(params, session.steps, charges, loader))
     return fitted
 
 

@@ -40,8 +40,8 @@ Array = jax.Array
 
 _LEVEL = "xla_backend_optimization_level"
 
-UNOPTIMIZED: dict[str, Any] = {_LEVEL: 0}
-"""XLA's options for what runs once, and would take longer to be optimized."""
+_ON_HOST = ("create", "farthest_charges")
+"""What runs once or a few times, on the host's processor, and would take longer to be optimized."""
 
 _PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax")
 
@@ -81,8 +81,7 @@ class Steps:
     def create_state(self, seed: int) -> TrainState:
         """Return a new state, the same for any devices, and placed where it stays so that the step compiles once.
 
-        Each member is that of a seed of its own, from this one on. Drawn on the host's processor, by a program that is
-        not optimized, which would take longer than drawing.
+        Each member is that of a seed of its own, from this one on.
         """
         structure = jax.tree.structure(new_state(np.zeros(1, np.float32), self._optimizer))
         states = [
@@ -90,6 +89,17 @@ class Steps:
             for member in range(self.members)
         ]
         return self.devices.place(stack_members(states))
+
+    def farthest_charges(self, params: np.ndarray, batch: Batch, charges: np.ndarray) -> Array:
+        """Return how far each atom's farthest distributed charge is from it (B, A) in Å, in one model.
+
+        Args:
+            params: (P,).
+            batch: (B, ...), on the host.
+            charges: (MAX_ATOMIC_NUMBER + 1,) in e, the monopoles to take for PhysNet's.
+        """
+        arguments = params, batch, np.asarray(charges, np.float32)
+        return self._run("farthest_charges", arguments, (jax.tree.structure(0),))[0]
 
     def abstract_state(self) -> TrainState:
         """Shapes and placement of a state, for compiling."""
@@ -264,18 +274,18 @@ class Steps:
             shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves]
             count = len(jax.tree.leaves(donated))
             self._traced[key] = self._tracer.submit(self._trace, key, shapes, tree, count)
-            compiler = self._creator if name == "create" else self._compiler
+            compiler = self._creator if name in _ON_HOST else self._compiler
             self._executables[key] = compiler.submit(self._compile, name, self._traced[key])
         return self._executables[key]
 
     def _trace(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
         """Load the kept program or trace it; it maps flat lists of arrays to flat lists."""
-        where = jax.default_device(jax.local_devices(backend="cpu")[0]) if key[0] == "create" else nullcontext()
+        where = jax.default_device(jax.local_devices(backend="cpu")[0]) if key[0] in _ON_HOST else nullcontext()
         with where:
             return self._lower(key, shapes, tree, donated)
 
     def _compile(self, name: str, traced: Future[Any]) -> Any:
-        options = UNOPTIMIZED if name == "create" else compiler_options(self.devices)
+        options = {_LEVEL: 0} if name in _ON_HOST else compiler_options(self.devices)
         return traced.result().compile(compiler_options=options)
 
     def _lower(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
@@ -290,7 +300,7 @@ class Steps:
             kept = self._kept.load(entry)
             if kept is None:
                 # Not the process's: a program of the processor may be used beside a GPU.
-                own = name == "create" or self.devices.platform == "cpu"
+                own = name in _ON_HOST or self.devices.platform == "cpu"
                 platform = "cpu" if own else export.default_export_platform()
                 kept = bytes(export.export(jax.jit(flat), platforms=[platform])(*shapes).serialize())
                 self._kept.save(entry, kept)

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from shared.buckets import BucketShape, EdgeShape, FrameShape
 from train.config import TrainConfig
 from train.data.batch import Batch, empty_batch
+from train.model.graph import batch_edges
 from train.model.joint import JointModel, build_model, clean
 from train.model.members import over_members
 from train.model.prediction import Deviations, EnsemblePrediction, Params, Prediction
@@ -76,6 +77,15 @@ def build_functions(
     def create(key_data: Array) -> tuple[TrainState]:
         params = _initial_parameters(model, jax.random.wrap_key_data(key_data))
         return (new_state(parameters.join(params), optimizer),)
+
+    def farthest_charges(vector: Array, batch: Batch, charges: Array) -> tuple[Array]:
+        # Before they are bound: a bound length does not grow with the weights.
+        dcmnet = model.dcmnet.clone(longest_arm=0.0)
+        batch = clean(batch)
+        edges = batch_edges(batch.positions, batch.dcmnet_dst, batch.dcmnet_src, batch.dcmnet_n_edges, dcmnet.cutoff)
+        params = parameters.split(vector)["dcmnet"]
+        made: Any = dcmnet.apply(params, batch.atomic_numbers, charges[batch.atomic_numbers], edges)
+        return (jnp.sqrt((made.displacements**2).sum(axis=-1).max(axis=-1)),)
 
     def take_steps(
         batch_of: Callable[[Array], Batch],
@@ -141,6 +151,7 @@ def build_functions(
     on_devices = functools.partial(jax.shard_map, mesh=devices.mesh, check_vma=False)
     return {
         "create": create,
+        "farthest_charges": farthest_charges,
         "train_block": on_devices(block, in_specs=(whole, whole, divided_rows, whole, whole, whole), out_specs=whole),
         "train_resident": on_devices(
             resident, in_specs=(whole, whole, whole, divided_rows, whole, whole, whole), out_specs=whole
