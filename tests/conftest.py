@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -21,6 +22,9 @@ FLAGS = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # XLA ends a program for a flag that it does not know
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+
+# A fifteenth of the work. What is in cycles is collected after each file.
+gc.disable()
 
 # Each worker has a core: threads of the BLAS would wait for each other longer than small products take.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of libraries that are loaded later, and of other processes
@@ -48,6 +52,7 @@ def memory() -> Iterator[None]:
     """What a file's tests compiled goes with them: of all of them it would be 5 GiB a worker."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

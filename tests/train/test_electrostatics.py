@@ -251,9 +251,9 @@ def test_x_y_z_of_different_charges_do_not_mix(n_dcm: int) -> None:
     rng = np.random.default_rng(5)
     batch = support.random_batch(rng, [[6, 8, 1, 7]])
     flat = batch.positions * [1.0, 1.0, 0.0]
-    model = build_model(support.small_config(physnet_iterations=1, dcmnet_iterations=1, n_dcm=n_dcm))
-    params = jax.jit(model.init)(jax.random.key(1), batch)
-    params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), params)
+    config = support.small_config(physnet_iterations=1, dcmnet_iterations=1, n_dcm=n_dcm)
+    model = build_model(config)
+    params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), support.initial_weights(config, 1))
     sites_of = jax.jit(lambda positions: model.apply(params, clean(batch._replace(positions=positions))).dcm_sites)
     offsets = np.asarray(sites_of(flat))[0] - flat[0][:, None]
     assert np.linalg.norm(offsets, axis=-1).min() > 1e-6
