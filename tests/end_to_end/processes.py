@@ -57,10 +57,10 @@ class Run:
         return run
 
     @classmethod
-    def of(cls, *flags: str) -> Run:
+    def of(cls, *flags: str, program: Sequence[str] = PROGRAM) -> Run:
         """With these flags alone."""
         run = cls.__new__(cls)
-        run._start(list(flags))
+        run._start(list(flags), program)
         return run
 
     def _start(self, flags: list[str], program: Sequence[str] = PROGRAM, optimized: bool = False) -> None:
