@@ -93,7 +93,7 @@ predict: $(VENV)/.installed  ## Energies, forces, dipoles, charges of the molecu
 report: $(VENV)/.installed  ## One HTML page on a trained run: data, curves, errors, ESP in 3D; and pictures
 	@$(BIN)/python -m train.report $(RUN_FLAG) $(SPLIT_FLAG) $(ARGS)
 
-test: $(VENV)/.installed-dev  ## The tests (8 to 16 minutes on two cores, less once programs are kept)
+test: $(VENV)/.installed-dev  ## The tests (8 to 13 minutes on two cores, less once programs are kept)
 	$(BIN)/python -m pytest -q -n logical --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed-dev  ## The long checks as well
