@@ -23,7 +23,7 @@ if version("jaxlib").startswith("0.10."):  # XLA ends a program for a flag that 
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
-# A fifteenth of the work. What is in cycles is collected after each file.
+# Looking for cycles among the many objects of traces takes longer than it is worth; after each file it is done once.
 gc.disable()
 
 # Each worker has a core: threads of the BLAS would wait for each other longer than small products take.

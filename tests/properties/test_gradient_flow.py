@@ -141,7 +141,7 @@ def test_a_new_network_predicts_values_of_the_data_s_order(small_cache: Path) ->
     rng = np.random.default_rng(4)
     steps = rng.normal(size=batch.positions.shape)
     steps *= 1.2 / np.linalg.norm(steps, axis=-1, keepdims=True)
-    # Away from the origin in every direction, and so from each other.
+    # Never back in any direction, so that no atom comes near another but its neighbours.
     walk = batch._replace(positions=np.abs(steps).cumsum(axis=1).astype(batch.positions.dtype))
     for seed in range(4):
         params = support.initial_weights(TrainConfig(), seed)

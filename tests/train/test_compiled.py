@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,25 @@ def test_a_step_waits_for_all_that_is_traced(tiny: tuple[Steps, list[str]], monk
     steps.traced().result(60.0)
     steps.gradient(three, three)
     assert events[3:] == ["called 3"]
+
+
+def test_nothing_is_collected_while_tracing_and_again_afterwards(
+    tiny: tuple[Steps, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, _ = tiny
+    seen, function = [], steps.__dict__["_functions"]["gradient"]
+
+    def look(*arguments: Any) -> Any:
+        seen.append(gc.isenabled())
+        return function(*arguments)
+
+    monkeypatch.setitem(steps.__dict__["_functions"], "gradient", look)
+    gc.enable()
+    try:
+        steps.gradient(np.ones(2, np.float32), np.ones(2, np.float32))
+        assert (seen, gc.isenabled()) == ([False], True)
+    finally:
+        gc.disable()  # as all of the session
 
 
 def test_new_shapes_wait_for_all_steps(tiny: tuple[Steps, list[str]]) -> None:

@@ -67,8 +67,7 @@ def evaluate_split(
     """
     devices = steps.devices
     planned = plan_apart(loader, targets.novelty if targets else None)
-    kinds = dict.fromkeys(kind for kind, _ in planned)
-    sums: dict[int, Sums] = {kind: Sums(0, steps.zero_evaluated()) for kind in kinds}
+    sums: dict[int, Sums] = {kind: Sums(0, steps.zero_evaluated()) for kind in dict(planned)}
     part = devices.own_part(loader.places)
 
     def prepare(plan: BatchPlan) -> tuple[Batch, Batch]:

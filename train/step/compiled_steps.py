@@ -76,7 +76,7 @@ class Steps:
         # evaluation is compiled. On two cores, two at once took a sixth longer for eight programs.
         at_once = 2 if usable_cores() > 2 else 1
         self._compiler = ThreadPoolExecutor(at_once, thread_name_prefix="compile")
-        # The new state is needed first, and compiled while the steps are traced.
+        # The new state is needed before the first step, and compiled beside it.
         self._creator = ThreadPoolExecutor(1, thread_name_prefix="create")
 
     def create_state(self, seed: int) -> TrainState:
@@ -258,35 +258,31 @@ class Steps:
         self, name: str, arguments: tuple[Any, ...], results: tuple[Any, ...], donated: Any = (), steps: int = 1
     ) -> Any:
         """Call a function, compiled for these shapes; its first arguments are ``donated``, ``results`` their trees."""
-        leaves = jax.tree.leaves(arguments)
-        key = _key(name, leaves)
-        if key not in self._executables:
-            self._prepare(key, arguments, donated)
+        key = self._begin(name, arguments, donated)
         executable = self._executables[key].result()
         wait(self._traced.values())
         self._traced.clear()
         with self.dispatches.one(key, steps) as dispatch:
-            outputs = executable(*leaves)
+            outputs = executable(*jax.tree.leaves(arguments))
             # The last one, a loss or a prediction, is never donated.
             dispatch.output = outputs[-1]
         return jax.tree.unflatten(jax.tree_util.treedef_tuple(results), outputs)
 
     def _executable(self, name: str, arguments: tuple[Any, ...], donated: Any) -> Future[Any]:
-        key = _key(name, jax.tree.leaves(arguments))
-        if key not in self._executables:
-            self._prepare(key, arguments, donated)
-        return self._executables[key]
+        return self._executables[self._begin(name, arguments, donated)]
 
-    def _prepare(self, key: tuple[Any, ...], arguments: tuple[Any, ...], donated: Any) -> None:
-        """Begin to trace and to compile what is not compiled yet."""
-        self.dispatches.wait()
-        name = key[0]
+    def _begin(self, name: str, arguments: tuple[Any, ...], donated: Any) -> tuple[Any, ...]:
+        """Begin to trace and to compile, unless that has been done; returns the program's key."""
         leaves, tree = jax.tree.flatten(arguments)
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves]
-        count = len(jax.tree.leaves(donated))
-        self._traced[key] = self._tracer.submit(self._trace, key, shapes, tree, count)
-        compiler = self._creator if name in _ON_HOST else self._compiler
-        self._executables[key] = compiler.submit(self._compile, name, self._traced[key])
+        key = _key(name, leaves)
+        if key not in self._executables:
+            self.dispatches.wait()
+            shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves]
+            count = len(jax.tree.leaves(donated))
+            self._traced[key] = self._tracer.submit(self._trace, key, shapes, tree, count)
+            compiler = self._creator if name in _ON_HOST else self._compiler
+            self._executables[key] = compiler.submit(self._compile, name, self._traced[key])
+        return key
 
     def _trace(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
         """Load the kept program or trace it; it maps flat lists of arrays to flat lists."""
@@ -306,7 +302,7 @@ class Steps:
 
         function: Callable[..., Any] = flat
         if self._kept:
-            entry = settings_digest({"key": [part if isinstance(part, str | tuple) else part.name for part in key]})
+            entry = settings_digest({"key": list(map(str, key))})
             kept = self._kept.load(entry)
             if kept is None:
                 # Not the process's: a program of the processor may be used beside a GPU.
