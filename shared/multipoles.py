@@ -50,17 +50,26 @@ def multipole_potentials(offset: np.ndarray, n_dipoles: int, n_quadrupoles: int)
     Within half a Bohr of a site it is the potential at this distance.
 
     Args:
-        offset: (n, points, sites, 3) from the sites to the points, in Bohr.
+        offset: (3, n, sites, points) from the sites to the points, in Bohr.
         n_dipoles: the first so many sites have a dipole.
         n_quadrupoles: the first so many sites have a quadrupole.
     """
-    n, points = offset.shape[:2]
-    inverse = 1 / np.maximum(np.sqrt(np.einsum("npak,npak->npa", offset, offset)), _SHORTEST_BOHR)
-    dipoles = offset[:, :, :n_dipoles] * inverse[:, :, :n_dipoles, None] ** 3
-    x, y, z = np.moveaxis(offset[:, :, :n_quadrupoles] * inverse[:, :, :n_quadrupoles, None], 3, 0)
-    # nᵀ Θ n of each of HARMONICS.
-    harmonics = (x * y, x * z, y * z, (x * x - y * y) / 2, (3 * z * z - 1) / np.sqrt(12.0))
-    cubed = inverse[:, :, :n_quadrupoles] ** 3
-    return np.concatenate(
-        [inverse, np.moveaxis(dipoles, 3, 2).reshape(n, points, -1), *(one * cubed for one in harmonics)], axis=2
-    )
+    x, y, z = offset
+    n, sites, points = x.shape
+    # Points last, here and in memory: every product reads and writes numbers that are next to each other.
+    columns = np.empty((n, sites + 3 * n_dipoles + 5 * n_quadrupoles, points))
+    inverse = columns[:, :sites]
+    np.divide(1.0, np.maximum(np.sqrt(x * x + y * y + z * z), _SHORTEST_BOHR), out=inverse)
+    cubed = inverse * inverse * inverse
+    free = sites
+    for component in (x, y, z):
+        np.multiply(component[:, :n_dipoles], cubed[:, :n_dipoles], out=columns[:, free : free + n_dipoles])
+        free += n_dipoles
+    if n_quadrupoles:
+        x, y, z = (component[:, :n_quadrupoles] * inverse[:, :n_quadrupoles] for component in (x, y, z))
+        cubed = cubed[:, :n_quadrupoles]
+        # nᵀ Θ n of each of HARMONICS.
+        for harmonic in (x * y, x * z, y * z, (x * x - y * y) / 2, (3 * z * z - 1) / np.sqrt(12.0)):
+            np.multiply(harmonic, cubed, out=columns[:, free : free + n_quadrupoles])
+            free += n_quadrupoles
+    return columns.swapaxes(1, 2)

@@ -59,8 +59,15 @@ class _Batch:
     def fit(self, grid: np.ndarray | None = None, sites: Sites | None = None, also: np.ndarray | bool = True) -> Fit:
         """Fit on ``grid`` (default: the given one) at points outside the atoms and in the mask ``also`` (n, points)."""
         grid = self.grid if grid is None else grid
-        used = self.real & self.sites.outside(grid) & also
-        return fit(sites or self.sites, grid, self.esp, used, self.real.sum(axis=1))
+        return fit(sites or self.sites, grid, self.esp, self.real, also)
+
+    def fits(self, grids: np.ndarray, also: np.ndarray | bool = True) -> list[Fit]:
+        """Fit on each of ``grids`` (k, n, points, 3), all at once; single fits of few molecules cost their calls."""
+        k, n = grids.shape[:2]
+        esp, real = np.tile(self.esp, (k, 1)), np.tile(self.real, (k, 1))
+        also = also if isinstance(also, bool) else np.tile(also, (k, 1))
+        every = fit(self.sites.times(k), grids.reshape(k * n, *grids.shape[2:]), esp, real, also)
+        return [every.rows(slice(start, start + n)) for start in range(0, k * n, n)]
 
     def inside_share(self, grid: np.ndarray) -> np.ndarray:
         """Return the share (n,) of the points of ``grid`` that are inside the cores of atoms."""
@@ -254,10 +261,10 @@ def _try_candidates(batch: _Batch, given: CheckInput, found: np.ndarray) -> None
     """
     rows, outside = batch.rows, batch.sites.outside(batch.grid)
     moved = np.zeros((len(rows), 3)) if given.grid_shift is None else given.grid_shift[rows]
-    for column, grid in enumerate(_candidate_grids(batch, moved)):
-        # A given grid inside the atoms is no standard of comparison; the candidate is then judged by itself.
-        also = outside | (found["residual"][rows] == TOO_FEW_POINTS)[:, None]
-        candidate = batch.fit(grid, also=also)
+    grids = np.stack(list(_candidate_grids(batch, moved)))
+    # A given grid inside the atoms is no standard of comparison; the candidate is then judged by itself.
+    also = outside | (found["residual"][rows] == TOO_FEW_POINTS)[:, None]
+    for column, (grid, candidate) in enumerate(zip(grids, batch.fits(grids, also), strict=True)):
         outside_too = batch.sites.outside(grid)
         fewer = bool((outside & ~outside_too & batch.real).any())
         standard = batch.fit(also=outside_too).residual if fewer else found["residual"][rows]
@@ -318,12 +325,21 @@ def _try_axes(batch: _Batch, found: np.ndarray) -> None:
     In a correct frame nearly all of them fit worse, unless the molecule has that symmetry; in a wrong one about half.
     """
     rows, middle = batch.rows, _middle(batch)
-    about_origin = np.array([batch.fit(batch.grid @ turn.T).residual for turn in AXES])
-    about_middle = np.array([batch.fit((batch.grid - middle) @ turn.T + middle).residual for turn in AXES])
+    about_origin, about_middle = (
+        np.array([one.residual for turns in _blocks_of_axes(batch) for one in batch.fits(around(turns))])
+        for around in (lambda turns: batch.grid @ turns, lambda turns: (batch.grid - middle) @ turns + middle)
+    )
     tried = np.fmin(about_origin, about_middle)
     found["axes"][rows] = np.argmin(tried, axis=0)
     found["axes_residual"][rows] = np.min(tried, axis=0)
     found["axes_better"][rows] = (about_middle < 0.95 * found["residual"][rows]).mean(axis=0)
+
+
+def _blocks_of_axes(batch: _Batch) -> Iterator[np.ndarray]:
+    """Yield AXES as (turns, 1, 3, 3), to be multiplied from the right, in blocks that are fitted at once."""
+    step = max(1, _NUMBERS_AT_ONCE // (batch.esp.size * max(3 * batch.numbers.shape[1], batch.sites.size)))
+    for start in range(0, len(AXES), step):
+        yield AXES[start : start + step, None].swapaxes(2, 3)
 
 
 def _middle(batch: _Batch) -> np.ndarray:

@@ -7,7 +7,7 @@ suffice, since lone pairs let some wrong grids fit better than the right one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -41,10 +41,20 @@ class Sites:
         """Return the number of unknowns."""
         return self.positions.shape[1] + 3 * self.n_dipoles + 5 * self.n_quadrupoles
 
+    def times(self, count: int) -> Sites:
+        """Return the molecules so many times, one after another."""
+        positions, radii, center = (
+            np.tile(array, (count, *[1] * (array.ndim - 1))) for array in (self.positions, self.radii, self.center)
+        )
+        return Sites(positions, radii, center, self.n_dipoles, self.n_quadrupoles)
+
     def outside(self, grid: np.ndarray) -> np.ndarray:
         """Return which points (n, points) of ``grid`` (n, points, 3) are outside the atoms' van der Waals radii."""
-        offset = grid[:, :, None] - self.positions[:, None]
-        return np.asarray((np.einsum("npak,npak->npa", offset, offset) > self.radii[:, None] ** 2).all(axis=2))
+        return _outside(self.offsets(grid), self.radii)
+
+    def offsets(self, grid: np.ndarray) -> np.ndarray:
+        """Return the way (3, n, atoms, points) in Å from each atom to each point of ``grid`` (n, points, 3)."""
+        return np.stack([grid[:, None, :, axis] - self.positions[:, :, None, axis] for axis in range(3)])
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,10 @@ class Fit:
     charge_error: np.ndarray  # (n,) e, standard error
     dipole_error: np.ndarray  # (n,) e·Å
     quadrupole_error: np.ndarray  # (n,) e·Å²
+
+    def rows(self, of: slice) -> Fit:
+        """Return the fits of some of the molecules."""
+        return Fit(*(getattr(self, field.name)[of] for field in fields(self)))
 
 
 def choose_sites(numbers: np.ndarray, positions: np.ndarray, center: np.ndarray, n_heavy: int, n_points: int) -> Sites:
@@ -102,28 +116,35 @@ def charges_only(sites: Sites) -> Sites:
     return Sites(sites.positions, sites.radii, sites.center, 0, 0)
 
 
-def fit(sites: Sites, grid: np.ndarray, esp: np.ndarray, used: np.ndarray, n_real: np.ndarray) -> Fit:
-    """Fit the multipoles to some of the grid points.
+def _outside(offsets: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    x, y, z = offsets
+    return np.asarray((x * x + y * y + z * z > radii[..., None] ** 2).all(axis=1))
+
+
+def fit(sites: Sites, grid: np.ndarray, esp: np.ndarray, real: np.ndarray, also: np.ndarray | bool = True) -> Fit:
+    """Fit the multipoles to the grid points outside the atoms.
 
     Args:
         sites: n molecules.
         grid: (n, points, 3) in Å.
         esp: (n, points) in Hartree/e.
-        used: (n, points), which points to fit; see Sites.outside.
-        n_real: (n,) number of points that are not padding: if too few of them are used, there is no fit.
+        real: (n, points), which are not padding: if too few of them are fitted, there is no fit.
+        also: (n, points), which of them may be fitted.
     """
-    offset = (grid[:, :, None] - sites.positions[:, None]) / BOHR_IN_ANGSTROM
-    columns = multipole_potentials(offset, sites.n_dipoles, sites.n_quadrupoles) * used[..., None]
+    offsets = sites.offsets(grid)
+    used, n_real = real & also & _outside(offsets, sites.radii), real.sum(axis=1)
+    offsets /= BOHR_IN_ANGSTROM
+    columns = multipole_potentials(offsets, sites.n_dipoles, sites.n_quadrupoles) * used[..., None]
     target = np.where(used, esp, 0.0)
     size = sites.size
     sums = _moments(sites)
     solution, variance = _solve(columns, target, sums)
-    misfit = np.einsum("nps,ns->np", columns, solution) - target
+    misfit = (columns @ solution[..., None])[..., 0] - target
     count, squares = used.sum(axis=1), np.einsum("np,np->n", misfit, misfit)
     enough = (count >= _points_needed(size)) & (count >= _SMALLEST_SHARE * n_real)
     power = np.einsum("np,np->n", target, target)
     residual = np.sqrt(squares / np.where(power > 0, power, np.nan))
-    moments = np.where(enough[:, None], np.einsum("nsm,ns->nm", sums, solution), np.nan)
+    moments = np.where(enough[:, None], (solution[:, None] @ sums)[:, 0], np.nan)
     error = np.sqrt((squares / np.maximum(count - size, 1))[:, None] * variance)
     return Fit(
         residual=np.where(enough, residual, np.where(n_real >= _points_needed(size), TOO_FEW_POINTS, np.nan)),
@@ -161,6 +182,6 @@ def _solve(columns: np.ndarray, target: np.ndarray, sums: np.ndarray) -> tuple[n
     diagonal = np.arange(size)
     normal = columns.transpose(0, 2, 1) @ columns
     normal[:, diagonal, diagonal] += _RIDGE * np.einsum("nii->n", normal)[:, None] / size + 1e-12
-    moment = np.einsum("nps,np->ns", columns, target)
+    moment = (columns.transpose(0, 2, 1) @ target[..., None])[..., 0]
     solution = np.linalg.solve(normal, np.concatenate([moment[:, :, None], sums], axis=2))
     return solution[:, :, 0], np.einsum("nsm,nsm->nm", solution[:, :, 1:], sums)

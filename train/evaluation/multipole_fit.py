@@ -36,8 +36,8 @@ def fit_multipoles(batch: Batch, order: int) -> np.ndarray:
         grid, positions = (
             np.asarray(array[i][own], np.float64) for array, own in ((batch.grid, points), (batch.positions, atoms))
         )
-        offset = (grid[:, None] - positions) / BOHR_IN_ANGSTROM
-        columns = multipole_potentials(offset[None], n, n if order == QUADRUPOLES else 0)[0]
+        offset = (grid.T[:, None] - positions.T[..., None]) / BOHR_IN_ANGSTROM
+        columns = multipole_potentials(offset[:, None], n, n if order == QUADRUPOLES else 0)[0]
         # The last charge is what the others leave of the total charge.
         target = batch.esp[i][points] - float(batch.total_charge[i]) * columns[:, n - 1]
         free = np.delete(columns, n - 1, axis=1)
