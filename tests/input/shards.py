@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from ase.data import atomic_masses
+from scipy.spatial import KDTree
 
 from shared.schema import FRAME_ARRAYS, SPLITS
 from shared.units import DEBYE_IN_E_ANGSTROM
@@ -90,7 +91,8 @@ def assert_same(found: list[Molecule], clean: list[Molecule], frame: float = 1e-
 def assert_same_grid(ours: Molecule, theirs: Molecule, frame: float) -> None:
     """The points of ours are points of theirs, and their potentials are equal to float32."""
     assert 0 < len(ours["esp"]) <= len(theirs["esp"])
-    for point, value in zip(ours["grid"], ours["esp"], strict=True):
-        same = np.flatnonzero(np.abs(theirs["esp"] - value) <= 1e-6 * abs(value))
-        same = same[np.linalg.norm(theirs["grid"][same] - point, axis=1) <= frame]
-        assert len(same), f"row {ours['row']}: no such point"
+    near = KDTree(ours["grid"]).sparse_distance_matrix(KDTree(theirs["grid"]), frame, output_type="ndarray")
+    value = ours["esp"][near["i"]]
+    alike = np.abs(theirs["esp"][near["j"]] - value) <= 1e-6 * np.abs(value)
+    missing = np.setdiff1d(np.arange(len(ours["esp"])), near["i"][alike])
+    assert not len(missing), f"row {ours['row']}: no such point as {missing[0]}"
