@@ -50,7 +50,7 @@ def test_potential_is_the_direct_sum(dtype: str) -> None:
     expected = np.zeros((2, 7))
     for b, g, k in np.ndindex(2, 7, 5):
         expected[b, g] += charges[b, k] / (np.linalg.norm(grid[b, g] - sites[b, k]) / ase.units.Bohr)
-    result = electrostatic_potential(*(jnp.asarray(x, dtype) for x in (charges, sites, grid)))
+    result = jax.jit(electrostatic_potential)(*(jnp.asarray(x, dtype) for x in (charges, sites, grid)))
     np.testing.assert_allclose(result, expected, rtol=1e-4 if dtype == "float32" else 1e-12)
 
 
@@ -58,7 +58,7 @@ def test_potential_and_gradient_on_top_of_a_charge_are_finite() -> None:
     def potential(sites: jax.Array) -> jax.Array:
         return electrostatic_potential(jnp.ones((1, 1)), sites, jnp.zeros((1, 1, 3))).sum()
 
-    value, gradient = jax.value_and_grad(potential)(jnp.zeros((1, 1, 3)))
+    value, gradient = jax.jit(jax.value_and_grad(potential))(jnp.zeros((1, 1, 3)))
     assert value > 100.0
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
@@ -82,15 +82,16 @@ def test_derivative_of_the_potential_is_that_of_the_direct_sum(dtype: str) -> No
 
     # The same numbers for both: what float32 makes of the coordinates is not the derivative's error.
     given = [np.asarray(x, dtype) for x in (charges, sites, grid)]
-    expected = jax.grad(weighted(direct), argnums=(0, 1, 2))(*(jnp.asarray(x, "float64") for x in given))
-    found = jax.grad(weighted(electrostatic_potential), argnums=(0, 1, 2))(*map(jnp.asarray, given))
+    expected = jax.jit(jax.grad(weighted(direct), argnums=(0, 1, 2)))(*(jnp.asarray(x, "float64") for x in given))
+    found = jax.jit(jax.grad(weighted(electrostatic_potential), argnums=(0, 1, 2)))(*map(jnp.asarray, given))
     for one, two in zip(found, expected, strict=True):
         assert one.dtype == dtype
         np.testing.assert_allclose(one, two, rtol=1e-9 if dtype == "float64" else 2e-3, atol=1e-4 * np.abs(two).max())
     if dtype == "float64":
         q, s, g = map(jnp.asarray, given)
         curvature, plain = (
-            jax.jacrev(jax.grad(weighted(f), argnums=1), argnums=1)(q, s, g) for f in (electrostatic_potential, direct)
+            jax.jit(jax.jacrev(jax.grad(weighted(f), argnums=1), argnums=1))(q, s, g)
+            for f in (electrostatic_potential, direct)
         )
         np.testing.assert_allclose(curvature, plain, rtol=1e-7, atol=1e-9)
 
@@ -170,13 +171,14 @@ def second_moment(arm: np.ndarray) -> np.ndarray:
 
 
 def test_polynomial_cutoff_ends_smoothly() -> None:
+    @jax.jit
     def phi(r: jax.Array) -> jax.Array:
         return polynomial_cutoff(r, 6.0)
 
     assert phi(jnp.asarray(0.0)) == 1.0
     np.testing.assert_allclose(phi(jnp.asarray(3.0)), 0.5, rtol=1e-12)
     r = jnp.asarray(6.0 - 1e-7)
-    for function in (phi, jax.grad(phi), jax.grad(jax.grad(phi))):
+    for function in (phi, jax.jit(jax.grad(phi)), jax.jit(jax.grad(jax.grad(phi)))):
         assert abs(function(r)) < 1e-6
         assert function(jnp.asarray(6.5)) == 0.0
     distances = np.linspace(0.0, 6.0, 50)
@@ -185,8 +187,9 @@ def test_polynomial_cutoff_ends_smoothly() -> None:
 
 def test_damped_kernel_is_coulombs_law_beyond_half_the_cutoff() -> None:
     far = np.linspace(3.0, 12.0, 20)
-    np.testing.assert_allclose(damped_inverse_distance(jnp.asarray(far), 6.0), 1.0 / far, rtol=1e-12)
-    near = np.asarray(damped_inverse_distance(jnp.asarray([1e-4, 0.3, 1.0]), 6.0))
+    kernel = jax.jit(lambda r: damped_inverse_distance(r, 6.0))
+    np.testing.assert_allclose(kernel(far), 1.0 / far, rtol=1e-12)
+    near = np.asarray(kernel(np.array([1e-4, 0.3, 1.0])))
     assert (near < 1.0 / np.array([1e-4, 0.3, 1.0])).all()
     np.testing.assert_allclose(near[0], 1.0, rtol=1e-3)  # 1/√(r² + 1) at 0
 
@@ -208,7 +211,7 @@ def test_damped_coulomb_energy_is_the_sum_over_pairs() -> None:
             for j in range(i):
                 r = np.linalg.norm(positions[b, i] - positions[b, j])
                 expected[b] += K_E * charges[b, i] * charges[b, j] * damped(r, cutoff)
-    result = damped_coulomb_energy(jnp.asarray(charges), jnp.asarray(positions), jnp.asarray(mask), cutoff)
+    result = jax.jit(damped_coulomb_energy, static_argnums=3)(charges, positions, mask, cutoff)
     np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
@@ -224,7 +227,7 @@ def test_distributed_coulomb_energy_leaves_out_charges_of_the_same_atom() -> Non
                 for k, m in np.ndindex(3, 3):
                     r = np.linalg.norm(sites[b, i, k] - sites[b, j, m])
                     expected[b] += K_E * charges[b, i, k] * charges[b, j, m] / r
-    result = distributed_coulomb_energy(jnp.asarray(charges), jnp.asarray(sites), jnp.asarray(mask))
+    result = jax.jit(distributed_coulomb_energy)(charges, sites, mask)
     np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
@@ -239,7 +242,8 @@ def test_radial_basis_is_the_published_one() -> None:
         for k in range(num):
             center = start + k * (1.0 - start) / (num - 1)
             expected[p, k] = phi * math.exp(-((2.0 / num * (1.0 - start)) ** -2) * (math.exp(-r) - center) ** 2)
-    np.testing.assert_allclose(radial_basis(jnp.asarray(distances), num, cutoff), expected, rtol=1e-9, atol=1e-14)
+    found = jax.jit(radial_basis, static_argnums=(1, 2))(distances, num, cutoff)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("n_dcm", [1, 3])
@@ -253,7 +257,9 @@ def test_x_y_z_of_different_charges_do_not_mix(n_dcm: int) -> None:
     flat = batch.positions * [1.0, 1.0, 0.0]
     config = support.small_config(physnet_iterations=1, dcmnet_iterations=1, n_dcm=n_dcm)
     model = build_model(config)
-    params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), support.initial_weights(config, 1))
+    params = jax.tree.map(
+        lambda x: jnp.asarray(np.asarray(x) + 0.3 * rng.normal(size=x.shape)), support.initial_weights(config, 1)
+    )
     sites_of = jax.jit(lambda positions: model.apply(params, clean(batch._replace(positions=positions))).dcm_sites)
     offsets = np.asarray(sites_of(flat))[0] - flat[0][:, None]
     assert np.linalg.norm(offsets, axis=-1).min() > 1e-6

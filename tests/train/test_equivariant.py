@@ -37,7 +37,7 @@ def graph(rng: np.random.Generator) -> Edges:
 def perturbed(params: Any, seed: int = 0) -> Any:
     """Parameters of order one, so that no path is hidden behind a zero."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: jnp.asarray(p + 0.3 * rng.normal(size=p.shape), jnp.float32), params)
+    return jax.tree.map(lambda p: jnp.asarray(np.asarray(p) + 0.3 * rng.normal(size=p.shape), jnp.float32), params)
 
 
 def drawn(layer: Any, *inputs: Any, **more: Any) -> Any:
@@ -50,9 +50,9 @@ def random_components(rng: np.random.Generator, degree: int, n: int = ATOMS) -> 
     return [jnp.asarray(rng.normal(size=(n, FEATURES)), jnp.float32) for _ in range((degree + 1) ** 2)]
 
 
-def as_e3x(components: list[Array]) -> Array:
+def as_e3x(components: list[Array]) -> np.ndarray:
     """(n, 1, (L+1)², features)."""
-    return jnp.stack(components, axis=1)[:, None]
+    return np.stack(components, axis=1)[:, None]
 
 
 @pytest.mark.parametrize(
