@@ -13,10 +13,17 @@ from scipy.stats import gmean
 
 from tests import support
 from train.data.batch import Batch
-from train.model.joint import clean
+from train.model import joint
 from train.model.prediction import Prediction
-from train.step.losses import LossWeights, count, joint_loss
-from train.step.metrics import METRIC_NAMES, add_sums, batch_sums, mean_error, named_metrics, zero_sums
+from train.step import losses as step_losses
+from train.step import metrics as step_metrics
+from train.step.losses import LossWeights
+from train.step.metrics import METRIC_NAMES, add_sums, mean_error, named_metrics, zero_sums
+
+# Whole programs: to compile each of their operations takes longer.
+clean, count = jax.jit(joint.clean), jax.jit(step_losses.count)
+joint_loss = jax.jit(step_losses.joint_loss, static_argnums=2)
+batch_sums = jax.jit(step_metrics.batch_sums, static_argnames="point_charges")
 
 WEIGHTS = LossWeights(
     energy=2.0,
@@ -175,7 +182,7 @@ def test_data_without_quadrupoles(batch: Batch, prediction: Prediction) -> None:
 
 def test_gradients_are_those_of_the_known_targets(batch: Batch, prediction: Prediction) -> None:
     """The derivative of ½ Σ Δ²/n is Δ/n, and nothing where a target is not known."""
-    gradient = jax.grad(lambda prediction: joint_loss(prediction, clean(batch), WEIGHTS).total)(prediction)
+    gradient = jax.jit(jax.grad(lambda prediction: joint_loss(prediction, clean(batch), WEIGHTS).total))(prediction)
     found = differences(prediction, batch, "physnet")
     for name in ("energy", "forces", "dipole", "quadrupole"):
         weight = getattr(WEIGHTS, name)

@@ -95,7 +95,7 @@ def test_interaction_is_the_sum_over_neighbours() -> None:
         module = Interaction(FEATURES, residuals=1, basis=BASIS)
         arguments = x, [radial_filters(DISTANCES, kernel, CUTOFF)], pairs, None
         params = drawn(jax.eval_shape(module.init, jax.random.key(0), *arguments), rng)
-        found = np.asarray(module.apply(params, *arguments))
+        found = np.asarray(jax.jit(module.apply)(params, *arguments))
     expected = expected_interaction(params["params"] | {"filter": {"kernel": kernel}}, x, DISTANCES)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
@@ -111,7 +111,7 @@ def test_modules_are_those_of_each_by_itself(degree: int) -> None:
         pairs = Pairs(jnp.asarray(FIRST), jnp.asarray(SECOND), jnp.asarray(vectors))
         arguments = numbers, positions, pairs, np.zeros(1)
         params = drawn(jax.eval_shape(network.init, jax.random.key(0), *arguments), rng)
-        found: Any = network.apply(params, *arguments)
+        found: Any = jax.jit(network.apply)(params, *arguments)
     weights, distances = params["params"], np.linalg.norm(vectors, axis=1)
     x, outputs = weights["embedding"]["embedding"][numbers[0]], np.zeros((ATOMS, 2))
     for i in range(2):
@@ -132,7 +132,7 @@ def test_filters_have_the_derivatives_of_finite_differences(order: int) -> None:
     with jax.enable_x64(True):
         filters = jax.jit(lambda r, kernel: radial_filters(r, kernel, CUTOFF, order))
         ones = np.ones_like(DISTANCES)
-        value, slope = jax.jvp(lambda r: filters(r, kernel), (DISTANCES,), (ones,))
+        value, slope = jax.jit(lambda r, along: jax.jvp(lambda r: filters(r, kernel), (r,), (along,)))(DISTANCES, ones)
         step = 1e-5
         difference = (filters(DISTANCES + step, kernel) - filters(DISTANCES - step, kernel)) / (2 * step)
         _, both = jax.jvp(filters, (DISTANCES, kernel), (ones, direction))
@@ -169,6 +169,6 @@ def test_gradient_of_a_loss_of_slopes_is_that_without_named_derivatives() -> Non
 
 def test_activation_and_its_slope_where_they_are_straight_and_where_they_are_bent() -> None:
     x = np.array([-200.0, -30.0, -1.0, 0.0, 1.0, 19.9, 20.1, 30.0, 200.0], np.float32)
-    slope = jax.vmap(jax.grad(activation))(x)
-    np.testing.assert_allclose(activation(x), softplus(x.astype(float)), rtol=1e-6, atol=1e-7)
+    slope = jax.jit(jax.vmap(jax.grad(activation)))(x)
+    np.testing.assert_allclose(jax.jit(activation)(x), softplus(x.astype(float)), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(slope, 1.0 / (1.0 + np.exp(-x.astype(float))), rtol=1e-6, atol=1e-30)

@@ -18,17 +18,19 @@ from train.model.repulsion import nuclear_repulsion, screened_repulsion
 CUTOFF = 3.0
 
 
-def repulsion(batch: Batch, cutoff: float = CUTOFF) -> np.ndarray:
-    pairs = batch_pairs(
-        jnp.asarray(batch.positions), batch.physnet_dst, batch.physnet_src, batch.physnet_n_edges, cutoff
-    )
-    distances = jnp.linalg.norm(pairs.displacements, axis=1)
-    return np.asarray(nuclear_repulsion(jnp.asarray(batch.atomic_numbers), pairs, distances, cutoff))
+screened = jax.jit(screened_repulsion)
+cutoff_function = jax.jit(polynomial_cutoff)
+
+
+@jax.jit
+def repulsion(batch: Batch) -> jax.Array:
+    pairs = batch_pairs(batch.positions, batch.physnet_dst, batch.physnet_src, batch.physnet_n_edges, CUTOFF)
+    return nuclear_repulsion(batch.atomic_numbers, pairs, jnp.linalg.norm(pairs.displacements, axis=1), CUTOFF)
 
 
 def screening(z: int, distances: np.ndarray) -> np.ndarray:
-    numbers = jnp.full(len(distances), z)
-    potential = np.asarray(screened_repulsion(numbers, numbers, jnp.asarray(distances)))
+    numbers = np.full(len(distances), z)
+    potential = np.asarray(screened(numbers, numbers, distances))
     return potential * distances / (COULOMB_CONSTANT_EV_ANGSTROM * z**2)
 
 
@@ -53,8 +55,8 @@ def test_it_is_a_sum_over_near_pairs_and_padding_has_none() -> None:
                 distance, z = np.linalg.norm(positions[i] - positions[j]), np.array([numbers[i], numbers[j]])
                 reach = COVALENT_RADII[z].sum()
                 near += distance < reach
-                bare = np.asarray(screened_repulsion(*jnp.asarray(z)[:, None], jnp.array([distance])))[0]
-                expected[row] += bare * np.asarray(polynomial_cutoff(jnp.array(distance), reach))
+                bare = np.asarray(screened(*z[:, None], np.array([distance])))[0]
+                expected[row] += bare * np.asarray(cutoff_function(distance, reach))
     assert near >= 3
     np.testing.assert_allclose(repulsion(batch), expected, rtol=1e-5)
 
@@ -66,12 +68,12 @@ def test_it_ends_smoothly_at_the_covalent_radii_and_at_a_shorter_cutoff() -> Non
         pairs = batch_pairs(positions, *edges, cutoff)
         return nuclear_repulsion(jnp.array([[6, 8]]), pairs, pairs.displacements[:, 0], cutoff)[0]
 
-    slope, curvature = jax.grad(energy), jax.grad(jax.grad(energy))
+    slope, curvature = jax.jit(jax.grad(energy)), jax.jit(jax.grad(jax.grad(energy)))
+    scanned = jax.jit(jax.vmap(energy, (0, None)))
     reach = COVALENT_RADII[[6, 8]].sum()
     for end, cutoff in ((reach, 3.0), (1.0, 1.0)):
         for distance in (end - 1e-4, end + 0.2):
-            assert abs(energy(distance, cutoff)) < 1e-5
+            assert abs(scanned(np.array([distance]), cutoff)[0]) < 1e-5
             assert abs(slope(distance, cutoff)) < 1e-4
             assert abs(curvature(distance, cutoff)) < 0.5
-        scan = [float(energy(distance, cutoff)) for distance in np.linspace(0.2, end, 30)]
-        assert (np.diff(scan) < 0).all()
+        assert (np.diff(scanned(np.linspace(0.2, end, 30), cutoff)) < 0).all()
