@@ -32,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_device(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run(cache, tmp_path_factory.mktemp("one"), "one", epochs=3, host_devices=1, optimized=True, **TERMS)
+    run = Run(cache, tmp_path_factory.mktemp("one"), "one", epochs=3, host_devices=1, **TERMS)
     assert "1 cpu device(s)" in run.finish()
     return run
 
@@ -49,8 +49,8 @@ def test_two_devices_and_then_one(one_device: Run, cache: Path, tmp_path: Path) 
     """Batches of 6 among 2 devices, in chunks of 2; the checkpoint of the second epoch is continued on one device."""
     two = Run(cache, tmp_path, "two", epochs=2, host_devices=2, chunk_size=2, **TERMS)
     assert "2 cpu device(s)" in two.finish()
-    # By the program of the other run, which is compiled for users' processors, and kept.
-    continued = Run(cache, tmp_path, "two", epochs=3, host_devices=1, optimized=True, **TERMS)
+    # By the program of the other run, which was kept.
+    continued = Run(cache, tmp_path, "two", epochs=3, host_devices=1, **TERMS)
     assert "continuing after epoch 2" in continued.finish()
     same(continued.metrics(), one_device.metrics())
 
@@ -59,7 +59,8 @@ def test_two_devices_and_then_one(one_device: Run, cache: Path, tmp_path: Path) 
 def test_an_ensemble_on_two_devices(cache: Path, tmp_path: Path) -> None:
     """They exchange the gradients of one member after another."""
     runs = [
-        Run(cache, tmp_path / str(devices), "both", epochs=3, host_devices=devices, members=2) for devices in (1, 2)
+        Run(cache, tmp_path / str(devices), "both", epochs=3, host_devices=devices, members=2, optimized=True)
+        for devices in (1, 2)
     ]
     for run in runs:
         run.finish()
@@ -110,6 +111,7 @@ def test_contradicting_processes(cache: Path, tmp_path: Path) -> None:
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_operations_beside_steps_do_not_keep_them_from_beginning() -> None:
     """Of two devices on two cores, they once did for ever: after about a hundred of these steps."""
     program = """

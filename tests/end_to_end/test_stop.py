@@ -85,6 +85,16 @@ def assert_same(run: Run, expected: Run) -> None:
         np.testing.assert_array_equal(weights[name], whole[name], err_msg=name)
 
 
+def test_killed_and_continued(uninterrupted: Run, cache: Path, tmp_path: Path) -> None:
+    run = start(cache, tmp_path / "runs")
+    run.wait_for_epochs(3)
+    assert run.stop(signal.SIGKILL)[0] == -9
+    run = start(cache, tmp_path / "runs")
+    assert "continuing" in run.finish()
+    assert_same(run, uninterrupted)
+
+
+@pytest.mark.slow
 def test_signals_and_kills_and_a_step_that_hangs(uninterrupted: Run, cache: Path, tmp_path: Path) -> None:
     """One run, stopped by each of them in turn, and by the watchdog when it hangs."""
     run = start(cache, tmp_path / "runs")

@@ -91,7 +91,8 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> b
     return False
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
 def test_killed_at_random_moments_ends_as_if_undisturbed(
     settings: dict[str, Any], quiet: dict[str, bytes], tmp_path: Path, seed: int
 ) -> None:
