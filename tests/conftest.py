@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from tests import support
 from train.config import TrainConfig
+from train.model.kept_programs import remove_oldest
 from train.step.devices import start_devices
-from train.step.program_cache import remove_oldest
 
 # Before JAX starts its devices. Compiling takes longer than running here: a quarter of the work with these.
 FLAGS = ["--xla_backend_optimization_level=0"]

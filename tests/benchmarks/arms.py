@@ -28,10 +28,11 @@ from train.data.dataset import open_cache
 from train.data.loader import BatchPlan, Loader, in_blocks
 from train.model.electrostatics import electrostatic_potential
 from train.model.joint import JointModel, build_model, clean
+from train.model.kept_programs import compiler_options
 from train.run.blocks import open_blocks
 from train.run.epoch import EpochRunner
 from train.run.session import split_loader
-from train.step.compiled_steps import Steps, compiler_options
+from train.step.compiled_steps import Steps
 from train.step.devices import AXIS, Devices, all_devices, start_devices
 from train.step.losses import loss_weights
 from train.step.metrics import named_metrics, zero_sums
@@ -294,7 +295,7 @@ def parts(config: TrainConfig) -> tuple[dict[str, Any], Round]:
     calls: dict[str, Callable[[], Any]] = {}
     for name, (function, arguments, inputs, outputs) in functions.items():
         mapped = jax.shard_map(function, mesh=devices.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
-        compiled = jax.jit(mapped, compiler_options=compiler_options(devices))
+        compiled = jax.jit(mapped, compiler_options=compiler_options(devices.platform))
         calls[name] = lambda compiled=compiled, arguments=arguments: compiled(*arguments)  # type: ignore[misc]
     block = in_blocks(loader.plan(0), loader.block_length)[0]
     streamed = "input: reading and transfer, if streamed"

@@ -19,13 +19,13 @@ from tests import support
 from train.config import TrainConfig
 from train.data.batch import Batch
 from train.data.quantities import ESP_PHYSNET
+from train.model.kept_programs import KeptPrograms
 from train.step import compiled_steps as compiled
 from train.step.compiled_steps import Steps
 from train.step.devices import Devices, all_devices
 from train.step.metrics import MetricSums, named_metrics, zero_sums
 from train.step.optimizer import TrainState, learning_rate, schedule
 from train.step.parameter_vector import ParameterVector
-from train.step.program_cache import KeptPrograms
 
 MOLECULES = [[8, 6, 8], [1, 8, 1], [6, 1, 1, 1, 1], [7, 7], [6, 8], [1, 1, 8], [9, 1]]
 

@@ -14,6 +14,7 @@ from jax._src.compilation_cache_interface import CacheInterface
 from jax._src.lru_cache import LRUCache
 
 from shared import user_cache
+from train.model import kept_programs
 from train.step import program_cache
 
 PROGRAM = """
@@ -54,9 +55,9 @@ def test_the_least_recently_used_programs_go(tmp_path: Path) -> None:
         path = tmp_path / f"{age}-cache"
         path.write_bytes(bytes(100))
         os.utime(path, (1000 - age, 1000 - age))
-    program_cache.remove_oldest(tmp_path, 300)
+    kept_programs.remove_oldest(tmp_path, 300)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-cache", "1-cache", "2-cache"]
-    program_cache.remove_oldest(tmp_path / "absent", 300)
+    kept_programs.remove_oldest(tmp_path / "absent", 300)
 
 
 def test_a_program_killed_while_it_wrote_does_not_keep_others_from_being_kept(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_a_limit_without_filelock_is_one_line(
     monkeypatch.setattr("jax._src.lru_cache.filelock", None)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     settings = {"jax_compilation_cache_max_size": 1000}
-    monkeypatch.setattr(program_cache, "_setting", settings.get)
+    monkeypatch.setattr(program_cache, "setting", settings.get)
     assert program_cache._open_cache(str(tmp_path)) is None
     (line,) = notes
     assert "filelock" in line
@@ -187,9 +188,9 @@ def test_a_limit_without_filelock_is_one_line(
 def test_without_jaxs_cache_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = {"jax_enable_compilation_cache": True, "jax_compilation_cache_dir": str(tmp_path)}
     settings["jax_compilation_cache_max_size"] = 1000
-    monkeypatch.setattr(program_cache, "_setting", settings.get)
-    kept = program_cache.kept_programs("digest")
+    monkeypatch.setattr(kept_programs, "setting", settings.get)
+    kept = kept_programs.kept_programs("digest")
     assert kept
     assert kept.largest == 1000  # the user's limit
     settings["jax_enable_compilation_cache"] = False
-    assert program_cache.kept_programs("digest") is None
+    assert kept_programs.kept_programs("digest") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -13,7 +14,10 @@ from ase.build import molecule
 from shared.errors import UserError
 from shared.units import BOHR_IN_ANGSTROM
 from tests.use.conftest import REFERENCES
+from train.inference import predictor as predictor_module
 from train.inference.predictor import MoleculePrediction, Predictor, SizeClass
+from train.model import joint
+from train.model.kept_programs import KeptPrograms
 
 STEP = 1e-4
 
@@ -165,3 +169,28 @@ def test_molecules_that_cannot_be_predicted_are_refused(predictor: Predictor, ch
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         Predictor(tmp_path)
+
+
+def test_kept_programs_are_not_traced_again(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another start predicts without the model, which takes seconds to import and to trace."""
+    monkeypatch.setattr(predictor_module, "kept_programs", lambda digest: KeptPrograms(tmp_path, digest))
+    atoms, built = bent(), []
+    build = joint.build_model
+
+    def build_and_tell(config: Any) -> Any:
+        built.append("built")
+        return build(config)
+
+    monkeypatch.setattr(joint, "build_model", build_and_tell)
+    (first,) = Predictor(run_folder, "float64").predict([atoms])
+    (second,) = Predictor(run_folder, "float64").predict([atoms])
+    assert built == ["built"]
+    assert_same(second, first, rtol=0.0)
+    (single,) = Predictor(run_folder, "float32").predict([atoms])
+    assert built == ["built"] * 2
+    assert single.energy == pytest.approx(first.energy, abs=1e-3)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    (again,) = Predictor(run_folder, "float64").predict([atoms])
+    assert built == ["built"] * 3
+    assert_same(again, first, rtol=0.0)

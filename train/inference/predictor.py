@@ -9,6 +9,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,10 @@ import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from shared.buckets import BucketShape, EdgeShape, FrameShape
+from shared.digests import settings_digest
 from shared.elements import MASSES, element_table
 from shared.errors import UserError
 from shared.input.total_charge import total_charge_of
@@ -36,11 +39,17 @@ from train.inference.guards import (
 from train.inference.molecule_prediction import Derivatives, MoleculePrediction, mean_prediction, member_prediction
 from train.inference.unlike_training import Domain
 from train.model.arithmetic import arithmetic
-from train.model.electrostatics import electrostatic_potential
-from train.model.joint import build_model
+from train.model.kept_programs import (
+    compiler_options,
+    kept_programs,
+    program_digest,
+    setting,
+    sources_of,
+    without_collection,
+)
 from train.model.members import over_members, stack_members
 from train.model.prediction import Prediction
-from train.model.saved_model import TrainedModel
+from train.model.saved_model import SETTINGS, TrainedModel
 
 __all__ = ["Derivatives", "MoleculePrediction", "Precision", "Predictor", "SizeClass"]
 
@@ -98,17 +107,12 @@ class Predictor:
         self._pad = pad
         self._lock = threading.Lock()
         begin_in_this_process()
-        self._model = build_model(self.trained.config)
         self._references = [element_table(trained.reference_energies_ev) for trained in members.values()]
         with self._arithmetic():
             stacked = stack_members([trained.params for trained in members.values()])
-            self._params = jax.tree.map(lambda x: jnp.asarray(x, self.precision), stacked)
-        self._functions: dict[str, Callable[..., Any]] = {
-            "predict": jax.jit(over_members(self._model.apply_off_grid, len(members), jax.default_backend())),
-            "derive": jax.jit(over_members(self._derivatives, len(members), jax.default_backend())),
-            "potential": jax.jit(electrostatic_potential),
-        }
-        self._shapes: set[tuple[Any, ...]] = set()
+            # Cast by NumPy, to compile nothing for it.
+            self._params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, self.precision)), stacked)
+        self._programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __copy__(self) -> Predictor:
         return self
@@ -267,13 +271,26 @@ class Predictor:
             result[start : start + len(part)] = np.asarray(values)[0, : len(part)]
         return finite(result, "", "potential")
 
-    def _derivatives(self, params: Any, batch: Batch) -> tuple[Prediction, tuple[jax.Array, ...]]:
-        def outputs(positions: jax.Array) -> tuple[tuple[jax.Array, ...], Prediction]:
-            predicted = self._model.apply_off_grid(params, batch._replace(positions=positions))
-            return (predicted.forces, predicted.dipole, predicted.dipole_dcm), predicted
+    @cached_property
+    def _functions(self) -> dict[str, Callable[..., Any]]:
+        # Slow to import, and not needed where programs were kept.
+        from train.model.electrostatics import electrostatic_potential
+        from train.model.joint import build_model
 
-        jacobian, predicted = jax.jacfwd(outputs, has_aux=True)(batch.positions)
-        return predicted, jacobian
+        model = build_model(self.trained.config)
+
+        def derive(params: Any, batch: Batch) -> tuple[Prediction, tuple[jax.Array, ...]]:
+            def outputs(positions: jax.Array) -> tuple[tuple[jax.Array, ...], Prediction]:
+                predicted = model.apply_off_grid(params, batch._replace(positions=positions))
+                return (predicted.forces, predicted.dipole, predicted.dipole_dcm), predicted
+
+            jacobian, predicted = jax.jacfwd(outputs, has_aux=True)(batch.positions)
+            return predicted, jacobian
+
+        def of_all(function: Callable[..., Any]) -> Callable[..., Any]:
+            return over_members(function, len(self.members), jax.default_backend())
+
+        return {"predict": of_all(model.apply_off_grid), "derive": of_all(derive), "potential": electrostatic_potential}
 
     def _with_members(self, arrays: Any) -> Any:
         """Return results with a leading axis of members, also those of a single model."""
@@ -283,12 +300,35 @@ class Predictor:
         require_own_process()
         with self._arithmetic():
             cast = [jax.tree.map(self._cast, argument) for argument in arguments]
-            shape = (name, *(leaf.shape for leaf in jax.tree.leaves(cast)))
-            with self._lock:
-                self.compilations += shape not in self._shapes
-                self._shapes.add(shape)
             weights = () if name == "potential" else (self._params,)
-            return jax.device_get(self._functions[name](*weights, *cast))
+            leaves, tree = jax.tree.flatten((*weights, *cast))
+            outputs = self._program(name, leaves, tree)(*leaves)
+            return jax.tree.unflatten(_RESULTS[name], jax.device_get(outputs))
+
+    def _program(self, name: str, leaves: list[Any], tree: Any) -> Callable[..., Any]:
+        """Return the program for these shapes, of and to flat lists of arrays: a kept one, or traced and kept."""
+        platform = _platform()
+        key = (name, platform, *(leaf.shape for leaf in leaves))
+        with self._lock:
+            if key not in self._programs:
+
+                def flat(*leaves: Any) -> list[Any]:
+                    return jax.tree.leaves(self._functions[name](*jax.tree.unflatten(tree, leaves)))
+
+                kept = kept_programs(self._digest())
+                function: Callable[..., Any] = flat
+                if kept:
+                    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+                    with without_collection():
+                        function = kept.traced(settings_digest({"key": list(map(str, key))}), flat, shapes, platform)
+                self._programs[key] = jax.jit(function, compiler_options=compiler_options(platform))
+                self.compilations += 1
+            return self._programs[key]
+
+    def _digest(self) -> str:
+        settings = {name: getattr(self.trained.config, name) for name in SETTINGS}
+        settings |= {"members": len(self.members), "precision": self.precision, "devices": jax.default_backend()}
+        return program_digest(settings, [*sources_of("data", "model"), Path(__file__)])
 
     def _cast(self, array: np.ndarray) -> np.ndarray:
         return array.astype(self.precision) if np.issubdtype(array.dtype, np.floating) else array
@@ -348,6 +388,24 @@ class Predictor:
     def _check(self, molecule: ase.Atoms, where: str) -> tuple[str, ...]:
         """Return what the molecule has that no training molecule had."""
         return self.domain.outside(molecule, check_molecule(molecule, self.elements, where), where)
+
+
+_PREDICTION: Any = Prediction._fields
+_RESULTS = {
+    "predict": jax.tree.structure(Prediction(*_PREDICTION)),
+    "derive": jax.tree.structure((Prediction(*_PREDICTION), (0, 0, 0))),
+    "potential": jax.tree.structure(0),
+}
+"""Trees of what the programs return."""
+
+
+def _platform() -> str:
+    """Return the platform that a function runs on here, in the words of programs that are exported."""
+    chosen = setting("jax_default_device")
+    if chosen is None:
+        return str(export.default_export_platform())
+    platform = chosen if isinstance(chosen, str) else chosen.platform
+    return {"gpu": "cuda"}.get(platform, platform)
 
 
 def _mean_pair(pairs: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:

@@ -7,14 +7,11 @@ depend on: this project's sources, the versions of the libraries, the settings a
 
 from __future__ import annotations
 
-import gc
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,10 +21,10 @@ from jax import export
 
 from shared.digests import settings_digest
 from shared.job_limits import usable_cores
-from shared.provenance import ROOT, sources_digest, versions
 from shared.settings import COMPILED, names_in
 from train.config import TrainConfig
 from train.data.batch import Batch
+from train.model.kept_programs import compiler_options, kept_programs, program_digest, sources_of, without_collection
 from train.model.members import members_shape, stack_members
 from train.model.prediction import Deviations, EnsemblePrediction, Prediction
 from train.step.devices import Devices
@@ -35,16 +32,11 @@ from train.step.dispatches import Dispatches
 from train.step.metrics import MetricSums, zero_sums
 from train.step.optimizer import TrainState, build_optimizer, new_state, schedule
 from train.step.parameter_vector import ParameterVector
-from train.step.program_cache import kept_programs, trace_settings
 
 Array = jax.Array
 
-_LEVEL = "xla_backend_optimization_level"
-
 _ON_HOST = ("create", "farthest_charges")
 """What runs once or a few times, on the host's processor, and would take longer to be optimized."""
-
-_PACKAGES = ("jax", "jaxlib", "flax", "e3x", "optax")
 
 
 class Steps:
@@ -287,11 +279,11 @@ class Steps:
     def _trace(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
         """Load the kept program or trace it; it maps flat lists of arrays to flat lists."""
         where = jax.default_device(jax.local_devices(backend="cpu")[0]) if key[0] in _ON_HOST else nullcontext()
-        with where, _without_collection():
+        with where, without_collection():
             return self._lower(key, shapes, tree, donated)
 
     def _compile(self, name: str, traced: Future[Any]) -> Any:
-        options = {_LEVEL: 0} if name in _ON_HOST else compiler_options(self.devices)
+        options = {"xla_backend_optimization_level": 0} if name in _ON_HOST else compiler_options(self.devices.platform)
         return traced.result().compile(compiler_options=options)
 
     def _lower(self, key: tuple[Any, ...], shapes: list[Any], tree: Any, donated: int) -> Any:
@@ -302,15 +294,11 @@ class Steps:
 
         function: Callable[..., Any] = flat
         if self._kept:
+            # Not the process's: a program of the processor may be used beside a GPU.
+            own = name in _ON_HOST or self.devices.platform == "cpu"
+            platform = "cpu" if own else export.default_export_platform()
             entry = settings_digest({"key": list(map(str, key))})
-            kept = self._kept.load(entry)
-            if kept is None:
-                # Not the process's: a program of the processor may be used beside a GPU.
-                own = name in _ON_HOST or self.devices.platform == "cpu"
-                platform = "cpu" if own else export.default_export_platform()
-                kept = bytes(export.export(jax.jit(flat), platforms=[platform])(*shapes).serialize())
-                self._kept.save(entry, kept)
-            function = export.deserialize(bytearray(kept)).call
+            function = self._kept.traced(entry, flat, shapes, platform)
         jitted: Any = jax.jit(function, donate_argnums=tuple(range(donated)))
         return jitted.lower(*shapes)
 
@@ -318,41 +306,8 @@ class Steps:
         compiled = names_in(TrainConfig, *COMPILED)
         settings = {name: getattr(self._config, name) for name in compiled}
         devices = [self.devices.platform, self.devices.count]
-        return settings_digest(
-            {
-                "settings": settings,
-                "sources": sources_digest(_sources()),
-                "versions": versions(_PACKAGES),
-                "devices": devices,
-                "jax": trace_settings(),
-            }
-        )
-
-
-def _sources() -> list[Path]:
-    """Return the sources that a traced function can depend on: by the import contracts it reaches no other room."""
-    rooms = [path for room in ("data", "model", "step") for path in (ROOT / "train" / room).rglob("*.py")]
-    return [*(ROOT / "shared").glob("*.py"), ROOT / "train" / "config.py", *rooms]
-
-
-def compiler_options(devices: Devices) -> dict[str, Any]:
-    """Return XLA's options: on a processor, a third less compilation and steps of the same speed (measured).
-
-    A level that the user's XLA_FLAGS name is left as it is.
-    """
-    return {_LEVEL: 1} if devices.platform == "cpu" and _LEVEL not in os.environ.get("XLA_FLAGS", "") else {}
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Let Python not look for cycles among the objects of a trace, which takes a sixth of it and frees nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+        # By the import contracts a traced function reaches no other room.
+        return program_digest({**settings, "devices": devices}, sources_of("data", "model", "step"))
 
 
 def _key(name: str, leaves: list[Any]) -> tuple[Any, ...]:
