@@ -12,7 +12,7 @@ from preprocess.checks.rules_esp import judge_esp
 from preprocess.checks.rules_geometry import close_atoms, positions_unit, repeated_geometries
 from preprocess.checks.rules_targets import energy_shift, judge_energies_and_forces
 
-_OF_ENERGY = ("energy-unit", "energy-normalised", "zero-target", "constant-target")
+_OF_ENERGY = ("energy-unit", "energy-normalised", "energy-per-atom", "energy-rows", "zero-target", "constant-target")
 
 
 def judge(evidence: Evidence) -> list[Finding]:

@@ -82,6 +82,10 @@ def energy_and_force_units(group: MoleculeGroup, turned: bool) -> list[Finding]:
         )
         everyone = np.ones(len(agree), dtype=bool)
         findings.append(group.find("energy-unit", "error", agree, what, _remedy("energy", unit), everyone))
+    if unit is None:
+        per_atom = _energies_per_atom(group)
+        if per_atom:
+            return per_atom
     slope = None if turned else measure_slope(group.pairs, FEWEST_ALL_AGREE)
     if slope is None:
         return findings + _unchecked_forces(group, unit)
@@ -101,9 +105,26 @@ def energy_unit(group: MoleculeGroup) -> tuple[str | None, np.ndarray, float]:
     Returns:
         The unit, or None if E is no such total; the molecules that agree; the median ratio of E to the sum.
     """
+    return _unit_of_totals(group, group.molecules["energy"])
+
+
+def _energies_per_atom(group: MoleculeGroup) -> list[Finding]:
+    """Find energies that are those of a molecule divided by its number of atoms."""
+    several = group.molecules["n_atoms"] > 1
+    unit, agree, _ = _unit_of_totals(group, group.molecules["energy"] * group.molecules["n_atoms"])
+    if unit is None or several.sum() < 0.9 * len(several):
+        return []
+    what = f"E times the number of atoms is the atoms' total energy in {unit}: these are energies per atom"
+    remedy = "multiply E by the number of atoms N"
+    if unit != group.units.energy_unit:
+        remedy += f", then: {_remedy('energy', unit)}"
+    return [group.find("energy-per-atom", "error", agree, what, remedy, several)]
+
+
+def _unit_of_totals(group: MoleculeGroup, energy: np.ndarray) -> tuple[str | None, np.ndarray, float]:
     m = group.molecules
     sums = np.array([atomic_energy_sum(one) for one in group.evidence.compositions])[m["composition"]]
-    ratio = m["energy"] / sums
+    ratio = energy / sums
     known = np.isfinite(ratio)
     if not known.any():
         return None, known, float("nan")

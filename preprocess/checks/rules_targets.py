@@ -12,6 +12,8 @@ from preprocess.checks.rules_target_units import energy_and_force_units, normali
 _FEWEST_TURNED = 4
 _DEVIATIONS = 25.0
 _TIMES_TENTH = 10.0
+_LARGEST_LEFT = 3.0
+"""eV per atom beyond a sum over the atoms, median over molecules: right data stay below 0.5."""
 _FEWEST_WITH_OUTLIERS = 40
 """An outlier is 25 robust standard deviations off and 10 times as far as nine in ten; vibrations reach 15 and 6."""
 
@@ -22,8 +24,27 @@ def judge_energies_and_forces(group: MoleculeGroup) -> list[Finding]:
     if any(one.severity == "error" for one in trivial):
         return trivial
     frame = force_frame(group)
-    normalised = normalised_energies(group, bool(frame))
-    return trivial + frame + (normalised or energy_and_force_units(group, bool(frame))) + outliers(group)
+    units = normalised_energies(group, bool(frame)) or energy_and_force_units(group, bool(frame))
+    if not any(one.check.startswith("energy") and one.severity == "error" for one in units):
+        units = energies_of_other_rows(group) or units
+    return trivial + frame + units + outliers(group)
+
+
+def energies_of_other_rows(group: MoleculeGroup) -> list[Finding]:
+    """Find energies that do not follow the composition: bonds leave less than 1 eV per atom of a sum over the atoms."""
+    m = group.molecules[np.isfinite(group.molecules["energy"])]
+    if not len(m):
+        return []
+    left = np.abs(_beyond_atoms(group.evidence, m)) / m["n_atoms"]
+    if np.median(left) < _LARGEST_LEFT:
+        return []
+    what = (
+        f"E does not follow the composition: the best sum over the atoms is {np.median(left):.3g} eV per atom off in half "
+        "the molecules, where bonds make less than 1"
+    )
+    remedy = "give E of whole molecules in the rows of R and Z, by one method, and its unit (--energy-unit)"
+    bad = np.ones(len(group.molecules), dtype=bool)
+    return [group.find("energy-rows", "error", bad, what, remedy)]
 
 
 def force_frame(group: MoleculeGroup) -> list[Finding]:
@@ -112,10 +133,20 @@ def energy_beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.n
 
 
 def _beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.ndarray:
+    left = _beyond_atoms(evidence, molecules)
+    for members in _by_composition(molecules).values():
+        if len(members) >= 5:
+            left[members] -= np.median(left[members])
+    return left
+
+
+def _beyond_atoms(evidence: Evidence, molecules: np.ndarray) -> np.ndarray:
+    """Return E less a sum over the atoms (least absolute deviations), (n,) eV; 0 for too few molecules."""
     present, index = np.unique(molecules["composition"], return_inverse=True)
     rows = [np.bincount(np.frombuffer(evidence.compositions[one], np.uint8), minlength=256) for one in present]
     table = np.array(rows, dtype=np.float64).reshape(-1, 256)
-    counts = table[:, table.any(axis=0)][index.reshape(-1)]
+    # A column of ones beside them: all energies may have another zero.
+    counts = np.column_stack([table[:, table.any(axis=0)], np.ones(len(table))])[index.reshape(-1)]
     left = molecules["energy"].astype(np.float64)
     if len(left) < FEWEST + 3 * counts.shape[1]:
         return np.zeros(len(left))
@@ -125,9 +156,6 @@ def _beyond_composition(evidence: Evidence, molecules: np.ndarray) -> np.ndarray
         solution = np.linalg.lstsq(counts * root, molecules["energy"] * root[:, 0], rcond=None)[0]
         left = molecules["energy"] - counts @ solution
         weight = 1 / np.maximum(np.abs(left), 1e-3)
-    for members in _by_composition(molecules).values():
-        if len(members) >= 5:
-            left[members] -= np.median(left[members])
     return left
 
 

@@ -187,6 +187,10 @@ def large_values_dropped(molecules: CheckInput) -> CheckInput:
     )
 
 
+def energies_per_atom(molecules: CheckInput) -> CheckInput:
+    return replace(molecules, energy=molecules.energy / molecules.n_atoms)
+
+
 def less_atoms(molecules: CheckInput) -> CheckInput:
     """Energies less those of the free atoms."""
     atoms = np.where(molecules.atomic_numbers > 0, ATOMIC_ENERGIES[molecules.atomic_numbers], 0.0).sum(axis=1)
@@ -292,6 +296,12 @@ TARGETS: dict[str, tuple[Spoil, str, str]] = {
         change("energy", lambda e: (e - e.mean()) / e.std()),
         "energy-normalised",
         "as they were computed",
+    ),
+    "E per atom": (energies_per_atom, "energy-per-atom", "multiply E by the number of atoms N"),
+    "E per atom in Hartree": (
+        both(energies_per_atom, change("energy", lambda e: e / HARTREE)),
+        "energy-per-atom",
+        "then: --energy-unit hartree",
     ),
     "E zero": (change("energy", np.zeros_like), "zero-target", "--energy-weight 0"),
     "E constant": (change("energy", lambda e: 0 * e - 100), "constant-target", "fill in E"),

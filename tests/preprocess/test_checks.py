@@ -62,6 +62,15 @@ def test_spoilt_targets(kind: str, case: str) -> None:
     expect(findings(spoil(replace(given, n_grid=np.zeros_like(given.n_grid)))), check, remedy)
 
 
+def test_energies_of_other_molecules() -> None:
+    """Rows in another order: a sum over the atoms explains nothing, whatever the zero and the unit."""
+    given = sample("mixed")
+    shuffled = replace(given, energy=np.random.default_rng(0).permutation(given.energy))
+    expect(findings(shuffled), "energy-rows", "in the rows of R")
+    # 40 molecules are enough.
+    expect(findings(take(shuffled, slice(40))), "energy-rows", "in the rows of R")
+
+
 @pytest.mark.parametrize("kind", ["co2", "mixed"])
 @pytest.mark.parametrize("count", [3, 7])
 def test_few_molecules_tell_what_all_of_them_say(kind: str, count: int) -> None:
