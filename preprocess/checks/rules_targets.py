@@ -39,8 +39,8 @@ def energies_of_other_rows(group: MoleculeGroup) -> list[Finding]:
     if np.median(left) < _LARGEST_LEFT:
         return []
     what = (
-        f"E does not follow the composition: the best sum over the atoms is {np.median(left):.3g} eV per atom off in half "
-        "the molecules, where bonds make less than 1"
+        f"E does not follow the composition: the best sum over the atoms is {np.median(left):.3g} eV per atom off in "
+        "half the molecules, where bonds make less than 1"
     )
     remedy = "give E of whole molecules in the rows of R and Z, by one method, and its unit (--energy-unit)"
     bad = np.ones(len(group.molecules), dtype=bool)
