@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import difflib
+import json
 import sys
 import tomllib
 from collections.abc import Container, Mapping, Sequence
@@ -125,7 +126,8 @@ def parse_settings(
     asked = finder.parse_known_args(argv)[0].config
     path = Path(asked or DEFAULT_CONFIG_FILE)
     try:
-        default = checked(config_class, _settings_of_file(config_class, table, path, bool(asked)), f"{path}: ")
+        written = _settings_of_file(config_class, table, path, bool(asked))
+        default = _checked(config_class, written, f"{path}: ", typed=True)
     except UserError as error:
         if not {"-h", "--help"}.intersection(argv):
             raise error if asked else UserError(f"{error}{_FOUND}") from error
@@ -140,9 +142,16 @@ def checked(config_class: type[ConfigT], values: dict[str, Any], where: str, as_
     return _checked(config_class, values, where, as_flag)
 
 
-def _checked(config_class: type[DataclassT], values: dict[str, Any], where: str, as_flag: bool) -> DataclassT:
+def _checked(
+    config_class: type[DataclassT], values: dict[str, Any], where: str, as_flag: bool = False, typed: bool = False
+) -> DataclassT:
+    """Return the instance; of ``typed`` values, a text is no number, and true is not 1."""
+    adapter = TypeAdapter(config_class)
     try:
-        return TypeAdapter(config_class).validate_python(values)
+        if typed:
+            # As JSON, in which a list may stand for a tuple.
+            return adapter.validate_json(json.dumps(values, default=str), strict=True)
+        return adapter.validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])

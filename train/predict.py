@@ -145,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         log.info(
             f"note: {found.outside:,} molecules have what no training molecule had; outside= in their frames says it"
         )
-    log.info(f"predictions of {found.molecules:,} molecules in {output}, errors in {_errors_file(output)}")
+    beside = "errors" if record["metrics"] else "what was understood"
+    log.info(f"predictions of {found.molecules:,} molecules in {output}, {beside} in {_errors_file(output)}")
 
 
 @dataclass
@@ -217,6 +218,8 @@ def _describe(source: Source, asked: PredictConfig) -> str:
     for quantity, names in summary.also.items():
         lines.append(f"note: {source.name}: {quantity} is {summary.keys[quantity]!r}, not {', '.join(names)}")
     lines += [f"note: {source.name}: {note}" for note in summary.notes]
+    for quantity, names in summary.alike.items():
+        lines.append(f"note: {source.name}: not known as {quantity}: {', '.join(names)} (--{quantity}-key {names[0]})")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from preprocess.config import PreprocessConfig
 from shared.errors import UserError
 from shared.input.npz import NpzFile
+from shared.schema import SPLITS
 
 
 def split_settings(config: PreprocessConfig) -> dict[str, Any]:
@@ -36,9 +37,10 @@ def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:
     """
     given = tuple(float(share) for share in shares)
     three = (*given, *[0.0] * (3 - len(given)))
-    if len(given) not in (2, 3) or min(three) < 0 or abs(sum(three) - 1) > 1e-6 or min(three[:2]) == 0:
-        raise UserError(
-            f"--split {' '.join(f'{share:g}' for share in given)}: give the shares of train, valid and test (which may "
-            "be 0); they add up to 1"
-        )
+    shown = f"--split {' '.join(f'{share:g}' for share in given)}"
+    # A share that is no number fails the last comparison.
+    if len(given) not in (2, 3) or min(three) < 0 or not abs(sum(three) - 1) <= 1e-6:
+        raise UserError(f"{shown}: give the shares of train, valid and test (which may be 0); they add up to 1")
+    if min(three[:2]) == 0:
+        raise UserError(f"{shown}: {SPLITS[three.index(0)]} would be empty, which training needs; test alone may be 0")
     return three[0], three[1], three[2]

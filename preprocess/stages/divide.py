@@ -67,9 +67,10 @@ def divide_rows(
         assigned, how = _draw(files, readings, chunks, config, runner)
     for number, split in enumerate(SPLITS[:2]):
         if not (assigned == number).any():
+            remedy = "" if config.split_by == "frame" or config.split_file else "give --split-by frame, "
             raise UserError(
-                f"--data: the {split} split would be empty ({sum(rows)} frames, divided {how}); change --split, give "
-                "--split-by frame, or name files for each split"
+                f"--data: the {split} split would be empty ({sum(rows)} frames, divided {how}); change "
+                f"{'--split-file' if config.split_file else '--split'}, {remedy}or name files for each split"
             )
     return np.split(assigned, np.cumsum(rows)[:-1]), how
 

@@ -99,8 +99,10 @@ def _understand(file: PairFiles, reading: Reading, survey: PairSurvey | None, po
     quantities = _quantities(file.efd, _SHOWN, reading)
     remarks = [str(note) for note in source.get("notes", [])]
     for summary in source.get("sources", []):
-        if "charge" not in summary["keys"]:
-            quantities["total_charge"] = {"key": "-", "from": _ABSENT["total_charge"]}
+        for name in ("charge", "energy", "forces", "dipole"):
+            shown_as = "total_charge" if name == "charge" else name
+            if name not in summary["keys"]:
+                quantities[shown_as] = {"key": "-", "from": _ABSENT.get(shown_as, "not in the file")}
         for name, key in summary["keys"].items():
             shown = quantities.get("total_charge" if name == "charge" else name)
             if shown is None:
@@ -243,6 +245,8 @@ def _notes(entries: Sequence[Understood]) -> list[str]:
         without, rows = sum(entry.lacking.get(name, 0) for entry in entries), sum(entry.rows for entry in entries)
         if 0 < without < rows:
             notes.append(f"{without:,} of {rows:,} frames have no {name}")
+        elif without and name == "energy":
+            notes.append("warning: no frame has an energy")
     notes += list(dict.fromkeys(remark for entry in entries for remark in entry.remarks))
     left: dict[str, dict[str, None]] = {}
     for entry in entries:

@@ -11,9 +11,11 @@ from typing import Any
 import ase
 import numpy as np
 
+from shared.elements import COVALENT_RADII, symbol
 from shared.errors import UserError
+from shared.geometry import BOND_FACTOR
 from shared.input.ase_files import database_metadata, describe_no_element, read_frames
-from shared.input.labels import RECOGNISED, FrameKeys, LabelledMolecule, Quantity, Summary
+from shared.input.labels import RECOGNISED, FrameKeys, LabelledMolecule, Quantity, Summary, looks_like
 from shared.input.total_charge import INITIAL_CHARGE_DECIMALS, describe_spin
 
 ASE_UNITS = {
@@ -36,6 +38,9 @@ _OWN_ARRAYS = ("numbers", "positions", "tags", "masses", "momenta", "initial_cha
 
 _PLAIN = (str, int, float, np.bool_, np.integer, np.floating)
 """Types of other information that is kept."""
+
+_OF_ASE = ("free_energy", "energies", "stress", "stresses", "magmom", "magmoms", "charges", "spin", "unique_id")
+"""Further names that ASE and its users write beside the quantities."""
 
 _INITIAL_CHARGES = "initial charges"
 
@@ -111,6 +116,14 @@ class AseSource:
                 "does not know spins"
             )
         summary.notes += [f"{name!r} left alone: {why}" for name, why in sorted(self._misshapen.items())]
+        others = self._left_alone()
+        if others:
+            summary.notes.append(f"left alone: {_listed(others)} (names that are not known)")
+        wanted: tuple[Quantity, ...] = ("energy", "forces", "dipole")
+        for quantity in wanted:
+            alike = [name for name in others if looks_like(quantity, name)]
+            if alike and quantity not in summary.keys:
+                summary.alike[quantity] = alike
 
     def _molecule(self, where: str, atoms: ase.Atoms) -> LabelledMolecule:
         if len(atoms) == 0:
@@ -119,6 +132,8 @@ class AseSource:
             raise UserError(f"{where}: {describe_no_element(atoms)}")
         _require_finite(where, "the position", atoms.positions)
         self._periodic += bool(atoms.pbc.any())
+        if cut := _describe_cut(atoms):
+            raise UserError(f"{where}: {cut}")
         spin = describe_spin(atoms)
         self._open_shell += bool(spin)
         self._spin = self._spin or spin
@@ -210,10 +225,35 @@ class AseSource:
             if key not in known and isinstance(value, _PLAIN) and value != ""
         }
 
+    def _left_alone(self) -> list[str]:
+        """Return the names in the file that are no quantity's."""
+        known = {"name", *self.summary.keys.values(), *self._misshapen, *_OF_ASE}
+        return sorted(self._seen - known.union(*RECOGNISED.values()))
+
     def _held(self) -> str:
-        names = sorted(self._seen)
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        return f"the file holds {', '.join(names[:_LISTED])}{more}" if names else "the file holds positions alone"
+        return f"the file holds {_listed(sorted(self._seen))}" if self._seen else "the file holds positions alone"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED])}{more}"
+
+
+def _describe_cut(atoms: ase.Atoms) -> str:
+    """Return what is wrong if a periodic cell cuts a molecule, else an empty text: only images of atoms are bonded."""
+    if not atoms.pbc.any() or not atoms.cell.lengths()[atoms.pbc].all():
+        return ""
+    radii = COVALENT_RADII[atoms.numbers]
+    reach = BOND_FACTOR * (radii[:, None] + radii)
+    cut = (atoms.get_all_distances(mic=True) < reach) & (atoms.get_all_distances() > reach)
+    if not cut.any():
+        return ""
+    first, second = np.argwhere(cut)[0].tolist()
+    return (
+        f"atoms {first} ({symbol(int(atoms.numbers[first]))}) and {second} ({symbol(int(atoms.numbers[second]))}) are "
+        "bonded across the cell's boundary, and each frame is taken for one molecule without its images; unwrap the "
+        "molecules, or, if it is no crystal and they only touch, set pbc to F F F"
+    )
 
 
 def _one_line(text: Any) -> str:

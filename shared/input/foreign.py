@@ -19,12 +19,12 @@ from shared.input.canonical import CanonicalFile
 from shared.input.cubes import find_cubes, read_grid
 from shared.input.foreign_config import ForeignConfig, GridShell
 from shared.input.labelled import Source, open_source, unit_of
-from shared.input.labels import FrameKeys, LabelledMolecule, Summary
+from shared.input.labels import RECOGNISED, FrameKeys, LabelledMolecule, Summary
 from shared.input.layout import CONVERTED_KEY, PAIRING_TOLERANCE
 from shared.input.pairing import GeometryIndex
 from shared.input.unit_names import SCALES
 
-_VERSION = 1
+_VERSION = 2
 """Version of the conversion: raise it when the same files are converted differently."""
 
 
@@ -91,6 +91,11 @@ def _add_frames(file: CanonicalFile, files: Sequence[str], keys: FrameKeys, quie
             # Cubes are compared with the frames in Å.
             file.add(replace(molecule, positions=molecule.positions * SCALES["position"][unit_of(source, "R", {})]))
         source.summary.units["R"] = ASE_UNITS["R"]
+        for quantity, alike in source.summary.alike.items():
+            raise UserError(
+                f"{name}: no frame has {quantity} under a known name ({', '.join(RECOGNISED[quantity])}), but the file "  # type: ignore[index]
+                f"holds {', '.join(alike)}; give --{quantity}-key {alike[0]}"
+            )
     return sources
 
 

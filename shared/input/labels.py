@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,24 @@ RECOGNISED: dict[Quantity, tuple[str, ...]] = {
     "charge": NAMES,
 }
 """Names of the quantities in files of MACE, NequIP, schnetpack and ASE; the first one that a frame holds is taken."""
+
+_WORDS: dict[Quantity, frozenset[str]] = {
+    "energy": frozenset(("energy", "energies", "e")),
+    "forces": frozenset(("force", "forces", "f")),
+    "dipole": frozenset(("dipole", "dipoles")),
+}
+_BESIDE = frozenset(
+    {"ref", "reference", "dft", "scf", "qm", "total", "tot", "potential", "label", "true", "target", "moment"}
+    | {"ev", "hartree", "ha", "kcal", "kj", "mol", "ang", "angstrom", "bohr", "debye", "au", "a", "per"}
+)
+"""Words that a name of a quantity may have beside its own."""
+
+
+def looks_like(quantity: Quantity, name: str) -> bool:
+    """Return whether a name that is not recognised says this quantity in other words: Energy, energy_ev, totEnergy."""
+    words = {word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+    own = _WORDS.get(quantity, frozenset())
+    return bool(words & own) and words <= own | _BESIDE
 
 
 @dataclass(frozen=True)
@@ -59,4 +78,5 @@ class Summary:
     units_from: str = ""  # source of the units
     frames: int = 0
     lacking: dict[str, int] = field(default_factory=dict)  # quantity -> frames without it
+    alike: dict[str, list[str]] = field(default_factory=dict)  # quantity that no frame has -> names that may be it
     notes: list[str] = field(default_factory=list)  # one line each, for the user

@@ -235,6 +235,13 @@ def test_other_settings_in_the_same_folder(trained: Trained) -> None:
         loop.train(dataclasses.replace(trained.config, n_dcm=4))
 
 
+def test_no_target_with_a_weight(small_cache: Path, tmp_path: Path) -> None:
+    weights = dict.fromkeys(("energy_weight", "forces_weight", "dipole_weight", "esp_weight"), 0.0)
+    with pytest.raises(UserError, match=r"--energy-weight, .* are all 0"):
+        loop.train(settings(small_cache, tmp_path, **weights))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_no_run(small_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "joint").mkdir()
     (tmp_path / "joint" / "thesis.tex").write_text("")

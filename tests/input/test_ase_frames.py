@@ -19,7 +19,7 @@ from ase.constraints import FixAtoms
 from shared.errors import UserError
 from shared.input.ase_frames import ASE_UNITS, AseSource
 from shared.input.labelled import open_source, read_labelled
-from shared.input.labels import FrameKeys, LabelledMolecule
+from shared.input.labels import FrameKeys, LabelledMolecule, looks_like
 
 NAMES = ("H2O", "CH3CH2OH", "NH3", "CO2")
 HARTREE, BOHR, DEBYE = 27.211386, 0.5291772, 0.20819434  # eV, Å, e·Å (CODATA, to eight digits)
@@ -195,6 +195,41 @@ def test_periodic_frames_are_one_molecule_each_and_said(tmp_path: Path) -> None:
     images[0].pbc = True
     _, source = read(write(tmp_path / "a.xyz", images))
     assert source.summary.notes == ["1 of 4 frames are periodic; each is taken for one molecule by itself"]
+
+
+def test_a_molecule_cut_by_its_cell_is_refused(tmp_path: Path) -> None:
+    """Its atoms are where a simulation wraps them; molecules that are whole may stick out of the cell."""
+    images = frames()
+    for image in images:
+        image.set_cell([12.0, 12.0, 12.0])
+        image.pbc = True
+        image.positions += 0.1 - image.positions[0]
+    read(write(tmp_path / "whole.xyz", images))
+    for image in images:
+        image.wrap()
+    message = refused(write(tmp_path / "cut.xyz", images))
+    assert "frame 0: atoms 0 (O) and" in message
+    assert "unwrap the molecules" in message
+
+
+@pytest.mark.parametrize(
+    ("quantity", "name", "alike"),
+    [
+        ("energy", "Energy", True),
+        ("energy", "energy_ev", True),
+        ("energy", "totEnergy", True),
+        ("energy", "E_DFT", True),
+        ("energy", "homo_energy", False),
+        ("energy", "zero_point_energy", False),
+        ("energy", "element", False),
+        ("forces", "Forces", True),
+        ("forces", "force_constant", False),
+        ("dipole", "Dipole", True),
+        ("dipole", "polarizability", False),
+    ],
+)
+def test_names_that_say_a_quantity_in_other_words(quantity: Any, name: str, alike: bool) -> None:
+    assert looks_like(quantity, name) == alike
 
 
 def test_frames_by_index_unless_a_file_has_that_very_name(tmp_path: Path) -> None:

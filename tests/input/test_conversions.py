@@ -41,6 +41,34 @@ def preprocess(tmp_path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]
     return read_shards(tmp_path / "cache")
 
 
+@pytest.mark.parametrize(("known", "other"), [("REF_energy", "Energy"), ("REF_forces", "force_ev_ang")])
+def test_a_quantity_under_another_name_is_not_left_out(known: str, other: str, tmp_path: Path) -> None:
+    """Which would be found after training, by its errors. One that is not there is not in the table either."""
+    named = frames()
+    for atoms in named:
+        values = atoms.info if known in atoms.info else atoms.arrays
+        values[other] = values.pop(known)
+    ase.io.write(tmp_path / "all.xyz", named)
+    quantity = known.removeprefix("REF_")
+    with pytest.raises(UserError, match=f"holds {other}; give --{quantity}-key {other}"):
+        preprocess(tmp_path, {"data": (str(tmp_path / "all.xyz"),)})
+    assert len(preprocess(tmp_path, {"data": (str(tmp_path / "all.xyz"),), f"{quantity}_key": other})) == len(ROWS)
+
+
+def test_frames_without_any_energy_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = frames()
+    for atoms in bare:
+        del atoms.info["REF_energy"]
+        atoms.info["gap"] = 1.0
+    ase.io.write(tmp_path / "all.xyz", bare)
+    preprocess(tmp_path, {"data": (str(tmp_path / "all.xyz"),)})
+    said = capsys.readouterr().out
+    assert "warning: no frame has an energy" in said
+    assert "left alone: gap" in said
+    (row,) = [line.split() for line in said.splitlines() if line.strip().startswith("energy ")]
+    assert row == ["energy", "-", "not", "in", "the", "file"]
+
+
 def test_extended_xyz_with_grids_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same shards as the NPZ pair gives; the table names the file's own keys."""
     ase.io.write(tmp_path / "all.xyz", frames())

@@ -140,7 +140,7 @@ def test_a_split_file_that_does_not_fit(members: dict[str, Any], message: str, o
         divide(tmp_path, one_file, split_file=str(tmp_path / "split.npz"))
 
 
-@pytest.mark.parametrize("shares", [(0.9, 0.2), (0.8,), (1.0, 0.0), (0.5, 0.6, -0.1)])
+@pytest.mark.parametrize("shares", [(0.9, 0.2), (0.8,), (1.0, 0.0), (0.5, 0.6, -0.1), (np.nan, 0.1, 0.1)])
 def test_shares_that_are_none(shares: tuple[float, ...], one_file: Path, tmp_path: Path) -> None:
     """Refused before anything is read."""
     with pytest.raises(UserError, match="--split"):

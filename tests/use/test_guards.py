@@ -149,6 +149,18 @@ def test_strict_programs_stop_at_what_is_outside(program: Any, informed: Path, t
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_no_run_no_precision_or_no_list(run_folder: Path, predictor: Predictor) -> None:
+    with pytest.raises(UserError, match=r"model\.json: a file; give the folder of the run"):
+        Predictor(run_folder / "best" / "model.json")
+    for precision in ("double", "f64", np.float64):
+        with pytest.raises(UserError, match="'float32' or 'float64'"):
+            Predictor(run_folder, precision)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"a list, \[atoms\]"):
+        predictor.predict(molecule("H2O"))
+    (prediction,) = predictor.predict(molecule("H2O") for _ in range(1))
+    assert np.isfinite(prediction.energy)
+
+
 def test_strict_needs_to_know_the_training(run_folder: Path) -> None:
     with pytest.raises(UserError, match=r"best: of an older version, .*--strict"):
         Predictor(run_folder, strict=True)

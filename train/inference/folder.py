@@ -20,8 +20,14 @@ Runs = str | Path | Sequence[str | Path]
 
 
 def best_folder(run: str | Path) -> Path:
-    """Return the folder of the weights: ``run``/best, or ``run`` if that is one itself."""
+    """Return the folder of the weights: ``run``/best, or ``run`` if that is one itself.
+
+    Raises:
+        UserError: it is a file.
+    """
     run = Path(run)
+    if run.is_file():
+        raise UserError(f"{run}: a file; give the folder of the run (runs/NAME), or a copy of its best/")
     is_best = any((folder / "model.json").exists() for folder in member_folders(run))
     return run if is_best else run / "best"
 

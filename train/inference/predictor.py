@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ase
 import jax
@@ -94,9 +94,11 @@ class Predictor:
             strict: refuse molecules that have what no training molecule had, instead of a warning.
 
         Raises:
-            UserError: there is no model, or it is damaged; models of different settings, or one twice; strict, and a
-                model of an older version, which does not tell what it was trained on.
+            UserError: there is no model, or it is damaged; models of different settings, or one twice; no such
+                precision; strict, and a model of an older version, which does not tell what it was trained on.
         """
+        if precision not in get_args(Precision):
+            raise UserError(f"precision = {precision!r}: {' or '.join(map(repr, get_args(Precision)))}")
         self._prepare(load_members(run), precision, pad, strict)
 
     def _prepare(self, members: dict[Path, TrainedModel], precision: Precision, pad: bool, strict: bool) -> None:
@@ -157,7 +159,7 @@ class Predictor:
 
     def predict(
         self,
-        molecules: Sequence[ase.Atoms],
+        molecules: Iterable[ase.Atoms],
         batch_size: int = 64,
         full_batches: bool = False,
         names: Sequence[str] = (),
@@ -165,8 +167,8 @@ class Predictor:
         """Predict for many molecules, those of a size class together.
 
         Args:
-            molecules: of trained elements, not periodic. The total charge is ``info["charge"]`` (or
-                ``"total_charge"``), else the sum of the initial charges, else 0.
+            molecules: of trained elements, not periodic; all are held in memory. The total charge is
+                ``info["charge"]`` (or ``"total_charge"``), else the sum of the initial charges, else 0.
             batch_size: molecules at once.
             full_batches: pad every batch to ``batch_size``, so that each size class compiles once however many calls
                 a stream of molecules takes; else the last one of a class to the power of two above it.
@@ -177,6 +179,9 @@ class Predictor:
                 positions that are not finite, atoms closer than 0.2 Å, a total charge that is no number; strict, and
                 it has what no training molecule had; or a prediction is not finite.
         """
+        if isinstance(molecules, ase.Atoms):
+            raise UserError("one molecule where several are expected: give a list, [atoms]")
+        molecules = list(molecules)
         numbered = [f"molecule {index}" for index in range(len(molecules))] if len(molecules) > 1 else [""]
         places = [f"{name}: " if name else "" for name in names or numbered]
         outside = list(map(self._check, molecules, places))

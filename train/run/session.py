@@ -146,9 +146,13 @@ def _check_before(config: TrainConfig) -> None:
     """Check, before the run has a folder that would remain, what would end it at its start.
 
     Raises:
-        UserError: wandb is asked for and missing, or the weights of --init-from do not fit.
+        UserError: wandb is asked for and missing, the weights of --init-from do not fit, or no target has a weight.
     """
     require_trackers(config)
+    weights = ("energy", "forces", "dipole", "quadrupole", "esp", "point_charge_esp")
+    if not any(getattr(config, f"{name}_weight") for name in weights):
+        flags = ", ".join(f"--{name.replace('_', '-')}-weight" for name in weights)
+        raise UserError(f"{flags} are all 0: nothing would be learnt from the data")
     if config.init_from and not RunFolder(Path(config.runs_dir) / config.name).config_file.exists():
         for folder in _initial_folders(config):
             check_same_model(config, load_weights(folder).config, config.init_from)
