@@ -276,6 +276,12 @@ def test_vector_of_the_parameters_is_that_of_jax() -> None:
     expected, _ = ravel_pytree(params)
     np.testing.assert_array_equal(vector.join(params), expected)
     np.testing.assert_array_equal(vector.from_host(params), expected)
+    for but in ("none", "dcmnet"):
+        matrices = jax.tree.map_with_path(
+            lambda path, array, but=but: np.full(array.shape, path[-1].key == "kernel" and path[0].key != but, float),
+            params,
+        )
+        np.testing.assert_array_equal(vector.matrices(but), ravel_pytree(matrices)[0])
     for tree in (vector.split(expected), vector.to_host(expected)):
         jax.tree.map(np.testing.assert_array_equal, tree, params)
     assert ("physnet/params/embedding/embedding", params["physnet"]["params"]["embedding"]["embedding"].shape) in (

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import jax
@@ -61,6 +62,16 @@ class ParameterVector:
             network = name.split("/")[0]
             found[network] = slice(found[network].start if network in found else end - size, end)
         return found
+
+    def matrices(self, but: str = "none") -> Array:
+        """Return 1 for the elements of dense layers' matrices, else 0 (P,).
+
+        Args:
+            but: name of a network, all of whose parameters are 0.
+        """
+        chosen = (name.endswith("/kernel") and not name.startswith(f"{but}/") for name, _ in self.shapes)
+        runs = groupby(zip(chosen, self._sizes, strict=True), key=lambda pair: pair[0])
+        return jnp.concatenate([jnp.full(sum(size for _, size in run), float(one)) for one, run in runs])
 
     def join(self, params: Params) -> Array:
         """Return the vector (P,) of a tree of arrays."""

@@ -62,7 +62,7 @@ def build_functions(
 ) -> dict[str, Callable[..., Any]]:
     """Return the functions that :class:`.compiled_steps.Steps` compiles, by name; each runs on all devices."""
     model, weights = build_model(config), loss_weights(config)
-    optimizer = build_optimizer(config, parameters.networks)
+    optimizer = build_optimizer(config, parameters.networks, functools.partial(parameters.matrices, but=config.freeze))
     chunks = functools.partial(chunk_size, config, devices)
     gradient = _Gradient(model, parameters, weights, chunks, config.freeze)
     step = functools.partial(
