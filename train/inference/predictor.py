@@ -407,10 +407,8 @@ _RESULTS = {
 def _platform() -> str:
     """Return the platform that a function runs on here, in the words of programs that are exported."""
     chosen = setting("jax_default_device")
-    if chosen is None:
-        return str(export.default_export_platform())
-    platform = chosen if isinstance(chosen, str) else chosen.platform
-    return {"gpu": "cuda"}.get(platform, platform)
+    platform = chosen if chosen is None or isinstance(chosen, str) else chosen.platform
+    return str(export.default_export_platform()) if platform in (None, jax.default_backend()) else platform
 
 
 def _mean_pair(pairs: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
