@@ -192,5 +192,12 @@ def test_without_jaxs_cache_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp
     kept = kept_programs.kept_programs("digest")
     assert kept
     assert kept.largest == 1000  # the user's limit
+    # Nowhere named, or at an address, where only JAX can write: in the user's cache folder.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    for named in ("", "gs://bucket/jax"):
+        settings["jax_compilation_cache_dir"] = named
+        kept = kept_programs.kept_programs("digest")
+        assert kept
+        assert tmp_path / "own" in kept.folder.parents
     settings["jax_enable_compilation_cache"] = False
     assert kept_programs.kept_programs("digest") is None

@@ -55,9 +55,6 @@ class KeptPrograms:
             write_checked(self._path(name), content)
             remove_oldest(self.folder, self.largest)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{self.digest[:24]}-{name[:24]}"
-
     def traced(
         self, name: str, function: Callable[..., Any], shapes: Sequence[jax.ShapeDtypeStruct], platform: str
     ) -> Callable[..., Any]:
@@ -76,13 +73,17 @@ class KeptPrograms:
         call: Callable[..., Any] = export.deserialize(bytearray(content)).call
         return call
 
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self.digest[:24]}-{name[:24]}"
+
 
 def kept_programs(digest: str) -> KeptPrograms | None:
     """Return the programs beside JAX's own compilation cache, else in the user's cache folder; None for none."""
     if not setting("jax_enable_compilation_cache"):
         return None
     folder, limit = setting("jax_compilation_cache_dir"), setting("jax_compilation_cache_max_size")
-    place = Path(folder) if folder else own_folder()
+    # JAX keeps its programs at addresses too (gs://...).
+    place = Path(folder) if folder and "://" not in folder else own_folder()
     if place is None:
         return None
     return KeptPrograms(place / _TRACED, digest, min(_LARGEST_BYTES, limit if limit >= 0 else 1 << 62))
