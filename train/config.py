@@ -140,7 +140,7 @@ class TrainConfig(ModelConfig):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = setting(0.999, Scope.STEP)
     """Decay of the running average of the weights that is evaluated and saved as best (0 = the weights themselves)."""
 
-    weight_decay: NonNegative = setting(0.02, Scope.STEP, before=0.0)
+    weight_decay: NonNegative = setting(0.0, Scope.STEP)
     """Share by which matrices of weights shrink in a step, over the learning rate (decoupled, as in AdamW; 0 = not)."""
 
     energy_weight: NonNegative = setting(10.0, Scope.STEP)
