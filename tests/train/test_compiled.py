@@ -334,7 +334,7 @@ def test_gradient_for_a_diagnosis_is_that_of_the_step() -> None:
 
 @pytest.mark.parametrize("frozen", ["physnet", "dcmnet"])
 def test_frozen_network_stays_and_the_other_learns(frozen: Any) -> None:
-    steps, batch = new_steps(freeze=frozen), make()
+    steps, batch = new_steps(freeze=frozen, weight_decay=0.1), make()
     first = jax.device_get(steps.create_state(0))
     state, sums = steps.create_state(0), steps.devices.place(zero_sums())
     for _ in range(3):
