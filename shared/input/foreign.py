@@ -93,7 +93,7 @@ def _add_frames(file: CanonicalFile, files: Sequence[str], keys: FrameKeys, quie
         source.summary.units["R"] = ASE_UNITS["R"]
         for quantity, alike in source.summary.alike.items():
             raise UserError(
-                f"{name}: no frame has {quantity} under a known name ({', '.join(RECOGNISED[quantity])}), but the file "  # type: ignore[index]
+                f"{name}: no frame has {quantity} under a known name ({', '.join(RECOGNISED[quantity])}), but the file "
                 f"holds {', '.join(alike)}; give --{quantity}-key {alike[0]}"
             )
     return sources

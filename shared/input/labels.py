@@ -78,5 +78,5 @@ class Summary:
     units_from: str = ""  # source of the units
     frames: int = 0
     lacking: dict[str, int] = field(default_factory=dict)  # quantity -> frames without it
-    alike: dict[str, list[str]] = field(default_factory=dict)  # quantity that no frame has -> names that may be it
+    alike: dict[Quantity, list[str]] = field(default_factory=dict)  # quantity that no frame has -> names that may be it
     notes: list[str] = field(default_factory=list)  # one line each, for the user

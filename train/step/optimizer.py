@@ -120,7 +120,9 @@ def build_optimizer(
         largest_second = written(largest_second, nu_max)
         root = jnp.sqrt(largest_second) + _SMALLEST_ROOT
         direction = optax.tree.bias_correction(first, _FIRST_DECAY, taken) / root
-        if config.weight_decay and decaying is not None and params is not None:
+        if config.weight_decay:
+            assert decaying is not None
+            assert params is not None
             direction = direction + config.weight_decay * decaying() * params
         count = jnp.where(sound, taken, count)
         return direction, optax.tree.set(state, count=count, mu=first, nu=second, nu_max=largest_second)
